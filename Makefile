@@ -1,0 +1,59 @@
+# make demo        train, retrieve, generate and score the embedded study; prints its table (about 10 minutes, 2 cores)
+# make demo-full   the same with all six datasets
+# make test        lint and all tests
+# Each target does its own set-up in .venv. It needs Python >= 3.11, pip and make.
+#
+# TORCH_INDEX=URL  take torch from another package index, for example a CPU-only one (see README.md for sizes)
+# CORES=N          cores for the workflow (default: all)
+
+PYTHON ?= python3
+CORES ?= all
+TORCH_INDEX ?=
+CONSTRAINTS := envs/constraints-cpu.txt
+BIN := .venv/bin
+READY := .venv/ready
+SNAKEMAKE := $(BIN)/snakemake --cores $(CORES)
+
+.PHONY: demo demo-full test lint format docs bench setup clean
+
+setup: $(READY)
+
+$(READY): pyproject.toml $(CONSTRAINTS)
+	@$(PYTHON) -c 'import sys; sys.exit("Python >= 3.11 is needed, found " + sys.version) if sys.version_info < (3, 11) else 0'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) -c $(CONSTRAINTS) torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[demo,dev]'
+	@touch $@
+
+demo: $(READY)
+	$(SNAKEMAKE)
+	@$(BIN)/retrotune tables
+
+demo-full: $(READY)
+	$(SNAKEMAKE) --configfile config/config.yaml config/demo-full.yaml
+	@$(BIN)/retrotune tables --configfile config/config.yaml config/demo-full.yaml
+
+test: lint
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+lint: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/snakefmt --check Snakefile workflow
+	$(BIN)/snakemake --lint
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	$(BIN)/snakefmt Snakefile workflow
+
+docs: $(READY)
+	$(BIN)/retrotune docs
+
+bench: $(READY)
+	$(BIN)/python benchmarks/demo.py
+
+clean:
+	rm -rf resources/demo results/demo logs/demo .snakemake

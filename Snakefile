@@ -1,0 +1,46 @@
+"""retrotune: retrieval x parameter-efficient fine-tuning, for GPT and RETRO. Targets: all, tables, predictions."""
+
+from snakemake.utils import min_version
+
+min_version("9.20")
+
+
+# Without a configuration file on the command line the study is the embedded demo. Snakemake merges files, so the
+# demo must not be read beside another study.
+if not workflow.config_settings.configfiles:
+
+    configfile: "config/config.yaml"
+
+
+report: "workflow/report/workflow.rst"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/corpus.smk"
+include: "workflow/rules/retrieval.smk"
+include: "workflow/rules/models.smk"
+include: "workflow/rules/cells.smk"
+include: "workflow/rules/report.smk"
+
+
+localrules:
+    all,
+    models,
+    neighbors,
+
+
+rule all:
+    default_target: True
+    input:
+        PATHS.report("tables/comparison.md"),
+        PATHS.report("figures/scaling.svg"),
+
+
+rule models:
+    input:
+        [PATHS.model_manifest(name) for name in sorted({cell.model for cell in CELLS})],
+
+
+rule neighbors:
+    input:
+        sorted({path for cell in CELLS for path in neighbor_caches(cell)}),

@@ -1,0 +1,260 @@
+"""Cells and paths: the grid of a study, and the one place that knows where every file lies.
+
+A cell is one (model, method, dataset, retrieval, seed). Paths take names or Snakemake wildcards alike.
+"""
+
+import itertools
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from retrotune.config import (
+    OPEN_DOMAIN,
+    Config,
+    DatasetEntry,
+    Entry,
+    Evaluation,
+    Finetuning,
+    MethodEntry,
+    ModelEntry,
+    Passages,
+    Resources,
+    RetrievalEntry,
+    nearest,
+)
+from retrotune.errors import ConfigError
+
+COORDINATES = ("model", "method", "dataset", "retrieval", "seed")
+
+
+@dataclass(frozen=True, order=True)
+class Cell:
+    """The unit of work, of cost, of rerun and of reading results."""
+
+    model: str
+    method: str
+    dataset: str
+    retrieval: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Relative folder of the cell, also its name in messages."""
+        return f"{self.model}/{self.method}/{self.dataset}/{self.retrieval}/seed{self.seed}"
+
+
+def _selects(wanted: Any, value: Any) -> bool:
+    if wanted is None:
+        return True
+    return str(value) in [str(item) for item in (wanted if isinstance(wanted, tuple) else (wanted,))]
+
+
+def grid_cells(config: Config) -> list[Cell]:
+    """All cells of the study, the union of its grids, before `select`."""
+    cells: dict[Cell, None] = {}
+    for grid in config.grid:
+        axes = (
+            grid.models or tuple(config.models),
+            grid.methods or tuple(config.methods),
+            grid.datasets or tuple(config.datasets),
+            grid.retrievals,
+            grid.seeds,
+        )
+        cells.update((Cell(*point), None) for point in itertools.product(*axes))
+    return list(cells)
+
+
+def expand_grid(config: Config) -> list[Cell]:
+    """Cells of the study, narrowed by `select`.
+
+    Raises `ConfigError` if a selected value is no coordinate of the grid (with the nearest one) or nothing is left.
+    """
+    cells = grid_cells(config)
+    select = config.select
+
+    def coordinates(cell: Cell) -> dict[str, Any]:
+        model = config.models[cell.model]
+        return {**{key: getattr(cell, key) for key in COORDINATES}, "family": model.family, "size": model.size}
+
+    points = [coordinates(cell) for cell in cells]
+    for key, wanted in select.model_dump(exclude_none=True).items():
+        known = sorted({str(point[key]) for point in points})
+        for value in wanted if isinstance(wanted, tuple | list) else (wanted,):
+            if str(value) not in known:
+                raise ConfigError(f"select.{key}: {value!r} is not in the grid; {nearest(str(value), known)}")
+    chosen = [
+        cell
+        for cell, point in zip(cells, points, strict=True)
+        if all(_selects(getattr(select, key), value) for key, value in point.items())
+    ]
+    if not chosen:
+        raise ConfigError(f"select leaves no cell of {len(cells)}: {select.model_dump(exclude_none=True)}")
+    return chosen
+
+
+def is_open_domain(config: Config, dataset: str) -> bool:
+    """Whether a dataset's questions retrieve from a corpus rather than from their own document."""
+    return config.datasets[dataset].reader in OPEN_DOMAIN
+
+
+class Paths:
+    """Where the files of one study lie. `source` is a corpus, or a dataset with documents of its own."""
+
+    def __init__(self, resources: str, results: str, study: str) -> None:
+        self.resources = resources
+        self.name = study
+        self.study = f"{results}/{study}"
+
+    @classmethod
+    def of(cls, config: Config) -> "Paths":
+        """Paths of a configuration."""
+        return cls(config.resources, config.results_dir, config.study)
+
+    # raw files -----------------------------------------------------------------------------------------------------
+    def world(self) -> str:
+        """Last file of the demo world."""
+        return f"{self.resources}/raw/world.json"
+
+    def downloaded(self, reader: str, layout: str) -> str:
+        """Manifest of a finished download."""
+        return f"{self.resources}/raw/{reader}-{layout}.json"
+
+    # shared by all cells -------------------------------------------------------------------------------------------
+    def examples(self, dataset: str, split: str) -> str:
+        """Questions of one split (train, test): parquet with question_id, question, answers, doc_id, options."""
+        return f"{self.resources}/datasets/{dataset}/{split}.parquet"
+
+    def documents(self, dataset: str) -> str:
+        """Documents of a document dataset: parquet with doc_id, title, text."""
+        return f"{self.resources}/datasets/{dataset}/documents.parquet"
+
+    def passages(self, source: str, chunking: str) -> str:
+        """Passages: parquet with passage_id, doc_id, title, text; row number = vector number."""
+        return f"{self.resources}/passages/{source}/{chunking}.parquet"
+
+    def embeddings(self, retriever: str, source: str, chunking: str) -> str:
+        """Manifest of the numbered vector blocks that lie in the folder of the same name without `.json`."""
+        return f"{self.resources}/embeddings/{retriever}/{source}/{chunking}.json"
+
+    def index(self, retriever: str, source: str, chunking: str, index: str) -> str:
+        """FAISS index; its manifest has the suffix `.manifest.json`."""
+        return f"{self.resources}/indexes/{retriever}/{source}/{chunking}/{index}.faiss"
+
+    def neighbors(self, retrieval: str, dataset: str, split: str) -> str:
+        """Neighbor cache: parquet with question_id, rank, passage_id, title, text, score."""
+        return f"{self.resources}/neighbors/{retrieval}/{dataset}/{split}.parquet"
+
+    def tokenizer(self, tokenizer: str) -> str:
+        """A trained tokenizer's file in tokenizers' JSON format."""
+        return f"{self.resources}/tokenizers/{tokenizer}/tokenizer.json"
+
+    def pretraining_neighbors(self, pretraining: str, chunk_length: int | str) -> str:
+        """Neighbors of pretraining chunks of a length (0: of whole documents).
+
+        Parquet with doc_id, chunk, rank, passage_id, title, text, score.
+        """
+        return f"{self.resources}/pretraining/{pretraining}/neighbors-{chunk_length}.parquet"
+
+    def model(self, model: str) -> str:
+        """Folder of a base model in transformers layout, tokenizer included; its manifest is written last."""
+        return f"{self.resources}/models/{model}"
+
+    def model_manifest(self, model: str) -> str:
+        """Manifest of a base model: written last, its existence says that the model is whole."""
+        return f"{self.model(model)}/manifest.json"
+
+    # cells ---------------------------------------------------------------------------------------------------------
+    def cell(self, cell: Cell | str, file: str = "") -> str:
+        """Folder of a cell, or a file in it."""
+        name = cell if isinstance(cell, str) else cell.name
+        return f"{self.study}/cells/{name}" + (f"/{file}" if file else "")
+
+    def work(self, name: str) -> str:
+        """Work folder that no rule declares: checkpoints and partial results survive a failed job there."""
+        return f"{self.study}/work/{name}"
+
+    def log(self, name: str) -> str:
+        """Log of one job: rule, then what it worked on."""
+        return f"logs/{self.name}/{name}"
+
+    def report(self, file: str) -> str:
+        """A table, figure or page made from all cells."""
+        return f"{self.study}/{file}"
+
+    def metrics(self, cells: Iterable[Cell]) -> list[str]:
+        """The `metrics.json` of each cell."""
+        return [self.cell(cell, "metrics.json") for cell in cells]
+
+
+class ResolvedCell(Entry):
+    """Everything that determines one cell's result; its rules pass it on, `config.yaml` in its folder keeps it."""
+
+    model: str
+    method: str
+    dataset: str
+    retrieval: str
+    seed: int
+    family: str
+    size: str
+    model_entry: ModelEntry
+    method_entry: MethodEntry
+    dataset_entry: DatasetEntry
+    retrieval_entry: RetrievalEntry
+    finetuning: Finetuning | None
+    evaluation: Evaluation
+    max_length: int
+
+    @property
+    def cell(self) -> Cell:
+        """The cell's coordinates."""
+        return Cell(self.model, self.method, self.dataset, self.retrieval, self.seed)
+
+    @property
+    def passages(self) -> Passages:
+        """How this cell's family gets its passages."""
+        return self.retrieval_entry.passages(self.family)
+
+    @property
+    def prompt_variant(self) -> str:
+        """Prompt variant, base or instruct: the dataset entry's, else as the model is."""
+        return self.dataset_entry.prompt or ("instruct" if self.model_entry.instruct else "base")
+
+    def for_stage(self, stage: str) -> "ResolvedCell":
+        """The same cell with everything that a stage (finetune, predict, score) does not use set to its default.
+
+        What remains is what makes the stage's rule run again when it changes.
+        """
+        unused: dict[str, Any] = {
+            "model_entry": self.model_entry.model_copy(update={"resources": Resources()}),
+            "retrieval_entry": self.retrieval_entry.model_copy(
+                update={("retro" if self.family == "gpt" else "gpt"): Passages()}
+            ),
+        }
+        if stage == "finetune":
+            unused["evaluation"] = Evaluation()
+        elif stage == "predict":
+            unused["finetuning"] = None
+            unused["evaluation"] = Evaluation(batch_size=self.evaluation.batch_size)
+        return self.model_copy(update=unused)
+
+
+def resolve_cell(config: Config, cell: Cell) -> ResolvedCell:
+    """Gather the entries that a cell names."""
+    model = config.models[cell.model]
+    method = config.methods[cell.method]
+    return ResolvedCell(
+        model=cell.model,
+        method=cell.method,
+        dataset=cell.dataset,
+        retrieval=cell.retrieval,
+        seed=cell.seed,
+        family=model.family,
+        size=model.size,
+        model_entry=model,
+        method_entry=method,
+        dataset_entry=config.datasets[cell.dataset],
+        retrieval_entry=config.retrievals[cell.retrieval],
+        finetuning=None if method.kind == "zeroshot" else config.finetuning_of(cell.method),
+        evaluation=config.evaluation,
+        max_length=config.max_length,
+    )

@@ -1,0 +1,1 @@
+"""Raw text: documents, DPR passages, and how documents are cut into passages."""

@@ -1,0 +1,121 @@
+"""Documents of plain-text corpora: whole files, paragraphs, or WikiText articles."""
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from retrotune.config import CorpusEntry
+from retrotune.corpus.records import BadRecords, numbered_lines
+from retrotune.errors import DataError
+
+TEXT_PATTERNS = ("*.txt", "*.text", "*.md", "*.tokens", "*.raw", "*.txt.gz")
+_HEADING = re.compile(r"\s*= (?!= )(.+?) =\s*$")
+
+
+@dataclass(frozen=True)
+class Document:
+    """A raw source item. `doc_id` is unique within its corpus or dataset; the title may be empty, the text not."""
+
+    doc_id: str
+    title: str
+    text: str
+
+
+def corpus_files(entry: CorpusEntry, root: str | Path) -> list[Path]:
+    """Files of a corpus in the order of their names; `path` is a file, a folder or a glob below `root`.
+
+    Raises `DataError` naming what was looked for if there is none.
+    """
+    base = Path(root) / entry.path
+    patterns = TEXT_PATTERNS if entry.reader == "text" else ("*.tsv", "*.tsv.gz")
+    if base.is_file():
+        return [base]
+    if base.is_dir():
+        files = {file for pattern in patterns for file in base.rglob(pattern) if file.is_file()}
+        wanted = f"files {', '.join(patterns)}"
+    else:
+        files = {file for file in Path(root).glob(entry.path) if file.is_file()}
+        wanted = "file, folder or glob match"
+    files = {file for file in files if not any(part.startswith(".") for part in file.relative_to(root).parts)}
+    if not files:
+        raise DataError(f"{base}: no {wanted}; put the corpus there or correct `path` and `data_root`")
+    return sorted(files)
+
+
+def read_corpus(entry: CorpusEntry, root: str | Path, bad: BadRecords | None = None) -> Iterator[Document]:
+    """Documents of a corpus, streamed in a stable order, at most `max_documents`.
+
+    Ids of text documents are the file's path below `root`, followed by `#number` if a file holds several. The articles
+    of a `dpr_passages` corpus are its documents. Bytes that are not UTF-8, an empty document and a missing file are
+    `DataError`s with file and line; with `skip_bad_records` the first two are counted in `bad` instead.
+    """
+    bad = bad or BadRecords(entry.skip_bad_records)
+    if entry.reader == "dpr_passages":
+        from retrotune.corpus.dpr import read_articles
+
+        documents = read_articles(corpus_files(entry, root), bad)
+    else:
+        documents = _text_documents(entry, Path(root), bad)
+    count = 0
+    for document in documents:
+        if count == entry.max_documents:
+            return
+        count += 1
+        yield document
+    if not count:
+        raise DataError(f"{Path(root) / entry.path}: holds no document")
+
+
+def _text_documents(entry: CorpusEntry, root: Path, bad: BadRecords) -> Iterator[Document]:
+    split = {"file": _whole_file, "paragraph": _paragraphs, "wikitext": _wikitext_articles}[entry.documents]
+    for file in corpus_files(entry, root):
+        name = file.relative_to(root).as_posix()
+        for number, line, title, text in split(file, numbered_lines(file, bad)):
+            doc_id = name if entry.documents == "file" else f"{name}#{number}"
+            if not text.strip():
+                bad.add(f"{file}:{line}", "empty document")
+                continue
+            yield Document(doc_id, title, text.strip())
+
+
+Piece = tuple[int, int, str, str]
+"""Number within the file, first line, title, text."""
+
+
+def _whole_file(file: Path, lines: Iterable[tuple[int, str]]) -> Iterator[Piece]:
+    yield 0, 1, file.name.split(".")[0].replace("_", " "), "".join(line for _, line in lines)
+
+
+def _paragraphs(file: Path, lines: Iterable[tuple[int, str]]) -> Iterator[Piece]:
+    number, start, paragraph = 0, 1, list[str]()
+    for at, line in lines:
+        if line.strip():
+            if not paragraph:
+                start = at
+            paragraph.append(line)
+        elif paragraph:
+            yield number, start, "", "".join(paragraph)
+            number, paragraph = number + 1, []
+    if paragraph:
+        yield number, start, "", "".join(paragraph)
+
+
+def _wikitext_articles(file: Path, lines: Iterable[tuple[int, str]]) -> Iterator[Piece]:
+    """Articles between level-1 headings, ` = Title = ` after a blank line; text before the first heading is no article.
+
+    An article consisting of its heading only is an empty document.
+    """
+    number, start, title, article, blank = 0, 1, "", list[str](), True
+    for at, line in lines:
+        heading = _HEADING.match(line) if blank else None
+        if heading:
+            if title:
+                yield number, start, title, "".join(article)
+                number += 1
+            start, title, article = at, heading[1], []
+        else:
+            article.append(line)
+        blank = not line.strip()
+    if title:
+        yield number, start, title, "".join(article)

@@ -1,0 +1,18 @@
+"""The six datasets: files, splits, prompts, metric. Adding one is a file here and a line below."""
+
+from retrotune.datasets import narrativeqa, nq, qasper, qmsum, quality, triviaqa
+from retrotune.datasets.base import DatasetSpec, Example, Passage
+from retrotune.errors import ConfigError
+
+SPECS: dict[str, DatasetSpec] = {
+    module.SPEC.name: module.SPEC for module in (nq, triviaqa, narrativeqa, qasper, quality, qmsum)
+}
+
+__all__ = ["SPECS", "DatasetSpec", "Example", "Passage", "get_spec"]
+
+
+def get_spec(reader: str) -> DatasetSpec:
+    """The dataset called `reader`; `ConfigError` names the known ones."""
+    if reader not in SPECS:
+        raise ConfigError(f"dataset reader {reader!r} is unknown; known are {', '.join(SPECS)}")
+    return SPECS[reader]

@@ -1,0 +1,212 @@
+"""What every dataset is: examples, official file layouts, prompts, post-processing.
+
+One dataset is one file of this folder, which declares a `DatasetSpec` and reads its own raw records.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from retrotune.corpus.documents import Document
+from retrotune.corpus.records import BadRecordError, BadRecords, find_file, squeeze
+from retrotune.errors import ConfigError, DataError
+
+VARIANTS = ("base", "instruct")
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+@dataclass(frozen=True)
+class Example:
+    """A question with its reference answers.
+
+    `doc_id` names the question's own document (None: open domain). `options` are the choices of a multiple-choice
+    question in the order of their letters; its first answer is the text of the right one.
+    """
+
+    question_id: str
+    question: str
+    answers: tuple[str, ...]
+    doc_id: str | None = None
+    options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A retrieved passage as a prompt needs it."""
+
+    passage_id: str
+    title: str
+    text: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one raw record yields: at most one document, the questions about it, and further raw files it came from."""
+
+    examples: tuple[Example, ...]
+    document: Document | None = None
+    files: tuple[Path, ...] = ()
+
+
+def make_example(
+    question_id: str, question: str, answers: list[Any], doc_id: str | None = None, options: tuple[str, ...] = ()
+) -> Example:
+    """An example with white space squeezed, empty and repeated answers left out.
+
+    Raises `BadRecordError` for an empty question, an answer that is not text, and if no answer is left.
+    """
+    if any(not isinstance(answer, str) for answer in answers):
+        raise BadRecordError(f"an answer is not text (question {question_id})")
+    kept = tuple(dict.fromkeys(answer for answer in map(squeeze, answers) if answer))
+    if not squeeze(question):
+        raise BadRecordError(f"empty question (question {question_id})")
+    if not kept:
+        raise BadRecordError(f"no answers (question {question_id})")
+    return Example(question_id, squeeze(question), kept, doc_id, options)
+
+
+def make_document(doc_id: str, title: str, text: str) -> Document:
+    """A document with outer white space stripped; raises `BadRecordError` if nothing is left."""
+    if not text.strip():
+        raise BadRecordError(f"empty document (document {doc_id})")
+    return Document(doc_id, squeeze(title), text.strip())
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A way in which a dataset's raw files lie in a folder.
+
+    `patterns` are globs with `{split}` for the raw split's name, best first; one file per split is read, the highest
+    version of the first pattern that matches. `test` names the raw splits to test on in order of preference: the one
+    that papers report comes first, and the first that is there with its answers (`usable`) is taken.
+    """
+
+    patterns: tuple[str, ...]
+    train: str
+    test: tuple[str, ...]
+    read: Callable[[Path, str, BadRecords], Iterator[Record]]
+    usable: Callable[[Path, str], bool] = field(default=lambda file, split: True)
+
+    def find(self, path: Path, split: str) -> Path | None:
+        """The file with raw split `split` below `path` (or `path` itself), if it is there and usable."""
+        file = find_file(path, tuple(pattern.replace("{split}", split) for pattern in self.patterns))
+        return file if file is not None and self.usable(file, split) else None
+
+    def find_test(self, path: Path) -> tuple[str, Path]:
+        """Raw split and file to test on; `DataError` names every file that would do."""
+        for split in self.test:
+            file = self.find(path, split)
+            if file is not None:
+                return split, file
+        raise DataError(f"{path}: no test questions; looked for {self._wanted(self.test)}")
+
+    def find_train(self, path: Path) -> tuple[str, Path]:
+        """Raw split and file to train on; `DataError` names every file that would do."""
+        file = self.find(path, self.train)
+        if file is None:
+            raise DataError(f"{path}: no training questions; looked for {self._wanted((self.train,))}; "
+                            "to test only, set max_train to 0")  # fmt: skip
+        return self.train, file
+
+    def _wanted(self, splits: tuple[str, ...]) -> str:
+        return " or ".join(pattern.replace("{split}", split) for split in splits for pattern in self.patterns)
+
+
+@dataclass(frozen=True)
+class Template:
+    """One prompt variant: `system` once, `context` per passage, then `question`; the answer follows directly.
+
+    Fields: {title} and {text} of a passage; {question} and {options} of an example.
+    """
+
+    question: str
+    context: str = "title: {title}, source: {text}\n\n"
+    system: str = ""
+
+
+# arXiv 2310.07713, table 10, as published; the prompt that instruction-tuned RETRO and GPT were trained with.
+SYSTEM = (
+    "System: This is a chat between a user and an artificial intelligence assistant. The assistant gives helpful, "
+    "detailed, and polite answers to the user's questions based on the context. The assistant should also indicate "
+    "when the answer cannot be found in the context.\n\n"
+)
+BASE = Template("Question: {question} Answer: The answer is")
+INSTRUCT_SHORT = Template(
+    "User: Answer the following question with a short span. {question}\n\nAssistant: The answer is", system=SYSTEM
+)
+INSTRUCT_LONG = Template(
+    "User: Please give a full and complete answer for the question. {question}\n\nAssistant:", system=SYSTEM
+)
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """Everything that the other rooms need to know of a dataset.
+
+    `version` is raised whenever prompts, splits or answers change such that scores do. `metric` is the primary metric.
+    `cut_at_period`: a short answer ends at its first sentence, as the authors' post-processing has it.
+    """
+
+    name: str
+    version: int
+    citation: str
+    open_domain: bool
+    metric: str
+    max_new_tokens: int
+    layouts: dict[str, Layout]
+    templates: dict[str, Template]
+    cut_at_period: bool = True
+
+    def layout(self, name: str) -> Layout:
+        """The layout called `name`; `ConfigError` if the dataset has no such layout."""
+        if name not in self.layouts:
+            raise ConfigError(f"dataset {self.name} has no layout {name!r}; it has {', '.join(self.layouts)}")
+        return self.layouts[name]
+
+    def _template(self, variant: str) -> Template:
+        if variant not in self.templates:
+            raise ConfigError(f"prompt variant {variant!r}: known are {', '.join(self.templates)}")
+        return self.templates[variant]
+
+    def system_piece(self, variant: str) -> str:
+        """What stands before the contexts; empty for base models."""
+        return self._template(variant).system
+
+    def context_piece(self, passage: Passage, variant: str) -> str:
+        """One passage, with the blank line that separates it from what follows."""
+        return self._template(variant).context.format(title=squeeze(passage.title), text=squeeze(passage.text))
+
+    def question_piece(self, example: Example, variant: str) -> str:
+        """The question (and its lettered options) up to where the answer begins; never truncated."""
+        question = example.question if example.question.endswith(("?", ".", "!")) else f"{example.question}?"
+        options = " ".join(f"({letter}) {text}" for letter, text in zip(LETTERS, example.options, strict=False))
+        return self._template(variant).question.format(question=question, options=options)
+
+    def prompt(self, example: Example, contexts: list[Passage], variant: str) -> str:
+        """The whole prompt: system piece, context pieces, question piece, in this order."""
+        pieces = [self.context_piece(passage, variant) for passage in contexts]
+        return "".join([self.system_piece(variant), *pieces, self.question_piece(example, variant)])
+
+    def target(self, example: Example) -> str:
+        """The text to learn after the prompt: one space and the first reference answer."""
+        return f" {example.answers[0]}"
+
+    def postprocess(self, text: str, variant: str) -> str:
+        """The answer within generated text.
+
+        Base models continue with further questions, so their answer ends with its line; instructed ones may write
+        lines, so theirs ends at a blank line. Then, as the authors do: what follows "The answer is", up to the first
+        period (`cut_at_period`). Ours must be followed by white space or the end, so that "3.5" and "J.K." survive;
+        "St. Louis" is still cut, as by the authors.
+        """
+        text = text.strip()
+        text = re.split(r"\n\s*\n" if variant == "instruct" else r"\n", text, maxsplit=1)[0]
+        cue = r"^.*?\bthe answer is\b:?" if variant == "instruct" else r"^the answer is\b:?"
+        text = re.sub(cue, "", squeeze(text), count=1, flags=re.IGNORECASE).strip()
+        text = re.sub(r"^answer:", "", text, flags=re.IGNORECASE).strip()
+        if self.cut_at_period:
+            text = re.split(r"\.(?:\s|$)", text, maxsplit=1)[0].strip()
+        return text

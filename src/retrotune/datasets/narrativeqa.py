@@ -1,0 +1,105 @@
+"""NarrativeQA: questions about whole books and film scripts."""
+
+import html
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from retrotune.corpus.documents import Document
+from retrotune.corpus.records import BadRecordError, BadRecords, read_table
+from retrotune.datasets.base import (
+    BASE,
+    INSTRUCT_SHORT,
+    DatasetSpec,
+    Example,
+    Layout,
+    Record,
+    make_document,
+    make_example,
+)
+from retrotune.datasets.scrolls import scrolls_layout
+from retrotune.errors import DataError
+
+# Film scripts come as web pages: what is never text, block elements (a new line), and all other tags.
+_INVISIBLE = re.compile(r"(?is)<(script|style|head)\b.*?</\1\s*>|<!--.*?-->")
+_BLOCK = re.compile(r"(?i)</?(?:p|br|div|pre|h[1-6]|tr|li|table|hr|blockquote)\b[^>]*>")
+_TAG = re.compile(r"</?[a-zA-Z!][^<>]*>")
+_IS_HTML = re.compile(r"(?i)<(?:!doctype\s+html|html|body|pre)\b")
+
+
+def strip_html(text: str) -> str:
+    """The visible text if `text` is a web page, else `text` unchanged (a `<` in prose is no tag)."""
+    if not _IS_HTML.search(text[:20_000]):
+        return text
+    text = _BLOCK.sub("\n", _INVISIBLE.sub(" ", text))
+    return html.unescape(_TAG.sub("", text))
+
+
+def read_story(file: Path, title: str, bad: BadRecords) -> Document:
+    """A downloaded story. Sources differ in encoding: UTF-8 is tried first, then Latin-1, which the manifest counts."""
+    try:
+        content = file.read_bytes()
+    except FileNotFoundError as error:
+        raise BadRecordError(f"no story ({file} is missing)") from error
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = content.decode("latin-1")
+        bad.notes["stories read as Latin-1"] += 1
+    return make_document(file.stem, title, strip_html(text.replace("\r\n", "\n")))
+
+
+def _folder(qaps: Path, name: str) -> Path:
+    path = qaps.parent / name
+    if not path.exists():
+        raise DataError(f"{path}: missing beside {qaps.name}; NarrativeQA needs documents.csv, qaps.csv and tmp/")
+    return path
+
+
+def _has_split(file: Path, split: str) -> bool:
+    return any(row["set"] == split for _, row in read_table(file, BadRecords(skip=True), ("set",)))
+
+
+def _read_narrativeqa(file: Path, split: str, bad: BadRecords) -> Iterator[Record]:
+    """`qaps.csv` (two answers per question), `documents.csv` (title) and `tmp/<document_id>.content` (the story)."""
+    documents, stories = _folder(file, "documents.csv"), _folder(file, "tmp")
+    titles = {row["document_id"]: row["wiki_title"] for _, row in read_table(documents, bad, ("document_id", "wiki_title"))}
+    columns = ("document_id", "set", "question", "answer1", "answer2")
+    questions: dict[str, list[tuple[str, Example]]] = {}
+    numbers: dict[str, int] = {}
+    for place, row in read_table(file, bad, columns):
+        if row["set"] != split:
+            continue
+        with bad.at(place):
+            doc_id = row["document_id"]
+            number = numbers[doc_id] = numbers.get(doc_id, -1) + 1
+            if doc_id not in titles:
+                raise BadRecordError(f"document unknown to documents.csv (document {doc_id})")
+            example = make_example(f"{doc_id}:{number}", row["question"], [row["answer1"], row["answer2"]], doc_id)
+            questions.setdefault(doc_id, []).append((place, example))
+    for doc_id, placed in questions.items():
+        story = stories / f"{doc_id}.content"
+        with bad.at(placed[0][0]):
+            document = read_story(story, titles[doc_id], bad)
+            yield Record(tuple(example for _, example in placed), document, (documents, story))
+
+
+SPEC = DatasetSpec(
+    name="narrativeqa",
+    version=1,
+    citation="Kočiský et al. 2018, The NarrativeQA Reading Comprehension Challenge (arXiv 1712.07040)",
+    open_domain=False,
+    metric="f1",
+    max_new_tokens=100,
+    layouts={
+        "official": Layout(
+            ("qaps.csv", "*/qaps.csv"),
+            train="train",
+            test=("test", "valid"),
+            read=_read_narrativeqa,
+            usable=_has_split,
+        ),
+        "scrolls": scrolls_layout("narrative_qa"),
+    },
+    templates={"base": BASE, "instruct": INSTRUCT_SHORT},
+)

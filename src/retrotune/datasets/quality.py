@@ -1,0 +1,61 @@
+"""QuALITY: multiple-choice questions about long articles and stories."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from retrotune.corpus.records import BadRecordError, BadRecords, need, read_json_lines, squeeze
+from retrotune.datasets.base import LETTERS, SYSTEM, DatasetSpec, Layout, Record, Template, make_document, make_example
+from retrotune.datasets.scrolls import scrolls_layout
+
+
+def _read_quality(file: Path, split: str, bad: BadRecords) -> Iterator[Record]:
+    """One article with one writer's questions per line; `gold_label` counts from 1.
+
+    An article comes once per writer: records with the same document are merged by whoever collects them.
+    """
+    for place, raw in read_json_lines(file, bad):
+        with bad.at(place):
+            doc_id = need(raw, "article_id", str)
+            document = make_document(doc_id, raw.get("title") or "", need(raw, "article", str))
+            examples = []
+            for number, entry in enumerate(need(raw, "questions", list)):
+                with bad.at(f"{place} question {number}"):
+                    question_id = need(entry, "question_unique_id", str)
+                    options = tuple(squeeze(str(option)) for option in need(entry, "options", list))
+                    if not 2 <= len(options) <= len(LETTERS):
+                        raise BadRecordError(f"a multiple-choice question needs options (it has {len(options)})")
+                    if "gold_label" not in entry:
+                        raise BadRecordError(f"no answers (question {question_id} has no gold_label)")
+                    gold = need(entry, "gold_label", int)
+                    if not 1 <= gold <= len(options):
+                        raise BadRecordError(f"gold_label is no option (it is {gold} of {len(options)})")
+                    question = need(entry, "question", str)
+                    examples.append(make_example(question_id, question, [options[gold - 1]], doc_id, options))
+            yield Record(tuple(examples), document)
+
+
+_CHOOSE = "{question} Choose one based on the following options: {options}"
+
+SPEC = DatasetSpec(
+    name="quality",
+    version=1,
+    citation="Pang et al. 2022, QuALITY: Question Answering with Long Input Texts, Yes! (arXiv 2112.08608)",
+    open_domain=False,
+    metric="multiple_choice",
+    max_new_tokens=100,
+    layouts={
+        # The test labels were never released: papers report dev.
+        "official": Layout(
+            ("QuALITY.v*.htmlstripped.{split}", "*/QuALITY.v*.htmlstripped.{split}"),
+            train="train",
+            test=("dev",),
+            read=_read_quality,
+        ),
+        "scrolls": scrolls_layout("quality", multiple_choice=True),
+    },
+    templates={
+        "base": Template(f"Question: {_CHOOSE} Answer: The answer is"),
+        "instruct": Template(f"User: {_CHOOSE}\n\nAssistant: The answer is", system=SYSTEM),
+    },
+    cut_at_period=False,  # options are sentences, sometimes several
+)

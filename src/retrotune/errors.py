@@ -1,0 +1,33 @@
+"""The exception tree. Every message names the value, the place and the remedy."""
+
+
+class RetrotuneError(Exception):
+    """Base of all errors that a user can cause and mend; the command line prints them without a traceback."""
+
+
+class ConfigError(RetrotuneError):
+    """The configuration is wrong: an unknown key, a name without an entry, a value out of range."""
+
+
+class DataError(RetrotuneError):
+    """A raw file is missing, truncated, badly encoded, or holds a record that cannot be used."""
+
+
+class RetrievalError(RetrotuneError):
+    """Passages, vectors, an index or a neighbor cache are missing, damaged, or do not belong together."""
+
+
+class ModelError(RetrotuneError):
+    """A model, its configuration or its tokenizer is missing or unsuitable."""
+
+
+class MethodError(RetrotuneError):
+    """A fine-tuning method cannot be attached to, saved from, or loaded into a model."""
+
+
+class TrainingError(RetrotuneError):
+    """Training cannot start or continue."""
+
+
+class ResultError(RetrotuneError):
+    """A result file is missing, half written, or contradicts its cell."""

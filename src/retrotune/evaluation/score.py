@@ -1,0 +1,142 @@
+"""A cell's `metrics.json`: its predictions' scores brought together, with all that is needed to doubt them."""
+
+import importlib.metadata
+import platform
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from retrotune import __version__
+from retrotune.cells import ResolvedCell
+from retrotune.datasets import get_spec
+from retrotune.errors import ResultError
+from retrotune.evaluation.statistics import bootstrap_interval
+from retrotune.files import read_jsonl, read_result, sha256, write_json
+from retrotune.log import logger
+from retrotune.stages import STAGE_VERSIONS
+
+DISTRIBUTIONS = {
+    "torch": ("torch",),
+    "transformers": ("transformers",),
+    "peft": ("peft",),
+    "faiss": ("faiss-cpu", "faiss-gpu", "faiss-gpu-cu12", "faiss-gpu-cu11", "faiss"),
+    "rouge_score": ("rouge-score",),
+}
+"""Packages whose version a result records, and the distributions they may come from."""
+
+
+def score_cell(
+    resolved: ResolvedCell,
+    predictions: str | Path,
+    predict_json: str | Path,
+    train_json: str | Path | None,
+    model_manifest: str | Path,
+    inputs: Mapping[str, str | Path],
+    out: str | Path,
+) -> None:
+    """Aggregate a cell's per-question scores into `metrics.json`, the proof that the cell is done.
+
+    `train_json` is None for zeroshot. `inputs` names the files that the cell read (questions, neighbor cache, base
+    model's manifest); their sha256 is recorded. Values are means over questions, 0 to 100, with 95 % bootstrap
+    intervals. Raises `ResultError` if the predictions are empty, incomplete, or do not hold the primary metric.
+    """
+    metric = get_spec(resolved.dataset_entry.reader).metric
+    scores = _read_scores(predictions, metric)
+    predicted = read_result(predict_json)
+    wanted, found = predicted["num_questions"], len(next(iter(scores.values())))
+    if wanted != found:
+        raise ResultError(f"{predictions}: holds {found} of {wanted} questions; delete it and predict the cell again")
+    write_json(
+        out,
+        {
+            "cell": resolved.model_dump(include={"model", "method", "dataset", "retrieval", "seed"}),
+            "status": "done",
+            "scale": "0 to 100",
+            "model": {
+                "family": resolved.family,
+                "size": resolved.size,
+                "instruct": resolved.model_entry.instruct,
+                "num_parameters": read_result(model_manifest).get("num_parameters"),
+            },
+            "metrics": {
+                name: summarize(values, resolved.evaluation.bootstrap_samples, primary=name == metric)
+                for name, values in scores.items()
+            },
+            "train": None if train_json is None else read_result(train_json),
+            "predict": predicted,
+            "inputs": {name: sha256(path) for name, path in sorted(inputs.items())},
+            "versions": versions(),
+        },
+    )
+    value = sum(scores[metric]) / found
+    logger.info("%s: %s %.2f over %d questions", resolved.cell.name, metric, value, found)
+
+
+def summarize(values: list[float], samples: int, primary: bool) -> dict[str, Any]:
+    """One metric's entry: mean, interval, number of questions, and what the number means."""
+    interval = bootstrap_interval(values, samples)
+    low, high = interval if interval else (None, None)
+    return {
+        "value": sum(values) / len(values),
+        "ci_low": low,
+        "ci_high": high,
+        "n": len(values),
+        "higher_is_better": True,
+        "primary": primary,
+    }
+
+
+def _read_scores(predictions: str | Path, metric: str) -> dict[str, list[float]]:
+    """Scores per metric in the order of the questions."""
+    scores: dict[str, list[float]] = {}
+    seen: set[str] = set()
+    remedy = "delete it and predict the cell again"
+    for line, record in read_jsonl(predictions):
+        question_id, found = record["question_id"], record["scores"]
+        if question_id in seen:
+            raise ResultError(f"{predictions}:{line}: question {question_id!r} appears twice; {remedy}")
+        if metric not in found or (scores and found.keys() != scores.keys()):
+            raise ResultError(f"{predictions}:{line}: unexpected scores {sorted(found)}, wanted {metric}; {remedy}")
+        seen.add(question_id)
+        for name, value in found.items():
+            scores.setdefault(name, []).append(value)
+    if not scores:
+        raise ResultError(f"{predictions}: holds no prediction; {remedy}")
+    return scores
+
+
+def versions() -> dict[str, Any]:
+    """Versions of stages, packages and the machine; null for what is not installed or not known."""
+    return {
+        "stages": dict(STAGE_VERSIONS),
+        "retrotune": __version__,
+        **{name: _installed(distributions) for name, distributions in DISTRIBUTIONS.items()},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "git": _git_state(),
+    }
+
+
+def _installed(distributions: tuple[str, ...]) -> str | None:
+    for distribution in distributions:
+        try:
+            return importlib.metadata.version(distribution)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return None
+
+
+def _git_state() -> dict[str, Any] | None:
+    """Commit and dirtiness of the checkout that tracks this file; None outside of one or without git."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)  # noqa: S603 (no input)
+        return done.stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", Path(__file__).name)  # not a checkout that merely surrounds an installation
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
+    except (OSError, subprocess.SubprocessError):
+        return None

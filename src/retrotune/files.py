@@ -1,0 +1,155 @@
+"""Files that are whole or absent: atomic writes, JSON, JSON lines, parquet, checksums and numbered blocks."""
+
+import contextlib
+import hashlib
+import itertools
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from retrotune.errors import DataError, ResultError
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; it takes the final name only if the block ends without an error.
+
+    The data are flushed to disk before the rename, so a crash or a full disk never leaves a half file under `path`.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    os.close(descriptor)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with open(temporary, "rb") as written:
+            os.fsync(written.fileno())
+        temporary.chmod(0o644)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write `text` as UTF-8, atomically."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write `value` as indented JSON, atomically. NaN is refused: what is unknown is null."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file; `DataError` names the file and the line if it is missing, truncated or not UTF-8."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 at byte {error.start}; convert the file to UTF-8") from error
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}:{error.lineno}: not valid JSON ({error.msg}); truncated or damaged?") from error
+
+
+def write_jsonl(path: str | Path, records: Iterable[Any]) -> None:
+    """Write one JSON object per line, atomically."""
+    with atomic_write(path) as temporary, open(temporary, "w", encoding="utf-8") as stream:
+        for record in records:
+            stream.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_jsonl(path: str | Path) -> Iterator[tuple[int, Any]]:
+    """Yield (line number, object) of a JSON-lines file; blank lines are skipped.
+
+    Raises `DataError` with file and line for a missing file, a truncated line or bytes that are not UTF-8.
+    """
+    try:
+        stream = open(path, "rb")
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
+    with stream:
+        for number, line in enumerate(stream, start=1):
+            if not line.strip():
+                continue
+            try:
+                yield number, json.loads(line.decode("utf-8"))
+            except UnicodeDecodeError as error:
+                raise DataError(f"{path}:{number}: not UTF-8 at byte {error.start} of the line") from error
+            except json.JSONDecodeError as error:
+                raise DataError(f"{path}:{number}: not valid JSON ({error.msg}); truncated or damaged?") from error
+
+
+def sha256(path: str | Path) -> str:
+    """Hex digest of a file's bytes, read in pieces of 1 MiB."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while piece := stream.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def sha256_text(text: str) -> str:
+    """Hex digest of a text's UTF-8 bytes."""
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def write_parquet(path: str | Path, table: Any) -> None:
+    """Write a pandas frame or an arrow table as parquet, atomically."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not isinstance(table, pa.Table):
+        table = pa.Table.from_pandas(table, preserve_index=False)
+    with atomic_write(path) as temporary:
+        pq.write_table(table, temporary)
+
+
+def write_parquet_rows(path: str | Path, rows: Iterable[dict[str, Any]], schema: Any, group_rows: int = 50_000) -> int:
+    """Write rows as parquet, atomically and in row groups, so that memory holds one group only; the number of rows.
+
+    `schema` is an arrow schema: columns have their types even where no row is written.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    stream = iter(rows)
+    count = 0
+    with atomic_write(path) as temporary, pq.ParquetWriter(temporary, schema) as writer:
+        while group := list(itertools.islice(stream, group_rows)):
+            writer.write_table(pa.Table.from_pylist(group, schema=schema))
+            count += len(group)
+    return count
+
+
+def read_parquet(path: str | Path, columns: list[str] | None = None) -> Any:
+    """Read a parquet file as a pandas frame; `DataError` with the remedy if it is missing or damaged."""
+    import pandas as pd
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        frame: pd.DataFrame = pq.read_table(path, columns=columns).to_pandas()
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{path}: damaged ({error}); delete it and run again to rebuild it") from error
+    return frame
+
+
+def read_result(path: str | Path) -> Any:
+    """Read a result's JSON; `ResultError` instead of `DataError`, as results have another remedy: run the cell again."""
+    try:
+        return read_json(path)
+    except DataError as error:
+        raise ResultError(f"{error}; delete the cell's folder and run it again") from error
+
+
+def block_path(folder: str | Path, number: int, suffix: str) -> Path:
+    """Path of a numbered block, `{folder}/00012.npy`: names sort in the order of the blocks."""
+    return Path(folder) / f"{number:05d}{suffix}"

@@ -1,0 +1,43 @@
+"""The one place where this package reaches into peft: new members of its closed `PeftType` enum.
+
+`peft.utils.register_peft_method` refuses a method whose name `PeftType` does not list, and an enum has no public way to
+grow. Once a name is added, peft treats the method like its own: `get_peft_model`, `save_pretrained`,
+`PeftModel.from_pretrained`, several adapters in one model.
+
+peft writes the name into `adapter_config.json` and, when it does not know it, raises a `KeyError` with that name and
+nothing else. The names therefore say what to do: `KeyError: 'ADAPTER__IMPORT_RETROTUNE_METHODS'`.
+"""
+
+from peft import PeftConfig, PeftType
+from peft.tuners.tuners_utils import BaseTuner
+from peft.utils import register_peft_method
+
+from retrotune.errors import MethodError
+
+
+def extend_peft_type(name: str) -> PeftType:
+    """Add `name` to `PeftType`, with itself as its value, and return the member; an existing member is returned as is.
+
+    Raises `MethodError` if the member cannot be found afterwards in each way in which peft looks for it, that is, if
+    peft or Python has changed what an enum is made of.
+    """
+    if name in PeftType.__members__:
+        return PeftType[name]
+    member = str.__new__(PeftType, name)
+    member._name_ = member._value_ = name
+    member._sort_order_ = len(PeftType)
+    PeftType._member_names_.append(name)
+    PeftType._member_map_[name] = member
+    PeftType._value2member_map_[name] = member
+    type.__setattr__(PeftType, name, member)
+    found = [PeftType(name), PeftType[name], getattr(PeftType, name), list(PeftType)[-1]]
+    if any(item is not member for item in found) or hash(member) != hash(name):
+        raise MethodError(f"peft.PeftType could not be extended by {name}: peft has changed, see {__name__}")
+    return member
+
+
+def register_method(name: str, config_class: type[PeftConfig], tuner_class: type[BaseTuner]) -> PeftType:
+    """Make peft know a method under `name` (upper case); its weights are named after `tuner_class.prefix`."""
+    member = extend_peft_type(name)
+    register_peft_method(name=name.lower(), config_cls=config_class, model_cls=tuner_class, prefix=tuner_class.prefix)
+    return member

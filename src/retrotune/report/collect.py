@@ -1,0 +1,125 @@
+"""All cells' results in two files: `metrics.csv` for people and spreadsheets, `results.json` for tables and figures.
+
+Every cell of the grid is in them, in the order of the config, also one that is missing or failed: no number is filled
+in and no cell disappears.
+"""
+
+import csv
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from retrotune.cells import Cell, Paths, expand_grid
+from retrotune.config import Config
+from retrotune.datasets import get_spec
+from retrotune.errors import ResultError
+from retrotune.files import atomic_write, read_result, write_json
+from retrotune.log import logger
+
+FAMILIES = {"gpt": "GPT", "retro": "RETRO"}
+VALUES = ("value", "ci_low", "ci_high", "n", "higher_is_better", "primary")
+
+
+@dataclass(frozen=True)
+class Result:
+    """One cell as tables and figures see it. `status` is done, missing, damaged, or what metrics.json says."""
+
+    model: str
+    method: str
+    dataset: str
+    retrieval: str
+    seed: int
+    family: str
+    size: str
+    instruct: bool
+    kind: str
+    metric: str
+    status: str
+    problem: str | None
+    num_parameters: int | None
+    metrics: dict[str, dict[str, Any]]
+    train: dict[str, Any]
+    predict: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The cell's name in messages."""
+        return Cell(self.model, self.method, self.dataset, self.retrieval, self.seed).name
+
+    @property
+    def arm(self) -> str:
+        """The family as it is printed, instruction-tuned models marked."""
+        return FAMILIES[self.family] + (" instruct" if self.instruct else "")
+
+    @property
+    def primary(self) -> dict[str, Any] | None:
+        """The primary metric's entry (value, ci_low, ci_high, n), None unless the cell is done."""
+        return self.metrics.get(self.metric) if self.status == "done" else None
+
+
+def collect_metrics(config: Config, out_csv: str | Path, out_json: str | Path) -> None:
+    """Gather the study's `metrics.json` files: a row per cell and metric in `out_csv`, a record per cell in `out_json`.
+
+    A missing, unreadable or failed cell keeps its row, with a status and no value.
+    """
+    paths = Paths.of(config)
+    results = [_result(config, cell, Path(paths.cell(cell, "metrics.json"))) for cell in expand_grid(config)]
+    with atomic_write(out_csv) as temporary, open(temporary, "w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow([*_COORDINATES, "status", "metric", *VALUES])
+        writer.writerows(_rows(results))
+    write_json(out_json, {"study": config.study, "results": [vars(result) for result in results]})
+    done = sum(result.status == "done" for result in results)
+    logger.info("collected %d cells: %d done, %d not", len(results), done, len(results) - done)
+
+
+def load_results(path: str | Path) -> list[Result]:
+    """Read what `collect_metrics` wrote to `out_json`."""
+    return [Result(**record) for record in read_result(path)["results"]]
+
+
+_COORDINATES = ("family", "size", "instruct", "num_parameters", "model", "method", "dataset", "retrieval", "seed")
+
+
+def _rows(results: list[Result]) -> Iterator[list[Any]]:
+    for result in results:
+        coordinates = [getattr(result, name) for name in _COORDINATES]
+        for name, entry in result.metrics.items():
+            yield [*coordinates, result.status, name, *(entry.get(value) for value in VALUES)]
+        if not result.metrics:
+            yield [*coordinates, result.status, result.metric, *(None for _ in VALUES[:-1]), True]
+
+
+def _result(config: Config, cell: Cell, path: Path) -> Result:
+    model = config.models[cell.model]
+    found: dict[str, Any] = {}
+    status, problem = "missing", None
+    if path.exists():
+        try:
+            found = read_result(path)
+            status, problem = found["status"], found.get("problem")
+            named = Cell(**found["cell"])
+            if named != cell:
+                raise ResultError(f"{path}: belongs to cell {named.name}; delete the cell's folder and run it again")
+        except (ResultError, KeyError, TypeError) as error:
+            found, status, problem = {}, "damaged", str(error)
+            logger.warning("%s: damaged: %s", path, error)
+    return Result(
+        model=cell.model,
+        method=cell.method,
+        dataset=cell.dataset,
+        retrieval=cell.retrieval,
+        seed=cell.seed,
+        family=model.family,
+        size=model.size,
+        instruct=model.instruct,
+        kind=config.methods[cell.method].kind,
+        metric=get_spec(config.datasets[cell.dataset].reader).metric,
+        status=status,
+        problem=problem,
+        num_parameters=found.get("model", {}).get("num_parameters"),
+        metrics=found.get("metrics", {}) if status == "done" else {},
+        train=found.get("train") or {},
+        predict=found.get("predict") or {},
+    )

@@ -1,0 +1,67 @@
+"""How results become rows: their order, their labels, and means over seeds. Shared by tables, costs and figures."""
+
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import TypeVar
+
+from retrotune.report.collect import Result
+
+H = TypeVar("H", bound=Hashable)
+
+_ORDER = ("arm", "model", "method", "retrieval", "dataset", "seed")
+
+
+def unique(values: Iterable[H]) -> list[H]:
+    """Values in the order of their first appearance."""
+    return list(dict.fromkeys(values))
+
+
+def in_order(results: Sequence[Result]) -> list[Result]:
+    """Results by family, model, method, retrieval, dataset and seed, each in the order of the config."""
+    orders = [
+        {value: place for place, value in enumerate(unique(getattr(result, name) for result in results))}
+        for name in _ORDER
+    ]
+    return sorted(results, key=lambda r: [order[getattr(r, name)] for order, name in zip(orders, _ORDER, strict=True)])
+
+
+def grouped(results: Iterable[Result], key: Callable[[Result], H]) -> dict[H, list[Result]]:
+    """Results by `key`, in the order of its first appearance."""
+    groups: dict[H, list[Result]] = defaultdict(list)
+    for result in results:
+        groups[key(result)].append(result)
+    return dict(groups)
+
+
+def mean_score(results: Iterable[Result]) -> float | None:
+    """Mean primary score of the done ones among `results` (seeds of one cell); None if there is none."""
+    values = [result.primary["value"] for result in results if result.primary is not None]
+    return statistics.fmean(values) if values else None
+
+
+def row_labels(results: Sequence[Result]) -> tuple[list[str], Callable[[Result], tuple[str, ...]]]:
+    """Names of the label columns, and the labels of a result: family, size with parameters, method.
+
+    The model's name joins them where two models share family and size.
+    """
+    parameters = {result.model: result.num_parameters for result in results if result.num_parameters}
+    models: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for result in results:
+        models[result.arm, result.size].add(result.model)
+    named = any(len(names) > 1 for names in models.values())
+
+    def label_of(result: Result) -> tuple[str, ...]:
+        count = parameters.get(result.model)
+        size = result.size if count is None else f"{result.size} ({human(count)})"
+        return (result.arm, size, *((result.model,) if named else ()), result.method)
+
+    return ["Family", "Size", *(("Model",) if named else ()), "Method"], label_of
+
+
+def human(count: float) -> str:
+    """A count with three digits and a unit: 823M, 2.25B, 79.4K."""
+    for unit, size in (("B", 1e9), ("M", 1e6), ("K", 1e3)):
+        if count >= 0.9995 * size:
+            return f"{count / size:#.3g}".rstrip(".") + unit
+    return str(int(count))

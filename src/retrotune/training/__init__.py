@@ -1,0 +1,1 @@
+"""Training: tokenizers, batches, pretraining from scratch, fine-tuning of cells."""

@@ -1,0 +1,22 @@
+"""Shared by all tests: where the repository and the optional real data are."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Real data and reference outputs that are not part of the repository."""
+    folder = Path(os.environ.get("RETROTUNE_SHARED", REPOSITORY.parent / "shared"))
+    if not folder.is_dir():
+        pytest.skip(f"no folder {folder}: real data and reference outputs are not part of the repository")
+    return folder

@@ -1,0 +1,111 @@
+"""The schema: defaults, errors that name the nearest key or entry, and documentation that cannot drift."""
+
+import copy
+
+import pytest
+import yaml
+
+from retrotune.config import load_config, read_config
+from retrotune.documentation import schema_text, with_tables
+from retrotune.errors import ConfigError
+
+SMALL = {
+    "study": "small",
+    "datasets": {"nq": {"reader": "nq", "path": "nq"}, "qasper": {"reader": "qasper", "path": "qasper"}},
+    "corpora": {"wiki": {"reader": "dpr_passages", "path": "psgs.tsv"}},
+    "chunkings": {"words100": {}},
+    "retrievers": {"bm25": {"kind": "bm25"}},
+    "retrievals": {
+        "bm5": {"retriever": "bm25", "corpus": "wiki", "chunking": "words100", "gpt": {"num_contexts": 5}},
+        "none": {"top_k": 0},
+    },
+    "models": {"g": {"family": "gpt", "size": "xs", "hub": "some/model"}},
+    "methods": {"zeroshot": {"kind": "zeroshot"}, "lora": {"kind": "lora", "finetuning": {"learning_rate": 0.5}}},
+    "grid": {"retrievals": ["bm5"]},
+}
+
+
+def changed(path, value):
+    raw = copy.deepcopy(SMALL)
+    *parents, last = path.split(".")
+    target = raw
+    for key in parents:
+        target = target[key]
+    target[last] = value
+    return raw
+
+
+def test_defaults_are_the_authors():
+    config = load_config(SMALL)
+    assert config.resources == "resources/small"
+    assert config.methods["lora"].rank == 32
+    finetuning = config.finetuning_of("lora")
+    assert (finetuning.learning_rate, finetuning.beta2, finetuning.batch_size) == (0.5, 0.98, 8)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("datasts", {}, "datasts: unknown key 'datasts'; did you mean 'datasets'?"),
+        ("methods.lora.rnk", 4, "unknown key 'rnk'; did you mean 'rank'?"),
+        ("datasets.nq.pth", "x", "datasets.nq.pth: unknown key 'pth'; did you mean 'path'?"),
+        ("retrievals.bm5.gpt.num_context", 2, "did you mean 'num_contexts'?"),
+        ("methods.lora.finetuning.learning_rat", 2, "did you mean 'learning_rate'?"),
+        ("models.g.size", "xxs", "models.g.size: no entry 'xxs' in `sizes`"),
+        ("retrievals.bm5.retriever", "bm26", "did you mean 'bm25'?"),
+        ("retrievals.bm5.top_k", 3, "gpt uses 5 passages but top_k is 3: raise top_k"),
+        ("methods.lora.rank", 0, "methods.lora.lora.rank"),
+        ("methods.lora.kind", "lorra", "methods.lora"),
+        ("models.g.path", "here", "exactly one of pretraining, hub, path, checkpoint"),
+        ("grid.models", ["h"], "no entry 'h' in `models`"),
+        ("grid.retrievals", [], "grid.0.retrievals"),
+        ("corpora", {"nq": {"reader": "text", "path": "x"}}, "datasets.nq: a corpus has the same name"),
+        ("study", "../evil", "study"),
+    ],
+)
+def test_bad_configuration_names_key_and_remedy(path, value, message):
+    raw = changed(path, value)
+    if path == "models.g.size":
+        raw["models"]["g"] = {"family": "gpt", "size": value, "checkpoint": {"path": "x"}}
+    with pytest.raises(ConfigError) as error:
+        load_config(raw)
+    assert message in str(error.value)
+
+
+def test_open_domain_needs_a_corpus():
+    raw = copy.deepcopy(SMALL)
+    del raw["retrievals"]["bm5"]["corpus"]
+    with pytest.raises(ConfigError, match="needed, because nq is open-domain"):
+        load_config(raw)
+
+
+def test_sources_of_questions():
+    config = load_config(SMALL)
+    assert config.dataset_source("nq", "bm5") == "wiki"
+    assert config.dataset_source("qasper", "bm5") == "qasper"
+
+
+def test_committed_configurations_are_valid(repository):
+    for path in (repository / "config").glob("*.yaml"):
+        if path.name != "demo-full.yaml":  # merged on top of config.yaml
+            read_config(path)
+
+
+def test_missing_or_broken_file(tmp_path):
+    with pytest.raises(ConfigError, match="no such configuration file"):
+        read_config(tmp_path / "none.yaml")
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("study: [")
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        read_config(broken)
+    broken.write_text("- a list")
+    with pytest.raises(ConfigError, match="a mapping of keys"):
+        read_config(broken)
+
+
+def test_generated_documentation_is_current(repository):
+    folder = repository / "config"
+    assert (folder / "schema.json").read_text() == schema_text(), "run `make docs`"
+    readme = (folder / "README.md").read_text()
+    assert readme == with_tables(readme), "run `make docs`"
+    assert yaml.safe_load((folder / "config.yaml").read_text())["study"] == "demo"

@@ -1,0 +1,38 @@
+"""The conda environments that rules name hold the pins of the constraint file."""
+
+import re
+import tomllib
+
+import yaml
+
+
+def normalized(name):
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def constraints(repository):
+    lines = (repository / "envs" / "constraints-cpu.txt").read_text().split()
+    return {normalized(name): version for name, version in (line.split("==") for line in lines)}
+
+
+def test_environment_pins_are_the_constraints(repository):
+    pins = constraints(repository)
+    assert pins["torch"] == "2.13.0"
+    project = tomllib.loads((repository / "pyproject.toml").read_text())["project"]
+    needed = {normalized(re.split("[<>=]", text)[0]) for text in project["dependencies"]}
+    for name in ("cpu.yaml", "gpu.yaml"):
+        environment = yaml.safe_load((repository / "envs" / name).read_text())
+        pip = next(part["pip"] for part in environment["dependencies"] if isinstance(part, dict))
+        found = dict(line.split("==") for line in pip if not line.startswith("--"))
+        assert {normalized(key): value for key, value in found.items()} == {
+            key: pins[key] for key in map(normalized, found)
+        }
+        assert needed <= set(map(normalized, found)), name
+
+
+def test_every_rule_names_an_environment(repository):
+    for path in (repository / "workflow" / "rules").glob("*.smk"):
+        rules = re.split(r"(?m)^rule ", path.read_text())[1:]
+        for rule in rules:
+            assert "conda:" in rule, f"{path.name}: {rule.split(':')[0]}"
+            assert "version=version(" in rule, f"{path.name}: {rule.split(':')[0]} does not pass its stage version"

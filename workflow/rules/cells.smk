@@ -1,0 +1,71 @@
+# One cell: fine-tune -> predict -> score.
+
+
+rule finetune_cell:
+    input:
+        model=PATHS.model_manifest("{model}"),
+        examples=PATHS.examples("{dataset}", "train"),
+        neighbors=lambda wildcards: neighbors_of(wildcards, "train"),
+    output:
+        adapter=directory(f"{CELL}/adapter"),
+        log=f"{CELL}/train_log.jsonl",
+        train=f"{CELL}/train.json",
+    params:
+        cell=cell_for("finetune"),
+        work=WORK,
+        version=version("finetune_cell"),
+    log:
+        PATHS.log(f"finetune_cell/{CELL_LOG}"),
+    resources:
+        mem_mb=lambda wildcards, attempt: resources_of(wildcards).mem_mb * attempt,
+        runtime=lambda wildcards, attempt: resources_of(wildcards).runtime * attempt,
+        gpu=lambda wildcards: resources_of(wildcards).gpus,
+    conda:
+        ENV
+    script:
+        "../scripts/finetune_cell.py"
+
+
+rule predict_cell:
+    input:
+        trained=trained,
+        model=PATHS.model_manifest("{model}"),
+        examples=PATHS.examples("{dataset}", "test"),
+        neighbors=lambda wildcards: neighbors_of(wildcards, "test"),
+    output:
+        predictions=f"{CELL}/predictions.jsonl",
+    params:
+        cell=cell_for("predict"),
+        work=WORK,
+        version=version("predict_cell"),
+    log:
+        PATHS.log(f"predict_cell/{CELL_LOG}"),
+    resources:
+        mem_mb=lambda wildcards, attempt: resources_of(wildcards).mem_mb * attempt,
+        runtime=lambda wildcards, attempt: resources_of(wildcards).runtime * attempt,
+        gpu=lambda wildcards: resources_of(wildcards).gpus,
+    conda:
+        ENV
+    script:
+        "../scripts/predict_cell.py"
+
+
+rule score_cell:
+    input:
+        trained=trained,
+        model=PATHS.model_manifest("{model}"),
+        examples=PATHS.examples("{dataset}", "test"),
+        neighbors=lambda wildcards: neighbors_of(wildcards, "test"),
+        predictions=f"{CELL}/predictions.jsonl",
+    output:
+        metrics=f"{CELL}/metrics.json",
+        config=f"{CELL}/config.yaml",
+    params:
+        cell=cell_for("score"),
+        version=version("score_cell"),
+    log:
+        PATHS.log(f"score_cell/{CELL_LOG}"),
+    conda:
+        ENV
+    script:
+        "../scripts/score_cell.py"

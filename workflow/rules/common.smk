@@ -1,0 +1,207 @@
+# Helpers of all rules: the validated configuration, paths, and inputs that depend on a cell's coordinates.
+# Parsed again in every job and on the login node, so nothing heavy is imported here.
+import json
+import os
+import re
+import sys
+from dataclasses import astuple
+from pathlib import Path
+
+PACKAGE = str(Path(workflow.basedir) / "src")
+sys.path.insert(0, PACKAGE)
+os.environ.update(PYTHONPATH=PACKAGE)
+
+from retrotune.cells import Cell, Paths, expand_grid, is_open_domain, resolve_cell
+from retrotune.config import load_config
+from retrotune.errors import ConfigError
+from retrotune.stages import STAGE_VERSIONS
+from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
+
+try:
+    CONFIG = load_config(config)
+    CELLS = expand_grid(CONFIG)
+except ConfigError as error:
+    raise WorkflowError(str(error)) from None
+PATHS = Paths.of(CONFIG)
+CELL = PATHS.cell("{model}/{method}/{dataset}/{retrieval}/seed{seed}")
+WORK = PATHS.work("{model}/{method}/{dataset}/{retrieval}/seed{seed}")
+CELL_LOG = "{model}/{method}/{dataset}/{retrieval}/seed{seed}.log"
+ENV = "../../envs/cpu.yaml" if not any(m.resources.gpus for m in CONFIG.models.values()) else "../../envs/gpu.yaml"
+
+
+def one_of(names):
+    """A wildcard constraint that admits exactly these names."""
+    return "|".join(sorted(map(re.escape, names))) or "(?!)"
+
+
+def dump(value):
+    """Configuration as text with sorted keys: Snakemake compares params by their text."""
+    if hasattr(value, "model_dump"):
+        value = value.model_dump(mode="json")
+    return json.dumps(value, sort_keys=True)
+
+
+def version(stage):
+    """Params entry that reruns a rule when the output of its library stage changes."""
+    return STAGE_VERSIONS[stage]
+
+
+def cell_of(wildcards):
+    return Cell(wildcards.model, wildcards.method, wildcards.dataset, wildcards.retrieval, int(wildcards.seed))
+
+
+def cell_for(stage):
+    """Params function: the part of a cell's configuration that one stage uses."""
+    return lambda wildcards: dump(resolve_cell(CONFIG, cell_of(wildcards)).for_stage(stage))
+
+
+def raw(entry):
+    """What a reader's files come from: the demo world, a user's folder, or the download of the official files."""
+    if CONFIG.data_root is not None:
+        path = Path(CONFIG.data_root) / entry.path
+        return [] if any(sign in entry.path for sign in "*?[") else [str(path)]
+    return [PATHS.world()] if CONFIG.world is not None else [PATHS.downloaded(entry.reader, layout_of(entry))]
+
+
+def layout_of(entry):
+    return getattr(entry, "layout", "official")
+
+
+def neighbors_of(wildcards, split):
+    """The neighbor cache of a cell's dataset; nothing for a retrieval that gets nothing."""
+    if CONFIG.retrievals[wildcards.retrieval].retriever is None:
+        return []
+    return PATHS.neighbors(wildcards.retrieval, wildcards.dataset, split)
+
+
+def neighbor_caches(cell):
+    splits = ("test",) if CONFIG.methods[cell.method].kind == "zeroshot" else ("train", "test")
+    return [path for split in splits for path in [neighbors_of(cell, split)] if path]
+
+
+def passages_of(retrieval, dataset):
+    return PATHS.passages(CONFIG.dataset_source(dataset, retrieval), CONFIG.retrievals[retrieval].chunking)
+
+
+def vectors_of(retrieval, source):
+    """Index and vectors of a dense retriever over one source; nothing for BM25."""
+    entry = CONFIG.retrievals[retrieval]
+    if CONFIG.retrievers[entry.retriever].kind == "bm25":
+        return {}
+    key = (entry.retriever, source, entry.chunking)
+    return {"embeddings": PATHS.embeddings(*key), "index": PATHS.index(*key, entry.index)}
+
+
+def search_params(retrieval):
+    """What determines a search: not the layouts, which say only where passages go afterwards."""
+    entry = CONFIG.retrievals[retrieval]
+    index = CONFIG.indexes.get(entry.index)
+    return dump(
+        {
+            "top_k": entry.top_k,
+            "retriever": CONFIG.retrievers[entry.retriever].model_dump(mode="json"),
+            "index": index and index.model_dump(mode="json"),
+        }
+    )
+
+
+def pretraining_search(wildcards):
+    """Inputs of a pretraining's neighbor cache."""
+    entry = CONFIG.pretrainings[wildcards.pretraining]
+    retrieval = CONFIG.retrievals[entry.retrieval]
+    files = [path for name in entry.corpora for path in raw(CONFIG.corpora[name])]
+    return {
+        "raw": files,
+        "tokenizer": PATHS.tokenizer(entry.tokenizer),
+        "passages": PATHS.passages(retrieval.corpus, retrieval.chunking),
+        **vectors_of(entry.retrieval, retrieval.corpus),
+    }
+
+
+def models_from(source):
+    """Wildcard constraint: models whose source this is."""
+    return one_of(name for name, entry in CONFIG.models.items() if getattr(entry, source) is not None)
+
+
+def pretraining_inputs(wildcards):
+    """Text, tokenizer and neighbors of a model that is trained from scratch."""
+    entry = CONFIG.models[wildcards.model]
+    pretraining = CONFIG.pretrainings[entry.pretraining]
+    files = {
+        "raw": [path for name in pretraining.corpora for path in raw(CONFIG.corpora[name])],
+        "tokenizer": PATHS.tokenizer(pretraining.tokenizer),
+    }
+    if uses_passages(entry):
+        files["neighbors"] = PATHS.pretraining_neighbors(entry.pretraining, neighbor_chunk_length(entry))
+    return files
+
+
+def uses_passages(model):
+    """Whether a model's pretraining gets passages at all."""
+    retrieval = CONFIG.retrievals.get(CONFIG.pretrainings[model.pretraining].retrieval)
+    return retrieval is not None and retrieval.passages(model.family).needed > 0
+
+
+def neighbor_chunk_length(model):
+    """0 where neighbors belong to whole documents, else the chunk length of the model's size."""
+    if CONFIG.pretrainings[model.pretraining].neighbors_per == "document":
+        return 0
+    return CONFIG.sizes[model.size].chunk_length if model.size in CONFIG.sizes else 64
+
+
+def pretraining_params(wildcards):
+    """All entries that determine a pretrained model."""
+    entry = CONFIG.models[wildcards.model]
+    pretraining = CONFIG.pretrainings[entry.pretraining]
+    retrieval = CONFIG.retrievals.get(pretraining.retrieval)
+    size = CONFIG.sizes.get(entry.size)
+    return dump(
+        {
+            "family": entry.family,
+            "size": size.model_dump(mode="json") if size else entry.size,
+            "pretraining": pretraining.model_dump(mode="json"),
+            "passages": retrieval.passages(entry.family).model_dump(mode="json") if retrieval else None,
+            "corpora": {name: CONFIG.corpora[name].model_dump(mode="json") for name in pretraining.corpora},
+        }
+    )
+
+
+def trained(wildcards):
+    """What fine-tuning leaves; nothing for zero-shot."""
+    zeroshot = CONFIG.methods[wildcards.method].kind == "zeroshot"
+    return [] if zeroshot else [f"{CELL}/train.json".format(**dict(wildcards.items()))]
+
+
+def resources_of(wildcards):
+    """What one cell of a model asks for."""
+    return CONFIG.models[wildcards.model].resources
+
+
+def warn_missing_checkpoints():
+    """Name each base checkpoint that is not there yet, once, with what to put where. Planning goes on."""
+    for name in sorted({cell.model for cell in CELLS}):
+        model = CONFIG.models[name]
+        source = model.path or (model.checkpoint.path if model.checkpoint else None)
+        if source is not None and not Path(source).exists() and not Path(PATHS.model_manifest(name)).exists():
+            what = "a model folder in transformers layout" if model.path else "the checkpoint to convert"
+            logger.warning(f"models.{name}: {source} is not there yet: put {what} there before running its cells")
+
+
+warn_missing_checkpoints()
+
+
+wildcard_constraints:
+    model=one_of(CONFIG.models),
+    method=one_of(CONFIG.methods),
+    dataset=one_of(CONFIG.datasets),
+    retrieval=one_of(CONFIG.retrievals),
+    corpus=one_of(CONFIG.corpora),
+    source=one_of([*CONFIG.corpora, *CONFIG.datasets]),
+    chunking=one_of(CONFIG.chunkings),
+    retriever=one_of(CONFIG.retrievers),
+    index=one_of(CONFIG.indexes),
+    tokenizer=one_of(CONFIG.tokenizers),
+    pretraining=one_of(CONFIG.pretrainings),
+    split="train|test",
+    seed=r"\d+",

@@ -1,0 +1,54 @@
+# Base models: trained here, fetched from the hub, copied from a folder, or converted from a checkpoint.
+
+
+rule pretrain_model:
+    input:
+        unpack(pretraining_inputs),
+    output:
+        PATHS.model_manifest("{model}"),
+    params:
+        model=pretraining_params,
+        root=CONFIG.raw,
+        version=version("pretrain_model"),
+    log:
+        PATHS.log("pretrain_model/{model}.log"),
+    benchmark:
+        PATHS.log("pretrain_model/{model}.benchmark.tsv")
+    wildcard_constraints:
+        model=models_from("pretraining"),
+    conda:
+        ENV
+    script:
+        "../scripts/pretrain_model.py"
+
+
+rule fetch_model:
+    output:
+        PATHS.model_manifest("{model}"),
+    params:
+        model=lambda wildcards: dump({key: getattr(CONFIG.models[wildcards.model], key) for key in ("hub", "path")}),
+        version=version("fetch_model"),
+    log:
+        PATHS.log("fetch_model/{model}.log"),
+    wildcard_constraints:
+        model=f"{models_from('hub')}|{models_from('path')}",
+    conda:
+        ENV
+    script:
+        "../scripts/fetch_model.py"
+
+
+rule convert_model:
+    output:
+        PATHS.model_manifest("{model}"),
+    params:
+        checkpoint=lambda wildcards: dump(CONFIG.models[wildcards.model].checkpoint),
+        version=version("convert_model"),
+    log:
+        PATHS.log("convert_model/{model}.log"),
+    wildcard_constraints:
+        model=models_from("checkpoint"),
+    conda:
+        ENV
+    script:
+        "../scripts/convert_model.py"

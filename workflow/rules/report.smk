@@ -1,0 +1,65 @@
+# All cells -> tables and plots. Cells that are missing or failed stay visible.
+
+
+rule collect_metrics:
+    input:
+        PATHS.metrics(CELLS),
+    output:
+        PATHS.report("tables/metrics.csv"),
+    params:
+        cells=dump([list(astuple(cell)) for cell in CELLS]),
+        version=version("collect_metrics"),
+    log:
+        PATHS.log("collect_metrics.log"),
+    conda:
+        ENV
+    script:
+        "../scripts/collect_metrics.py"
+
+
+rule make_tables:
+    input:
+        PATHS.report("tables/metrics.csv"),
+    output:
+        multiext(PATHS.report("tables/comparison"), ".csv", ".md", ".tex"),
+        html=report(
+            PATHS.report("tables/comparison.html"),
+            caption="../report/comparison.rst",
+            category="Tables",
+            labels={"table": "comparison"},
+        ),
+        cost=report(
+            PATHS.report("tables/cost.html"),
+            caption="../report/cost.rst",
+            category="Tables",
+            labels={"table": "cost"},
+        ),
+    params:
+        version=version("make_tables"),
+    log:
+        PATHS.log("make_tables.log"),
+    conda:
+        ENV
+    script:
+        "../scripts/make_tables.py"
+
+
+rule plot_scaling:
+    input:
+        PATHS.report("tables/metrics.csv"),
+    output:
+        multiext(PATHS.report("figures/scaling"), ".pdf", ".png"),
+        svg=report(
+            PATHS.report("figures/scaling.svg"),
+            caption="../report/scaling.rst",
+            category="Figures",
+            labels={"figure": "scaling"},
+        ),
+    params:
+        version=version("plot_scaling"),
+    log:
+        PATHS.log("plot_scaling.log"),
+    conda:
+        ENV
+    script:
+        "../scripts/plot_scaling.py"

@@ -1,0 +1,84 @@
+# Passages -> vectors -> index -> neighbor caches.
+
+
+rule embed_passages:
+    input:
+        PATHS.passages("{source}", "{chunking}"),
+    output:
+        PATHS.embeddings("{retriever}", "{source}", "{chunking}"),
+    params:
+        retriever=lambda wildcards: dump(CONFIG.retrievers[wildcards.retriever]),
+        version=version("embed_passages"),
+    log:
+        PATHS.log("embed_passages/{retriever}-{source}-{chunking}.log"),
+    benchmark:
+        PATHS.log("embed_passages/{retriever}-{source}-{chunking}.benchmark.tsv")
+    threads: 2
+    conda:
+        ENV
+    script:
+        "../scripts/embed_passages.py"
+
+
+rule build_index:
+    input:
+        PATHS.embeddings("{retriever}", "{source}", "{chunking}"),
+    output:
+        PATHS.index("{retriever}", "{source}", "{chunking}", "{index}"),
+    params:
+        index=lambda wildcards: dump(CONFIG.indexes[wildcards.index]),
+        version=version("build_index"),
+    log:
+        PATHS.log("build_index/{retriever}-{source}-{chunking}-{index}.log"),
+    conda:
+        ENV
+    script:
+        "../scripts/build_index.py"
+
+
+rule cache_neighbors:
+    input:
+        unpack(lambda wildcards: vectors_of(wildcards.retrieval, CONFIG.dataset_source(wildcards.dataset, wildcards.retrieval))),
+        examples=PATHS.examples("{dataset}", "{split}"),
+        passages=lambda wildcards: passages_of(wildcards.retrieval, wildcards.dataset),
+    output:
+        PATHS.neighbors("{retrieval}", "{dataset}", "{split}"),
+    params:
+        search=lambda wildcards: search_params(wildcards.retrieval),
+        own_documents=lambda wildcards: not is_open_domain(CONFIG, wildcards.dataset),
+        version=version("cache_neighbors"),
+    log:
+        PATHS.log("cache_neighbors/{retrieval}-{dataset}-{split}.log"),
+    threads: 2
+    conda:
+        ENV
+    script:
+        "../scripts/cache_neighbors.py"
+
+
+rule cache_pretraining_neighbors:
+    input:
+        unpack(pretraining_search),
+    output:
+        PATHS.pretraining_neighbors("{pretraining}", "{chunk_length}"),
+    params:
+        search=lambda wildcards: search_params(CONFIG.pretrainings[wildcards.pretraining].retrieval),
+        source=lambda wildcards: CONFIG.retrievals[CONFIG.pretrainings[wildcards.pretraining].retrieval].corpus,
+        neighbors_per=lambda wildcards: CONFIG.pretrainings[wildcards.pretraining].neighbors_per,
+        corpora=lambda wildcards: dump(
+            {
+                name: CONFIG.corpora[name].model_dump(mode="json")
+                for name in CONFIG.pretrainings[wildcards.pretraining].corpora
+            }
+        ),
+        root=CONFIG.raw,
+        version=version("cache_pretraining_neighbors"),
+    log:
+        PATHS.log("cache_pretraining_neighbors/{pretraining}-{chunk_length}.log"),
+    wildcard_constraints:
+        chunk_length=r"\d+",
+    threads: 2
+    conda:
+        ENV
+    script:
+        "../scripts/cache_pretraining_neighbors.py"
