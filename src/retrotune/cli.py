@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from retrotune.cells import Paths, expand_grid
+from retrotune.cells import Paths
 from retrotune.config import Config, load_config, read_yaml
 from retrotune.errors import ConfigError, RetrotuneError
 
@@ -42,12 +42,12 @@ def show_tables(arguments: argparse.Namespace) -> None:
 
     config = merged_config(arguments.configfile, arguments.config)
     paths = Paths.of(config)
-    metrics = paths.report("tables/metrics.csv")
-    collect_metrics(config, expand_grid(config), metrics)
-    make_tables(metrics, Path(metrics).parent)
-    plot_scaling(metrics, paths.report("figures/scaling.svg"))
-    print(format_table(metrics))
-    print(f"\ntables:  {Path(metrics).parent}/comparison.{{html,md,tex,csv}}, cost.html")
+    results = paths.report("tables/results.json")
+    collect_metrics(config, paths.report("tables/metrics.csv"), results)
+    make_tables(results, Path(results).parent)
+    plot_scaling(results, [paths.report(f"figures/scaling.{suffix}") for suffix in ("svg", "pdf", "png")])
+    print(format_table(results))
+    print(f"\ntables:  {Path(results).parent}/comparison.{{html,md,tex,csv}}, cost.html")
     print(f"figures: {paths.report('figures/scaling.{svg,pdf,png}')}")
     print(f"cells:   {paths.report('cells')}/MODEL/METHOD/DATASET/RETRIEVAL/seedN/predictions.jsonl")
 

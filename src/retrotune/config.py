@@ -48,9 +48,7 @@ class DatasetEntry(Entry):
     reader: Reader = Field(description="which dataset's files, prompts and metric")
     layout: Literal["official", "scrolls", "dpr"] = Field("official", description="file layout below `path`")
     path: str = Field(description="folder or file, relative to `data_root`")
-    prompt: Literal["base", "instruct"] | None = Field(
-        None, description="prompt variant; null: as the model's `instruct`"
-    )
+    prompt: Literal["base", "instruct"] | None = Field(None, description="prompts; null: as the model's `instruct`")
     max_train: Count | None = Field(None, description="use the first N training questions; null: all")
     max_test: PositiveInt | None = Field(None, description="use the first N test questions; null: all")
     max_new_tokens: PositiveInt | None = Field(None, description="generation limit; null: the dataset's default")
@@ -155,7 +153,7 @@ class TokenizerEntry(Entry):
 
 
 class SizeEntry(Entry):
-    """A model shape beside the paper's `xs s m l xxl`. Departures from NVIDIA's architecture are listed with results."""
+    """A model shape beside the paper's xs s m l xxl; departures from NVIDIA's architecture go with the results."""
 
     num_layers: PositiveInt = Field(description="decoder layers")
     hidden_size: PositiveInt = Field(description="width")
@@ -164,9 +162,7 @@ class SizeEntry(Entry):
     max_length: PositiveInt = Field(4096, description="window in tokens")
     chunk_length: PositiveInt = Field(64, description="tokens per chunk (RETRO)")
     retrieved_length: PositiveInt = Field(128, description="tokens per neighbor (RETRO)")
-    cross_attention_layers: tuple[Count, ...] | None = Field(
-        None, description="0-based; null: every third from 9 (or 6)"
-    )
+    cross_attention_layers: tuple[Count, ...] | None = Field(None, description="0-based; null: NVIDIA's rule")
     encoder_layers: PositiveInt = Field(2, description="layers of the neighbor encoder")
     encoder_attends_chunk: bool = Field(True, description="encoder attends to the chunk (NVIDIA's behavior)")
     key_shift: bool = Field(False, description="mix each key with the previous token's key; not in NVIDIA's models")

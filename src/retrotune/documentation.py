@@ -1,4 +1,4 @@
-"""Documentation generated from the configuration schema: `config/schema.json` and the key table of `config/README.md`."""
+"""What is generated from the configuration schema: `config/schema.json` and the key tables of `config/README.md`."""
 
 import json
 import re

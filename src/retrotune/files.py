@@ -29,7 +29,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         with open(temporary, "rb") as written:
             os.fsync(written.fileno())
         temporary.chmod(0o644)
-        os.replace(temporary, path)
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -69,11 +69,9 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[int, Any]]:
 
     Raises `DataError` with file and line for a missing file, a truncated line or bytes that are not UTF-8.
     """
-    try:
-        stream = open(path, "rb")
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file") from error
-    with stream:
+    if not Path(path).exists():
+        raise DataError(f"{path}: no such file")
+    with open(path, "rb") as stream:
         for number, line in enumerate(stream, start=1):
             if not line.strip():
                 continue
@@ -143,7 +141,7 @@ def read_parquet(path: str | Path, columns: list[str] | None = None) -> Any:
 
 
 def read_result(path: str | Path) -> Any:
-    """Read a result's JSON; `ResultError` instead of `DataError`, as results have another remedy: run the cell again."""
+    """Read a result's JSON. `ResultError`, not `DataError`: the remedy is another one, to run the cell again."""
     try:
         return read_json(path)
     except DataError as error:

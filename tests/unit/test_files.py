@@ -25,9 +25,14 @@ from retrotune.files import (
 def test_a_failed_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "value.json"
     write_json(path, {"a": 1})
-    with pytest.raises(RuntimeError), atomic_write(path) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError("the disk is full")
+
+    def fail_halfway():
+        with atomic_write(path) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError("the disk is full")
+
+    with pytest.raises(RuntimeError):
+        fail_halfway()
     assert read_json(path) == {"a": 1}
     assert os.listdir(tmp_path) == ["value.json"]
 

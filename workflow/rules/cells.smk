@@ -10,18 +10,18 @@ rule finetune_cell:
         adapter=directory(f"{CELL}/adapter"),
         log=f"{CELL}/train_log.jsonl",
         train=f"{CELL}/train.json",
-    params:
-        cell=cell_for("finetune"),
-        work=WORK,
-        version=version("finetune_cell"),
     log:
         PATHS.log(f"finetune_cell/{CELL_LOG}"),
+    conda:
+        ENV
     resources:
         mem_mb=lambda wildcards, attempt: resources_of(wildcards).mem_mb * attempt,
         runtime=lambda wildcards, attempt: resources_of(wildcards).runtime * attempt,
         gpu=lambda wildcards: resources_of(wildcards).gpus,
-    conda:
-        ENV
+    params:
+        cell=cell_for("finetune"),
+        work=WORK,
+        version=version("finetune_cell"),
     script:
         "../scripts/finetune_cell.py"
 
@@ -34,18 +34,18 @@ rule predict_cell:
         neighbors=lambda wildcards: neighbors_of(wildcards, "test"),
     output:
         predictions=f"{CELL}/predictions.jsonl",
-    params:
-        cell=cell_for("predict"),
-        work=WORK,
-        version=version("predict_cell"),
     log:
         PATHS.log(f"predict_cell/{CELL_LOG}"),
+    conda:
+        ENV
     resources:
         mem_mb=lambda wildcards, attempt: resources_of(wildcards).mem_mb * attempt,
         runtime=lambda wildcards, attempt: resources_of(wildcards).runtime * attempt,
         gpu=lambda wildcards: resources_of(wildcards).gpus,
-    conda:
-        ENV
+    params:
+        cell=cell_for("predict"),
+        work=WORK,
+        version=version("predict_cell"),
     script:
         "../scripts/predict_cell.py"
 
@@ -60,12 +60,12 @@ rule score_cell:
     output:
         metrics=f"{CELL}/metrics.json",
         config=f"{CELL}/config.yaml",
-    params:
-        cell=cell_for("score"),
-        version=version("score_cell"),
     log:
         PATHS.log(f"score_cell/{CELL_LOG}"),
     conda:
         ENV
+    params:
+        cell=cell_for("score"),
+        version=version("score_cell"),
     script:
         "../scripts/score_cell.py"

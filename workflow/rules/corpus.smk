@@ -4,13 +4,13 @@
 rule write_world:
     output:
         PATHS.world(),
-    params:
-        world=dump(CONFIG.world),
-        version=version("write_world"),
     log:
         PATHS.log("write_world.log"),
     conda:
         ENV
+    params:
+        world=dump(CONFIG.world),
+        version=version("write_world"),
     script:
         "../scripts/write_world.py"
 
@@ -18,12 +18,12 @@ rule write_world:
 rule download_source:
     output:
         PATHS.downloaded("{reader}", "{layout}"),
-    params:
-        version=version("download_source"),
     log:
         PATHS.log("download_source/{reader}-{layout}.log"),
     conda:
         ENV
+    params:
+        version=version("download_source"),
     script:
         "../scripts/download_source.py"
 
@@ -34,17 +34,27 @@ rule prepare_examples:
     output:
         train=PATHS.examples("{dataset}", "train"),
         test=PATHS.examples("{dataset}", "test"),
-        documents=PATHS.documents("{dataset}"),
+    log:
+        PATHS.log("prepare_examples/{dataset}.log"),
+    wildcard_constraints:
+        dataset=one_of(name for name in CONFIG.datasets if is_open_domain(CONFIG, name)),
+    conda:
+        ENV
     params:
         dataset=lambda wildcards: dump(CONFIG.datasets[wildcards.dataset]),
         root=CONFIG.raw,
         version=version("prepare_examples"),
-    log:
-        PATHS.log("prepare_examples/{dataset}.log"),
-    conda:
-        ENV
     script:
         "../scripts/prepare_examples.py"
+
+
+use rule prepare_examples as prepare_document_examples with:
+    output:
+        train=PATHS.examples("{dataset}", "train"),
+        test=PATHS.examples("{dataset}", "test"),
+        documents=PATHS.documents("{dataset}"),
+    wildcard_constraints:
+        dataset=one_of(name for name in CONFIG.datasets if not is_open_domain(CONFIG, name)),
 
 
 rule chunk_corpus:
@@ -52,15 +62,15 @@ rule chunk_corpus:
         lambda wildcards: raw(CONFIG.corpora[wildcards.corpus]),
     output:
         PATHS.passages("{corpus}", "{chunking}"),
+    log:
+        PATHS.log("chunk_corpus/{corpus}-{chunking}.log"),
+    conda:
+        ENV
     params:
         corpus=lambda wildcards: dump(CONFIG.corpora[wildcards.corpus]),
         chunking=lambda wildcards: dump(CONFIG.chunkings[wildcards.chunking]),
         root=CONFIG.raw,
         version=version("chunk_corpus"),
-    log:
-        PATHS.log("chunk_corpus/{corpus}-{chunking}.log"),
-    conda:
-        ENV
     script:
         "../scripts/chunk_corpus.py"
 
@@ -70,13 +80,13 @@ rule chunk_documents:
         PATHS.documents("{dataset}"),
     output:
         PATHS.passages("{dataset}", "{chunking}"),
-    params:
-        chunking=lambda wildcards: dump(CONFIG.chunkings[wildcards.chunking]),
-        version=version("chunk_corpus"),
     log:
         PATHS.log("chunk_documents/{dataset}-{chunking}.log"),
     conda:
         ENV
+    params:
+        chunking=lambda wildcards: dump(CONFIG.chunkings[wildcards.chunking]),
+        version=version("chunk_corpus"),
     script:
         "../scripts/chunk_documents.py"
 
@@ -88,6 +98,10 @@ rule train_tokenizer:
         ],
     output:
         PATHS.tokenizer("{tokenizer}"),
+    log:
+        PATHS.log("train_tokenizer/{tokenizer}.log"),
+    conda:
+        ENV
     params:
         tokenizer=lambda wildcards: dump(CONFIG.tokenizers[wildcards.tokenizer]),
         corpora=lambda wildcards: dump(
@@ -98,9 +112,5 @@ rule train_tokenizer:
         ),
         root=CONFIG.raw,
         version=version("train_tokenizer"),
-    log:
-        PATHS.log("train_tokenizer/{tokenizer}.log"),
-    conda:
-        ENV
     script:
         "../scripts/train_tokenizer.py"

@@ -6,10 +6,6 @@ rule pretrain_model:
         unpack(pretraining_inputs),
     output:
         PATHS.model_manifest("{model}"),
-    params:
-        model=pretraining_params,
-        root=CONFIG.raw,
-        version=version("pretrain_model"),
     log:
         PATHS.log("pretrain_model/{model}.log"),
     benchmark:
@@ -18,6 +14,10 @@ rule pretrain_model:
         model=models_from("pretraining"),
     conda:
         ENV
+    params:
+        model=pretraining_params,
+        root=CONFIG.raw,
+        version=version("pretrain_model"),
     script:
         "../scripts/pretrain_model.py"
 
@@ -25,15 +25,15 @@ rule pretrain_model:
 rule fetch_model:
     output:
         PATHS.model_manifest("{model}"),
-    params:
-        model=lambda wildcards: dump({key: getattr(CONFIG.models[wildcards.model], key) for key in ("hub", "path")}),
-        version=version("fetch_model"),
     log:
         PATHS.log("fetch_model/{model}.log"),
     wildcard_constraints:
         model=f"{models_from('hub')}|{models_from('path')}",
     conda:
         ENV
+    params:
+        model=lambda wildcards: dump({key: getattr(CONFIG.models[wildcards.model], key) for key in ("hub", "path")}),
+        version=version("fetch_model"),
     script:
         "../scripts/fetch_model.py"
 
@@ -41,14 +41,14 @@ rule fetch_model:
 rule convert_model:
     output:
         PATHS.model_manifest("{model}"),
-    params:
-        checkpoint=lambda wildcards: dump(CONFIG.models[wildcards.model].checkpoint),
-        version=version("convert_model"),
     log:
         PATHS.log("convert_model/{model}.log"),
     wildcard_constraints:
         model=models_from("checkpoint"),
     conda:
         ENV
+    params:
+        checkpoint=lambda wildcards: dump(CONFIG.models[wildcards.model].checkpoint),
+        version=version("convert_model"),
     script:
         "../scripts/convert_model.py"

@@ -5,23 +5,25 @@ rule collect_metrics:
     input:
         PATHS.metrics(CELLS),
     output:
-        PATHS.report("tables/metrics.csv"),
-    params:
-        cells=dump([list(astuple(cell)) for cell in CELLS]),
-        version=version("collect_metrics"),
+        csv=PATHS.report("tables/metrics.csv"),
+        json=PATHS.report("tables/results.json"),
     log:
         PATHS.log("collect_metrics.log"),
     conda:
         ENV
+    params:
+        cells=dump([list(astuple(cell)) for cell in CELLS]),
+        version=version("collect_metrics"),
     script:
         "../scripts/collect_metrics.py"
 
 
 rule make_tables:
     input:
-        PATHS.report("tables/metrics.csv"),
+        PATHS.report("tables/results.json"),
     output:
         multiext(PATHS.report("tables/comparison"), ".csv", ".md", ".tex"),
+        PATHS.report("tables/cost_cells.csv"),
         html=report(
             PATHS.report("tables/comparison.html"),
             caption="../report/comparison.rst",
@@ -34,19 +36,19 @@ rule make_tables:
             category="Tables",
             labels={"table": "cost"},
         ),
-    params:
-        version=version("make_tables"),
     log:
         PATHS.log("make_tables.log"),
     conda:
         ENV
+    params:
+        version=version("make_tables"),
     script:
         "../scripts/make_tables.py"
 
 
 rule plot_scaling:
     input:
-        PATHS.report("tables/metrics.csv"),
+        PATHS.report("tables/results.json"),
     output:
         multiext(PATHS.report("figures/scaling"), ".pdf", ".png"),
         svg=report(
@@ -55,11 +57,11 @@ rule plot_scaling:
             category="Figures",
             labels={"figure": "scaling"},
         ),
-    params:
-        version=version("plot_scaling"),
     log:
         PATHS.log("plot_scaling.log"),
     conda:
         ENV
+    params:
+        version=version("plot_scaling"),
     script:
         "../scripts/plot_scaling.py"

@@ -6,16 +6,16 @@ rule embed_passages:
         PATHS.passages("{source}", "{chunking}"),
     output:
         PATHS.embeddings("{retriever}", "{source}", "{chunking}"),
-    params:
-        retriever=lambda wildcards: dump(CONFIG.retrievers[wildcards.retriever]),
-        version=version("embed_passages"),
     log:
         PATHS.log("embed_passages/{retriever}-{source}-{chunking}.log"),
     benchmark:
         PATHS.log("embed_passages/{retriever}-{source}-{chunking}.benchmark.tsv")
-    threads: 2
     conda:
         ENV
+    threads: 2
+    params:
+        retriever=lambda wildcards: dump(CONFIG.retrievers[wildcards.retriever]),
+        version=version("embed_passages"),
     script:
         "../scripts/embed_passages.py"
 
@@ -25,33 +25,37 @@ rule build_index:
         PATHS.embeddings("{retriever}", "{source}", "{chunking}"),
     output:
         PATHS.index("{retriever}", "{source}", "{chunking}", "{index}"),
-    params:
-        index=lambda wildcards: dump(CONFIG.indexes[wildcards.index]),
-        version=version("build_index"),
     log:
         PATHS.log("build_index/{retriever}-{source}-{chunking}-{index}.log"),
     conda:
         ENV
+    params:
+        index=lambda wildcards: dump(CONFIG.indexes[wildcards.index]),
+        version=version("build_index"),
     script:
         "../scripts/build_index.py"
 
 
 rule cache_neighbors:
     input:
-        unpack(lambda wildcards: vectors_of(wildcards.retrieval, CONFIG.dataset_source(wildcards.dataset, wildcards.retrieval))),
+        unpack(
+            lambda wildcards: vectors_of(
+                wildcards.retrieval, CONFIG.dataset_source(wildcards.dataset, wildcards.retrieval)
+            )
+        ),
         examples=PATHS.examples("{dataset}", "{split}"),
         passages=lambda wildcards: passages_of(wildcards.retrieval, wildcards.dataset),
     output:
         PATHS.neighbors("{retrieval}", "{dataset}", "{split}"),
+    log:
+        PATHS.log("cache_neighbors/{retrieval}-{dataset}-{split}.log"),
+    conda:
+        ENV
+    threads: 2
     params:
         search=lambda wildcards: search_params(wildcards.retrieval),
         own_documents=lambda wildcards: not is_open_domain(CONFIG, wildcards.dataset),
         version=version("cache_neighbors"),
-    log:
-        PATHS.log("cache_neighbors/{retrieval}-{dataset}-{split}.log"),
-    threads: 2
-    conda:
-        ENV
     script:
         "../scripts/cache_neighbors.py"
 
@@ -61,6 +65,13 @@ rule cache_pretraining_neighbors:
         unpack(pretraining_search),
     output:
         PATHS.pretraining_neighbors("{pretraining}", "{chunk_length}"),
+    log:
+        PATHS.log("cache_pretraining_neighbors/{pretraining}-{chunk_length}.log"),
+    wildcard_constraints:
+        chunk_length=r"\d+",
+    conda:
+        ENV
+    threads: 2
     params:
         search=lambda wildcards: search_params(CONFIG.pretrainings[wildcards.pretraining].retrieval),
         source=lambda wildcards: CONFIG.retrievals[CONFIG.pretrainings[wildcards.pretraining].retrieval].corpus,
@@ -73,12 +84,5 @@ rule cache_pretraining_neighbors:
         ),
         root=CONFIG.raw,
         version=version("cache_pretraining_neighbors"),
-    log:
-        PATHS.log("cache_pretraining_neighbors/{pretraining}-{chunk_length}.log"),
-    wildcard_constraints:
-        chunk_length=r"\d+",
-    threads: 2
-    conda:
-        ENV
     script:
         "../scripts/cache_pretraining_neighbors.py"

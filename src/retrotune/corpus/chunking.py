@@ -12,7 +12,7 @@ from typing import Any
 from retrotune.config import CorpusEntry
 from retrotune.corpus.documents import Document, corpus_files, read_corpus
 from retrotune.corpus.dpr import read_passages
-from retrotune.corpus.records import BadRecords, squeeze
+from retrotune.corpus.records import BadRecords, relative_name, squeeze
 from retrotune.errors import DataError
 from retrotune.files import read_parquet, sha256, write_json, write_parquet_rows
 from retrotune.log import logger
@@ -28,16 +28,22 @@ _BOUNDARY = re.compile(
 )
 _LAST_WORD = re.compile(r"[\w.’'-]+$")
 _NEXT_WORD = re.compile(r"[\"'“‘(\[]*([\w]+)")
-_ABBREVIATIONS = frozenset(
-    "mr mrs ms messrs mme mlle dr prof st mt ft gen col capt cpt lt sgt cmdr adm maj rev hon gov sen rep pres supt fr"
-    " vs e.g i.e cf viz al ca approx inc ltd co corp dept univ bros esq jan feb mar apr jun jul aug sep sept oct nov dec"
-    " a.d b.c ph.d".split()
+
+
+def _words(*lines: str) -> frozenset[str]:
+    return frozenset(" ".join(lines).split())
+
+
+_ABBREVIATIONS = _words(
+    "mr mrs ms messrs mme mlle dr prof st mt ft gen col capt cpt lt sgt cmdr adm maj rev hon gov sen rep pres supt fr",
+    "vs e.g i.e cf viz al ca approx inc ltd co corp dept univ bros esq a.d b.c ph.d",
+    "jan feb mar apr jun jul aug sep sept oct nov dec",
 )
-_BEFORE_NUMBER = frozenset("no nos fig figs eq eqs sec sect ch chap vol vols p pp ed eds art tab ref refs op".split())
-_STARTERS = frozenset(
-    "the this that these those a an it its he she they we you i his her their our my there here in on at as by for from"
-    " when while where after before since if although though but and so or however then thus what who why how to with"
-    " one some many most all no not yes also".split()
+_BEFORE_NUMBER = _words("no nos fig figs eq eqs sec sect ch chap vol vols p pp ed eds art tab ref refs op")
+_STARTERS = _words(
+    "the this that these those a an it its he she they we you i his her their our my there here in on at as by for",
+    "from when while where after before since if although though but and so or however then thus what who why how to",
+    "with one some many most all no not yes also",
 )
 
 
@@ -137,7 +143,7 @@ def chunk_corpus(entry: CorpusEntry, root: str | Path, passage_words: int, out_p
     if not count:
         Path(out_passages).unlink()
         raise DataError(f"{Path(root) / entry.path}: holds no passage")
-    files = {file.relative_to(root).as_posix(): sha256(file) for file in corpus_files(entry, root)}
+    files = {relative_name(file, root): sha256(file) for file in corpus_files(entry, root)}
     manifest = {"stage_version": STAGE_VERSION, "passages": count, "files": files, "bad_records": bad.summary()}
     write_json(Path(out_passages).with_suffix(".manifest.json"), manifest)
     logger.info("%s: %d passages, %d bad records skipped", entry.path, count, bad.reasons.total())

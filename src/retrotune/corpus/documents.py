@@ -1,12 +1,13 @@
 """Documents of plain-text corpora: whole files, paragraphs, or WikiText articles."""
 
+import glob
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from retrotune.config import CorpusEntry
-from retrotune.corpus.records import BadRecords, numbered_lines
+from retrotune.corpus.records import BadRecords, numbered_lines, relative_name
 from retrotune.errors import DataError
 
 TEXT_PATTERNS = ("*.txt", "*.text", "*.md", "*.tokens", "*.raw", "*.txt.gz")
@@ -33,11 +34,11 @@ def corpus_files(entry: CorpusEntry, root: str | Path) -> list[Path]:
         return [base]
     if base.is_dir():
         files = {file for pattern in patterns for file in base.rglob(pattern) if file.is_file()}
+        files = {file for file in files if not any(part.startswith(".") for part in file.relative_to(base).parts)}
         wanted = f"files {', '.join(patterns)}"
     else:
-        files = {file for file in Path(root).glob(entry.path) if file.is_file()}
+        files = {Path(name) for name in glob.glob(str(base), recursive=True) if Path(name).is_file()}  # noqa: PTH207
         wanted = "file, folder or glob match"
-    files = {file for file in files if not any(part.startswith(".") for part in file.relative_to(root).parts)}
     if not files:
         raise DataError(f"{base}: no {wanted}; put the corpus there or correct `path` and `data_root`")
     return sorted(files)
@@ -70,7 +71,7 @@ def read_corpus(entry: CorpusEntry, root: str | Path, bad: BadRecords | None = N
 def _text_documents(entry: CorpusEntry, root: Path, bad: BadRecords) -> Iterator[Document]:
     split = {"file": _whole_file, "paragraph": _paragraphs, "wikitext": _wikitext_articles}[entry.documents]
     for file in corpus_files(entry, root):
-        name = file.relative_to(root).as_posix()
+        name = relative_name(file, root)
         for number, line, title, text in split(file, numbered_lines(file, bad)):
             doc_id = name if entry.documents == "file" else f"{name}#{number}"
             if not text.strip():

@@ -1,14 +1,13 @@
 """Files of DPR (Karpukhin et al. 2020): the Wikipedia passages `psgs_w100.tsv(.gz)` and the retriever's JSON."""
 
 import itertools
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from retrotune.corpus.documents import Document
-from retrotune.corpus.records import BadRecordError, BadRecords, numbered_lines, read_csv, squeeze
+from retrotune.corpus.records import BadRecordError, BadRecords, read_csv, read_json_document, squeeze
 from retrotune.errors import DataError
 
 HEADER = ["id", "text", "title"]
@@ -68,16 +67,12 @@ def read_articles(files: Iterable[Path], bad: BadRecords) -> Iterator[Document]:
         yield Document(doc_id, passages[0].title, " ".join(passage.text for passage in passages))
 
 
-def read_retriever_json(file: Path, bad: BadRecords) -> Iterator[tuple[str, Any]]:
+def read_retriever_json(file: Path) -> Iterator[tuple[str, Any]]:
     """Yield (place, record) of a DPR retriever file (`biencoder-nq-dev.json` and the like), plain or `.gz`.
 
     Records have question, answers, positive_ctxs, negative_ctxs, hard_negative_ctxs; the place is the record's number.
     """
-    text = "".join(line for _, line in numbered_lines(file, BadRecords()))
-    try:
-        records = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{file}:{error.lineno}: not valid JSON ({error.msg}); truncated or damaged?") from error
+    records = read_json_document(file)
     if not isinstance(records, list):
         raise DataError(f"{file}: not a list of records but {type(records).__name__}")
     for number, record in enumerate(records):

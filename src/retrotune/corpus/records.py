@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import os
 import re
 import sys
 import zlib
@@ -10,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import Any, BinaryIO, TypeVar, cast
 
 from retrotune.errors import DataError
 
@@ -77,10 +78,15 @@ def squeeze(text: str) -> str:
     return " ".join(text.split())
 
 
-def open_bytes(path: Path) -> IO[bytes]:
+def relative_name(file: Path, root: str | Path) -> str:
+    """A file's path as seen from `root`, with forward slashes."""
+    return Path(os.path.relpath(file, root)).as_posix()
+
+
+def open_bytes(path: Path) -> BinaryIO:
     """Open a plain or gzip-compressed (`.gz`) file; `DataError` if it is missing."""
     try:
-        return gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb")
+        return cast(BinaryIO, gzip.open(path, "rb")) if path.suffix == ".gz" else open(path, "rb")
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
 
@@ -117,6 +123,22 @@ def read_json_lines(path: Path, bad: BadRecords) -> Iterator[tuple[str, Any]]:
             bad.add(place, f"not valid JSON ({error.msg}; truncated or damaged?)")
             continue
         yield place, record
+
+
+def read_json_document(path: Path) -> Any:
+    """Read a JSON file, plain or `.gz`, that is one value; every fault is a `DataError` with file and line."""
+    try:
+        with open_bytes(path) as stream:
+            content = stream.read()
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"{path}: truncated or damaged archive ({error}); fetch it again") from error
+    try:
+        return json.loads(content.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{path}:{line}: not UTF-8 (byte {error.start} of the file); convert the file") from error
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}:{error.lineno}: not valid JSON ({error.msg}); truncated or damaged?") from error
 
 
 def read_csv(path: Path, bad: BadRecords, delimiter: str = ",", strict: bool = True) -> Iterator[tuple[str, list[str]]]:

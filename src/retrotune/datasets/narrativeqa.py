@@ -63,7 +63,9 @@ def _has_split(file: Path, split: str) -> bool:
 def _read_narrativeqa(file: Path, split: str, bad: BadRecords) -> Iterator[Record]:
     """`qaps.csv` (two answers per question), `documents.csv` (title) and `tmp/<document_id>.content` (the story)."""
     documents, stories = _folder(file, "documents.csv"), _folder(file, "tmp")
-    titles = {row["document_id"]: row["wiki_title"] for _, row in read_table(documents, bad, ("document_id", "wiki_title"))}
+    titles = {
+        row["document_id"]: row["wiki_title"] for _, row in read_table(documents, bad, ("document_id", "wiki_title"))
+    }
     columns = ("document_id", "set", "question", "answer1", "answer2")
     questions: dict[str, list[tuple[str, Example]]] = {}
     numbers: dict[str, int] = {}

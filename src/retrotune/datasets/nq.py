@@ -18,7 +18,7 @@ def _read_nq_open(file: Path, split: str, bad: BadRecords) -> Iterator[Record]:
 
 def read_dpr(file: Path, split: str, bad: BadRecords) -> Iterator[Record]:
     """DPR retriever records `{"question", "answers": [...], "positive_ctxs", ...}`; the record's number is the id."""
-    for number, (place, raw) in enumerate(read_retriever_json(file, bad)):
+    for number, (place, raw) in enumerate(read_retriever_json(file)):
         with bad.at(place):
             answers = need(raw, "answers", list)
             yield Record((make_example(f"{split}:{number}", need(raw, "question", str), answers),))

@@ -4,11 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from retrotune.corpus.records import BadRecordError, BadRecords, need
+from retrotune.corpus.records import BadRecordError, BadRecords, need, read_json_document
 from retrotune.datasets.base import BASE, INSTRUCT_SHORT, DatasetSpec, Layout, Record, make_document, make_example
 from retrotune.datasets.scrolls import scrolls_layout
 from retrotune.errors import DataError
-from retrotune.files import read_json
 
 
 def answer_text(answer: Any) -> str:
@@ -37,7 +36,7 @@ def paper_text(paper: Any) -> str:
 
 def _read_qasper(file: Path, split: str, bad: BadRecords) -> Iterator[Record]:
     """`{paper_id: {title, abstract, full_text, qas}}`; the answers of all annotators are references."""
-    papers = read_json(file)
+    papers = read_json_document(file)
     if not isinstance(papers, dict):
         raise DataError(f"{file}: not an object of papers but {type(papers).__name__}")
     for paper_id, paper in papers.items():

@@ -3,11 +3,10 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from retrotune.corpus.records import BadRecords, need
+from retrotune.corpus.records import BadRecords, need, read_json_document
 from retrotune.datasets.base import BASE, INSTRUCT_SHORT, DatasetSpec, Layout, Record, make_example
 from retrotune.datasets.nq import dpr_layout
 from retrotune.errors import DataError
-from retrotune.files import read_json
 
 
 def _read_triviaqa(file: Path, split: str, bad: BadRecords) -> Iterator[Record]:
@@ -15,7 +14,7 @@ def _read_triviaqa(file: Path, split: str, bad: BadRecords) -> Iterator[Record]:
 
     All aliases are references, the value first: it is what a model learns to say.
     """
-    content = read_json(file)
+    content = read_json_document(file)
     if not isinstance(content, dict) or not isinstance(content.get("Data"), list):
         raise DataError(f"{file}: no list under 'Data'; is this a TriviaQA file?")
     seen: set[str] = set()

@@ -13,21 +13,20 @@ adapter is not linear.
 """
 
 from dataclasses import dataclass, field
+from inspect import signature
 from typing import Any
 
 import torch
 from peft import PeftConfig, PeftModel, TaskType, get_peft_model
-from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from torch import nn
 from torch.nn import functional
 
 from retrotune.config import AdapterMethod
 from retrotune.errors import MethodError
 from retrotune.methods import targets
-from retrotune.methods.registration import register_method
+from retrotune.methods.peft_extension import AddedLayer, AddedModel, register_method
 
 ADAPTER = "ADAPTER__IMPORT_RETROTUNE_METHODS"
-_NOT_MERGEABLE = "bottleneck adapters are not linear and cannot be merged into the weights; use unload() to drop them"
 
 
 @dataclass
@@ -50,30 +49,19 @@ class AdapterConfig(PeftConfig):
         self.peft_type = ADAPTER
 
 
-class AdapterLayer(nn.Module, BaseTunerLayer):
+class AdapterLayer(AddedLayer):
     """A module whose output, or the first item of it, is width D, followed by bottleneck adapters, one per name."""
 
     adapter_layer_names = ("bottleneck_norm", "bottleneck_down", "bottleneck_up")
     other_param_names = ("bottleneck_dropout",)
 
     def __init__(self, base_layer: nn.Module, hidden_size: int) -> None:
-        super().__init__()
-        self.base_layer = base_layer
+        super().__init__(base_layer)
         self.hidden_size = hidden_size
         self.bottleneck_norm = nn.ModuleDict()
         self.bottleneck_down = nn.ModuleDict()
         self.bottleneck_up = nn.ModuleDict()
         self.bottleneck_dropout = nn.ModuleDict()
-        self.merged_adapters: list[str] = []
-
-    def __getattr__(self, name: str) -> Any:
-        """Pass on what the wrapped module has: some decoders look into their attention modules."""
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            if name == "base_layer":
-                raise
-            return getattr(self.base_layer, name)
 
     def update_layer(self, adapter_name: str, bottleneck_dim: int, dropout: float, inference_mode: bool) -> None:
         """Add a fresh adapter, on the device and in the number type of the wrapped module's weights."""
@@ -85,7 +73,9 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         like = next(self.get_base_layer().parameters())
         new = {"norm": norm, "down": down, "up": up, "dropout": nn.Dropout(dropout)}
         for part, module in new.items():
-            getattr(self, f"bottleneck_{part}")[adapter_name] = module if like.is_meta else module.to(like)
+            # Still without storage where peft loads with low_cpu_mem_usage; the weights come later.
+            empty = any(parameter.is_meta for parameter in module.parameters())
+            getattr(self, f"bottleneck_{part}")[adapter_name] = module if empty else module.to(like)
         self.set_adapter(self.active_adapters, inference_mode=inference_mode)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -107,15 +97,8 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
             adapted_BTD = adapted_BTD + self.bottleneck_dropout[name](update_BTD).to(branch_BTD.dtype)
         return adapted_BTD
 
-    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Refused with a `MethodError`."""
-        raise MethodError(_NOT_MERGEABLE)
 
-    def unmerge(self) -> None:
-        """Nothing to do, as nothing is ever merged."""
-
-
-class AdapterModel(BaseTuner):
+class AdapterModel(AddedModel):
     """peft's wrapper of a base model with bottleneck adapters."""
 
     prefix = "bottleneck_"
@@ -140,9 +123,6 @@ class AdapterModel(BaseTuner):
         width = encoder_dim if targets.in_encoder(current_key) else peft_config.bottleneck_dim
         layer.update_layer(adapter_name, width, peft_config.dropout, peft_config.inference_mode)
 
-    def _check_merge_allowed(self) -> None:
-        raise MethodError(_NOT_MERGEABLE)
-
 
 register_method(ADAPTER, AdapterConfig, AdapterModel)
 
@@ -150,7 +130,8 @@ register_method(ADAPTER, AdapterConfig, AdapterModel)
 def attach_adapter(model: nn.Module, method: AdapterMethod) -> PeftModel:
     """Wrap `model` with fresh adapters; its output is unchanged until trained.
 
-    Raises `MethodError` if the model has no self-attentions or MLPs of known names, or not the same number of both.
+    Raises `MethodError` if the model has no self-attentions or MLPs of known names, not the same number of both, or
+    modules that add the residual themselves.
     """
     attentions = targets.find(model, targets.SELF_ATTENTION, "self-attention", "adapter")
     mlps = targets.find(model, targets.MLP, "MLP", "adapter")
@@ -158,6 +139,13 @@ def attach_adapter(model: nn.Module, method: AdapterMethod) -> PeftModel:
         raise MethodError(
             f"adapter: {type(model).__name__} has {len(attentions)} self-attentions but {len(mlps)} MLPs with known "
             f"names; mend the patterns in {targets.__name__}"
+        )
+    adding = [
+        name for name in attentions + mlps if "residual" in signature(model.get_submodule(name).forward).parameters
+    ]
+    if adding:
+        raise MethodError(
+            f"adapter: {adding[0]} of {type(model).__name__} adds the residual itself, so that nothing can be put before it"
         )
     config = AdapterConfig(
         task_type=TaskType.CAUSAL_LM,

@@ -2,26 +2,31 @@
 
 from pathlib import Path
 
-from torch import nn
+from safetensors import SafetensorError
+from transformers import PreTrainedModel
 
 from retrotune.config import FullMethod
 from retrotune.errors import MethodError
 
 
-def attach_full(model: nn.Module, method: FullMethod) -> nn.Module:
+def attach_full(model: PreTrainedModel, method: FullMethod) -> PreTrainedModel:
     """Unfreeze all of `model` and return it."""
     return model.requires_grad_(True)
 
 
-def save_full(model: nn.Module, folder: Path) -> None:
+def save_full(model: PreTrainedModel, folder: Path) -> None:
     """Write all weights in transformers layout (config.json and safetensors), so that any tool can load the model."""
     model.save_pretrained(folder)
 
 
-def load_full(base_model: nn.Module, folder: Path) -> nn.Module:
+def load_full(base_model: PreTrainedModel, folder: Path) -> PreTrainedModel:
     """Load the model of `folder` with the class, number type and device of `base_model`, which stays as it is."""
     try:
-        model = type(base_model).from_pretrained(folder, dtype=base_model.dtype)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise MethodError(f"{folder}: the fine-tuned model cannot be loaded ({error}); run its cell again") from error
+        model, info = type(base_model).from_pretrained(folder, dtype=base_model.dtype, output_loading_info=True)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise MethodError(f"{folder}: the fine-tuned model cannot be loaded ({error}); run the cell again") from error
+    if lost := sorted(info["missing_keys"]):
+        raise MethodError(
+            f"{folder}: the fine-tuned model lacks {len(lost)} weights, first {lost[0]}; run the cell again"
+        )
     return model.to(base_model.device).requires_grad_(False).eval()

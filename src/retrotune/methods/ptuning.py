@@ -9,7 +9,8 @@ Batches carry `num_virtual_tokens` placeholder tokens, attended and without labe
 that masks, labels, chunk borders and sequence lengths are those of ordinary tokens, and generated sequences begin with
 the ids that were given. The embeddings of the first `num_virtual_tokens` attended positions of each row are replaced by
 the prompt encoder's output just before the base model runs; positions are counted from the mask. In cached generation
-the mask covers the past, so that the same rule finds nothing to replace after the first step. Neighbors are not touched.
+the mask covers the past, so that the same rule finds nothing to replace after the first step. Neighbors stay as
+they are.
 
 The prompt encoder is peft's `PromptEncoder`, an embedding and an MLP of three linear maps with ReLU (the authors': two,
 with GELU). All of it is trained and saved, so that training can be continued; the base model is frozen.
@@ -24,12 +25,12 @@ from typing import Any
 
 import torch
 from peft import PeftConfig, PeftModel, PromptEncoder, PromptEncoderConfig, TaskType, get_peft_model
-from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from torch import nn
+from transformers import PreTrainedModel
 
 from retrotune.config import PtuningMethod
 from retrotune.errors import MethodError
-from retrotune.methods.registration import register_method
+from retrotune.methods.peft_extension import AddedLayer, AddedModel, register_method
 
 PTUNING = "PTUNING__IMPORT_RETROTUNE_METHODS"
 
@@ -52,16 +53,14 @@ class PtuningConfig(PeftConfig):
         self.peft_type = PTUNING
 
 
-class PtuningLayer(nn.Module, BaseTunerLayer):
+class PtuningLayer(AddedLayer):
     """The input embedding with prompt encoders beside it, one per adapter name. Called, it is the plain embedding."""
 
     adapter_layer_names = ("ptuning_encoder",)
 
     def __init__(self, base_layer: nn.Module) -> None:
-        super().__init__()
-        self.base_layer = base_layer
+        super().__init__(base_layer)
         self.ptuning_encoder = nn.ModuleDict()
-        self.merged_adapters: list[str] = []
 
     def update_layer(self, adapter_name: str, config: PtuningConfig) -> None:
         """Add a fresh prompt encoder, on the device and in the number type of the embedding."""
@@ -82,24 +81,17 @@ class PtuningLayer(nn.Module, BaseTunerLayer):
 
     def virtual_tokens(self, adapter_name: str) -> torch.Tensor:
         """The prompt encoder's output, [virtual tokens, D]."""
-        encoder = self.ptuning_encoder[adapter_name]
+        encoder: PromptEncoder = self.ptuning_encoder[adapter_name]
         return encoder(torch.arange(encoder.total_virtual_tokens, device=encoder.embedding.weight.device))
 
-    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Refused with a `MethodError`."""
-        raise MethodError("virtual tokens cannot be merged into the weights; use unload() to drop them")
 
-    def unmerge(self) -> None:
-        """Nothing to do, as nothing is ever merged."""
-
-
-class PtuningModel(BaseTuner):
+class PtuningModel(AddedModel):
     """peft's wrapper of a base model with virtual tokens."""
 
     prefix = "ptuning_"
     tuner_layer_cls = PtuningLayer
 
-    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+    def inject_adapter(self, model: PreTrainedModel, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         """Put the prompt encoder beside the input embedding, whatever the model calls it."""
         embedding = model.get_input_embeddings()
         name = next(name for name, module in model.named_modules() if module is embedding)
@@ -126,9 +118,6 @@ class PtuningModel(BaseTuner):
     def _check_tied_modules(self, model: nn.Module, peft_config: PeftConfig) -> None:
         """Tied embeddings are no concern: the embedding is neither changed nor saved."""
 
-    def _check_merge_allowed(self) -> None:
-        raise MethodError("virtual tokens cannot be merged into the weights; use unload() to drop them")
-
     @classmethod
     def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
         """As peft's, for weights that lie deeper below the adapter's name than peft expects."""
@@ -144,7 +133,7 @@ class PtuningModel(BaseTuner):
             handle.remove()
 
     def _place_virtual_tokens(
-        self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, model: PreTrainedModel, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Give `model` the embeddings of its tokens with the virtual ones in place; ids without any pass unchanged."""
         kwargs = dict(zip(inspect.signature(model.forward).parameters, args, strict=False)) | kwargs
@@ -185,7 +174,7 @@ def _full_mask(kwargs: dict[str, Any], tokens: torch.Tensor) -> torch.Tensor:
     return mask_BS.long()
 
 
-def _check_room(mask_BS: torch.Tensor, num_virtual: int, model: nn.Module) -> None:
+def _check_room(mask_BS: torch.Tensor, num_virtual: int, model: PreTrainedModel) -> None:
     """Each row must hold all placeholders, and the longest must fit the model's window."""
     if (shortest := int(mask_BS.sum(1).min())) < num_virtual:
         raise MethodError(
@@ -203,7 +192,7 @@ def _check_room(mask_BS: torch.Tensor, num_virtual: int, model: nn.Module) -> No
 register_method(PTUNING, PtuningConfig, PtuningModel)
 
 
-def attach_ptuning(model: nn.Module, method: PtuningMethod) -> PeftModel:
+def attach_ptuning(model: PreTrainedModel, method: PtuningMethod) -> PeftModel:
     """Wrap `model` with a fresh prompt encoder; batches must carry the placeholders from then on."""
     window = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if window is not None and method.num_virtual_tokens >= window:

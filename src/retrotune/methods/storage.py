@@ -16,9 +16,10 @@ from peft import PeftModel
 from peft.utils import get_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 from torch import nn
+from transformers import PreTrainedModel
 
 from retrotune.errors import DataError, MethodError
-from retrotune.files import read_json, write_json
+from retrotune.files import read_json, write_json, write_text
 from retrotune.methods.adapter import ADAPTER
 from retrotune.methods.full import load_full, save_full
 from retrotune.methods.ptuning import PTUNING
@@ -28,6 +29,14 @@ WEIGHTS = "adapter_model.safetensors"
 _KINDS = {"LORA": "lora", ADAPTER: "adapter", PTUNING: "ptuning"}
 _TRAINED_PARTS = ("lora_", "bottleneck_", "ptuning_")
 _SAMPLES = 16
+_README = """Weights trained by the method `{kind}`. Load them with
+
+    from retrotune.methods import load_trained
+
+    model = load_trained(base_model, "this folder")
+
+or, after `import retrotune.methods`, with `peft.PeftModel.from_pretrained` (full fine-tuning: with transformers).
+"""
 
 
 def fingerprint(model: nn.Module, weights: bool = True) -> dict[str, Any]:
@@ -36,7 +45,7 @@ def fingerprint(model: nn.Module, weights: bool = True) -> dict[str, Any]:
     Its type, width, layers and vocabulary and, with `weights`, a sha256 over the names, shapes and some evenly spaced
     values of all its weights, rounded to bfloat16: the same whether it was loaded in float32 or in bfloat16.
     """
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    base: PreTrainedModel = model.get_base_model() if isinstance(model, PeftModel) else model
     config = base.config.get_text_config()
     shape = {
         key: getattr(config, key, None) for key in ("model_type", "hidden_size", "num_hidden_layers", "vocab_size")
@@ -57,7 +66,7 @@ def fingerprint(model: nn.Module, weights: bool = True) -> dict[str, Any]:
 
 def _kind(model: nn.Module) -> str:
     if isinstance(model, PeftModel):
-        kind = _KINDS.get(str(model.active_peft_config.peft_type.split(".")[-1]))
+        kind = _KINDS.get(model.active_peft_config.peft_type)
         if kind is None:
             raise MethodError(
                 f"cannot save a model with {model.active_peft_config.peft_type}: no method of this package"
@@ -82,8 +91,11 @@ def save_trained(model: nn.Module, folder: str | Path) -> None:
             model.save_pretrained(temporary, save_embedding_layers=False, selected_adapters=[model.active_adapter])
         else:
             save_full(model, temporary)
+        write_text(temporary / "README.md", _README.format(kind=kind))
         write_json(temporary / MANIFEST, {"method": kind, "base_model": fingerprint(model, weights=kind != "full")})
         temporary.chmod(0o755)
+        for file in temporary.iterdir():
+            file.chmod(0o644)
         if folder.exists():
             shutil.rmtree(folder)
         temporary.rename(folder)

@@ -30,11 +30,11 @@ def find(model: nn.Module, pattern: str, what: str, method: str) -> list[str]:
     """Names of `model`'s modules that match `pattern` as a whole; `MethodError` if there is none."""
     names = [name for name, _ in model.named_modules() if re.fullmatch(pattern, name)]
     if not names:
-        layers = sorted(
-            {re.sub(r"\.\d+\.", ".N.", name) for name, _ in model.named_modules() if re.search(r"\.\d+\.", name)}
+        parts = sorted(
+            {match[1] for name, _ in model.named_modules() if (match := re.fullmatch(_LAYER + "(.+)", name))}
         )
         raise MethodError(
-            f"{method}: no {what} found in {type(model).__name__}; its layers hold {', '.join(layers) or 'nothing'}; "
-            f"add the name to the patterns in {__name__}"
+            f"{method}: no {what} found in {type(model).__name__}, whose layers hold {', '.join(parts) or 'nothing'}; "
+            f"add its name to the patterns in {__name__}"
         )
     return names

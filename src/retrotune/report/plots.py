@@ -79,7 +79,9 @@ def points(results: Sequence[Result]) -> pd.DataFrame:
             rows.append({"panel": dataset, "axis": name, **base, "score": score, "low": low, "high": high})
         if len(datasets) > 1 and len(scores) == len(datasets):
             average = statistics.fmean(scores)
-            averages.append({"panel": AVERAGE, "axis": "mean of all", **base, "score": average, "low": None, "high": None})
+            averages.append(
+                {"panel": AVERAGE, "axis": "mean of all", **base, "score": average, "low": None, "high": None}
+            )
     columns = ["panel", "axis", "family", "size", "model", "method", "parameters", "score", "low", "high"]
     return pd.DataFrame(rows + averages, columns=columns)
 
@@ -111,7 +113,9 @@ def scaling_chart(results: Sequence[Result]) -> alt.TopLevelMixin:
     chart = alt.concat(*panels, columns=min(len(panels), 4 if len(panels) in (4, 7, 8) else 3), spacing=28)
     return (
         chart.resolve_scale(color="shared", shape="shared", strokeDash="shared")
-        .properties(title=alt.TitleParams(title, subtitle=subtitle, anchor="start", fontSize=16, subtitleFontSize=12, offset=14))
+        .properties(
+            title=alt.TitleParams(title, subtitle=subtitle, anchor="start", fontSize=16, subtitleFontSize=12, offset=14)
+        )
         .configure_view(stroke=None)
         .configure_axis(gridColor="#e8e8e8", labelFontSize=11, titleFontSize=11, domainColor="#888", tickColor="#888")
         .configure_legend(labelFontSize=12, titleFontSize=12, symbolSize=110, symbolOpacity=1)
@@ -147,7 +151,9 @@ def _size_panel(frame: pd.DataFrame, name: str, methods: list[str], families: li
         scale=alt.Scale(type="log", nice=False, padding=14),
         axis=alt.Axis(values=list(ticks), labelExpr=_tick_labels(ticks), grid=False),
     )
-    y = alt.Y("score:Q", title=f"{frame['axis'].iloc[0]}, 0 to 100", scale=alt.Scale(zero=False, nice=False, padding=10))
+    y = alt.Y(
+        "score:Q", title=f"{frame['axis'].iloc[0]}, 0 to 100", scale=alt.Scale(zero=False, nice=False, padding=10)
+    )
     base = alt.Chart(frame, title=alt.TitleParams(name, anchor="start"), width=230, height=210)
     dash = alt.StrokeDash("family:N", title="Family", scale=alt.Scale(domain=families, range=dashes), sort=None)
     color = _color(methods)

@@ -188,7 +188,7 @@ def to_text(table: Table) -> str:
         return "  ".join(padded).rstrip()
 
     ruler = "-" * (sum(widths) + 2 * (len(widths) - 1))
-    lines = [table.title, ruler, align(header), ruler]
+    lines = [printable(table.title), ruler, align(header), ruler]
     for row, texts in enumerate(cells):
         lines += [ruler] if row in table.rules else []
         lines.append(align(texts))

@@ -1,4 +1,4 @@
-"""The one place where this package reaches into peft: new members of its closed `PeftType` enum.
+"""What the methods that peft does not have share: their place in its closed `PeftType` enum, and their base classes.
 
 `peft.utils.register_peft_method` refuses a method whose name `PeftType` does not list, and an enum has no public way to
 grow. Once a name is added, peft treats the method like its own: `get_peft_model`, `save_pretrained`,
@@ -8,9 +8,12 @@ peft writes the name into `adapter_config.json` and, when it does not know it, r
 nothing else. The names therefore say what to do: `KeyError: 'ADAPTER__IMPORT_RETROTUNE_METHODS'`.
 """
 
+from typing import Any
+
 from peft import PeftConfig, PeftType
-from peft.tuners.tuners_utils import BaseTuner
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils import register_peft_method
+from torch import nn
 
 from retrotune.errors import MethodError
 
@@ -41,3 +44,42 @@ def register_method(name: str, config_class: type[PeftConfig], tuner_class: type
     member = extend_peft_type(name)
     register_peft_method(name=name.lower(), config_cls=config_class, model_cls=tuner_class, prefix=tuner_class.prefix)
     return member
+
+
+_NOT_MERGEABLE = "what this method has trained cannot be merged into the base model's weights; unload() drops it"
+
+
+class AddedLayer(nn.Module, BaseTunerLayer):
+    """A module of the base model with trained parts beside it that cannot be merged into its weights."""
+
+    def __init__(self, base_layer: nn.Module) -> None:
+        super().__init__()
+        self.base_layer = base_layer
+        self.merged_adapters: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        """Pass on what the wrapped module has: decoders look into their attention and embedding modules."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "base_layer":
+                raise
+            return getattr(self.base_layer, name)
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Refused with a `MethodError`."""
+        raise MethodError(_NOT_MERGEABLE)
+
+    def unmerge(self) -> None:
+        """Nothing to do, as nothing is ever merged."""
+
+
+class AddedModel(BaseTuner):
+    """peft's wrapper of a base model that has such layers; merging is refused with a `MethodError`."""
+
+    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
+        """Exchange a module and its layer, either way. peft's own expects modules with one weight of their own."""
+        setattr(parent, child_name, new_module)
+
+    def _check_merge_allowed(self) -> None:
+        raise MethodError(_NOT_MERGEABLE)

@@ -1,0 +1,250 @@
+"""Greedy answers to a cell's test questions, resumable, with everything that says how each came about.
+
+An answer is generated until it is settled: until no continuation could change what post-processing makes of it. Each
+question's result depends on its own prompt only, not on the batch it happens to be in.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
+
+from retrotune.cells import ResolvedCell
+from retrotune.config import Passages
+from retrotune.datasets import Example, Passage
+from retrotune.datasets.prepare import load_examples
+from retrotune.errors import DataError
+from retrotune.evaluation.metrics import score_prediction
+from retrotune.files import read_jsonl, sha256, sha256_text, write_json, write_jsonl
+from retrotune.log import logger, progress
+from retrotune.methods import load_trained
+from retrotune.models.loading import load_model, load_tokenizer
+from retrotune.retrieval.neighbors import load_neighbors
+from retrotune.stages import STAGE_VERSIONS
+from retrotune.training.batches import EncodedExample, cell_batching, select_passages, special_ids
+
+_PROBES = ("x", " y", "\n\nz", " the answer is w")
+"""Continuations that between them reach every rule of `DatasetSpec.postprocess`."""
+
+
+def predict_cell(
+    resolved: ResolvedCell,
+    model_dir: str | Path,
+    adapter_dir: str | Path | None,
+    examples: str | Path,
+    neighbors: str | Path | None,
+    out: str | Path,
+    out_summary: str | Path,
+    work_dir: str | Path,
+) -> None:
+    """Answer a cell's test questions: a line each in `out` (predictions.jsonl), what it took in `out_summary` (JSON).
+
+    Lines come in the order of `examples`, with scores from 0 to 100. `adapter_dir` is None for zeroshot, `neighbors`
+    for a cell without retrieval. Finished batches are kept in `work_dir`, and used again if neither the cell, its
+    weights nor the question's prompt has changed. Raises `DataError` if there are no questions.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    questions = load_examples(examples)
+    if not questions:
+        raise DataError(f"{examples}: no test questions; check max_test and the dataset's files")
+    passages = load_neighbors(neighbors) if neighbors is not None else {}
+    tokenizer = load_tokenizer(model_dir)
+    model: nn.Module = load_model(model_dir, resolved.model_entry.precision, device)
+    if adapter_dir is not None:
+        model = load_trained(model, adapter_dir)
+    model = model.to(device).eval()
+
+    encoder, collator = cell_batching(resolved, model.config, tokenizer)
+    encoded = encoder.encode_all(questions, passages, with_answer=False)
+    hashes = [sha256_text(json.dumps([item.prompt_ids, item.neighbor_ids])) for item in encoded]
+    store = _Partial(Path(work_dir) / "partial.jsonl", _identity(resolved, model_dir, adapter_dir))
+    done = store.read({q.question_id: prompt for q, prompt in zip(questions, hashes, strict=True)})
+    todo = [place for place, question in enumerate(questions) if question.question_id not in done]
+    if done:
+        logger.info("%s: %d of %d answers from an interrupted run", resolved.cell.name, len(done), len(questions))
+
+    def postprocess(text: str) -> str:
+        return encoder.spec.postprocess(text, encoder.variant)
+
+    answer = _Generator(model, tokenizer, encoder.max_new_tokens, postprocess)
+    for batch in progress(list(_batches(todo, encoded, resolved.evaluation.batch_size)), "batches answered"):
+        start = time.monotonic()
+        texts, counts = answer(collator.prompts([encoded[place] for place in batch]))
+        seconds = (time.monotonic() - start) / len(batch)
+        for place, text, count in zip(batch, texts, counts, strict=True):
+            question = questions[place]
+            found = passages.get(question.question_id, ())
+            prediction = postprocess(text)
+            record = _record(question, found, resolved.passages, encoded[place], hashes[place], text, prediction)
+            done[question.question_id] = {"seconds": seconds, "generated_tokens": count, "record": record}
+        store.append([done[questions[place].question_id] for place in batch])
+
+    ordered = [done[question.question_id] for question in questions]
+    write_jsonl(out, [entry["record"] for entry in ordered])
+    write_json(
+        out_summary,
+        {
+            "num_questions": len(ordered),
+            "seconds": sum(entry["seconds"] for entry in ordered),
+            "prompt_tokens": sum(entry["record"]["num_prompt_tokens"] for entry in ordered),
+            "generated_tokens": sum(entry["generated_tokens"] for entry in ordered),
+            "num_truncated_questions": sum(entry["record"]["num_truncated_tokens"] > 0 for entry in ordered),
+            "num_truncated_tokens": sum(entry["record"]["num_truncated_tokens"] for entry in ordered),
+            "peak_memory_bytes": peak_memory_bytes(device),
+            "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+        },
+    )
+    store.path.unlink(missing_ok=True)
+
+
+def peak_memory_bytes(device: str) -> int:
+    """Highest memory so far: of the device's allocations on a GPU, of the whole process on a CPU."""
+    if device == "cuda":
+        return int(torch.cuda.max_memory_allocated())
+    import resource
+    import sys
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _record(
+    question: Example,
+    passages: Sequence[Passage],
+    layout: Passages,
+    encoded: EncodedExample,
+    prompt_hash: str,
+    text: str,
+    prediction: str,
+) -> dict[str, Any]:
+    """One question's line of predictions.jsonl."""
+    contexts, neighbors = select_passages(passages, layout, question.question_id, may_be_fewer=True)
+    return {
+        "question_id": question.question_id,
+        "question": question.question,
+        "prediction": prediction,
+        "text": text,
+        "answers": list(question.answers),
+        "options": list(question.options),
+        "context_ids": [passage.passage_id for passage in contexts],
+        "neighbor_ids": [passage.passage_id for passage in neighbors],
+        "prompt_hash": prompt_hash,
+        "num_prompt_tokens": len(encoded.prompt_ids),
+        "num_truncated_tokens": encoded.truncated,
+        "scores": score_prediction(prediction, question.answers, question.options),
+    }
+
+
+class _Generator:
+    """Greedy generation of settled answers."""
+
+    def __init__(
+        self, model: nn.Module, tokenizer: Any, max_new_tokens: int, postprocess: Callable[[str], str]
+    ) -> None:
+        self.model, self.tokenizer, self.postprocess = model, tokenizer, postprocess
+        pad_id, eos_id = special_ids(tokenizer)
+        own = getattr(model.generation_config, "eos_token_id", None)
+        self.eos_ids = sorted({eos_id, *(own if isinstance(own, list) else [own] if own is not None else [])})
+        # In place of the checkpoint's own: hub models bring sampling and repetition penalties along.
+        model.generation_config = GenerationConfig(
+            do_sample=False, max_new_tokens=max_new_tokens, pad_token_id=pad_id, eos_token_id=self.eos_ids
+        )
+
+    @torch.inference_mode()
+    def __call__(self, batch: dict[str, torch.Tensor]) -> tuple[list[str], list[int]]:
+        """(texts, numbers of generated tokens) for a batch of left-padded prompts."""
+        device = next(self.model.parameters()).device
+        length = batch["input_ids"].shape[1]
+        settled = _Settled(self, length)
+        sequences_BT = self.model.generate(
+            **{name: tensor.to(device) for name, tensor in batch.items()},
+            stopping_criteria=StoppingCriteriaList([settled]),
+        )
+        rows = [self._own(ids) for ids in sequences_BT[:, length:].tolist()]
+        counts = [settled.lengths.get(row, len(ids)) for row, ids in enumerate(rows)]
+        return [self.text(ids[:count]) for ids, count in zip(rows, counts, strict=True)], counts
+
+    def _own(self, ids: list[int]) -> list[int]:
+        """Tokens up to the first end token, which counts as generated."""
+        ends = [place + 1 for place, token in enumerate(ids) if token in self.eos_ids]
+        return ids[: ends[0]] if ends else ids
+
+    def text(self, ids: list[int]) -> str:
+        """Generated tokens as text, special tokens left out."""
+        text: str = self.tokenizer.decode(ids, skip_special_tokens=True)
+        return text
+
+    def is_settled(self, text: str) -> bool:
+        """Whether no continuation can change the answer any more."""
+        answer = self.postprocess(text)
+        return bool(answer) and all(self.postprocess(text + probe) == answer for probe in _PROBES)
+
+
+class _Settled(StoppingCriteria):
+    """Ends each row when its answer is settled, and remembers after how many tokens."""
+
+    def __init__(self, generator: _Generator, prompt_length: int) -> None:
+        self.generator, self.prompt_length = generator, prompt_length
+        self.lengths: dict[int, int] = {}
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        """Row by row: is it settled now, or was it before?"""
+        for row, ids in enumerate(input_ids[:, self.prompt_length :].tolist()):
+            if row not in self.lengths and self.generator.is_settled(self.generator.text(ids)):
+                self.lengths[row] = len(ids)
+        return torch.tensor([row in self.lengths for row in range(len(input_ids))], device=input_ids.device)
+
+
+def _batches(todo: Sequence[int], encoded: Sequence[EncodedExample], size: int) -> Iterator[list[int]]:
+    """Places of questions by length, the longest first: little padding, and too little memory shows at once."""
+    order = sorted(todo, key=lambda place: (-len(encoded[place].prompt_ids), place))
+    for start in range(0, len(order), size):
+        yield order[start : start + size]
+
+
+def _identity(resolved: ResolvedCell, model_dir: str | Path, adapter_dir: str | Path | None) -> str:
+    """Digest of all that determines the cell's answers beside the prompts; the batch size does not."""
+    files = [Path(model_dir) / "manifest.json"]
+    if adapter_dir is not None:
+        files += sorted(path for path in Path(adapter_dir).rglob("*") if path.is_file())
+    digests = [sha256(file) for file in files if file.exists()]
+    cell = resolved.model_dump(mode="json", exclude={"evaluation"})
+    return sha256_text(json.dumps([cell, digests, STAGE_VERSIONS["predict_cell"]], sort_keys=True))
+
+
+class _Partial:
+    """Answers of an unfinished run: a line with the cell's identity, then a line per question."""
+
+    def __init__(self, path: Path, identity: str) -> None:
+        self.path, self.identity = path, identity
+
+    def read(self, hashes: dict[str, str]) -> dict[str, Any]:
+        """Entries that are still good, by question id; the file is left with these only."""
+        entries = list(self._whole_lines())
+        if not entries or entries[0] != {"identity": self.identity}:
+            entries = []
+        good = {
+            entry["record"]["question_id"]: entry
+            for entry in entries[1:]
+            if hashes.get(entry["record"]["question_id"]) == entry["record"]["prompt_hash"]
+        }
+        write_jsonl(self.path, [{"identity": self.identity}, *good.values()])
+        return good
+
+    def append(self, entries: Sequence[Any]) -> None:
+        """Add answered questions at once."""
+        with open(self.path, "a", encoding="utf-8") as stream:
+            stream.writelines(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
+
+    def _whole_lines(self) -> Iterator[Any]:
+        """Lines up to the first that is not whole, as a killed run may leave it."""
+        try:
+            for _, entry in read_jsonl(self.path):
+                yield entry
+        except DataError:
+            return

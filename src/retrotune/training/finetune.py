@@ -1,0 +1,113 @@
+"""Fine-tuning of one cell: answer-only loss, trained weights only."""
+
+import resource
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+
+from retrotune.cells import ResolvedCell
+from retrotune.datasets.base import Passage
+from retrotune.datasets.prepare import load_examples
+from retrotune.errors import TrainingError
+from retrotune.files import sha256, sha256_text, write_json
+from retrotune.log import logger
+from retrotune.methods import attach, count_parameters, save_trained
+from retrotune.models.loading import load_model, load_tokenizer
+from retrotune.retrieval.neighbors import load_neighbors
+from retrotune.training.batches import cell_batching
+from retrotune.training.loop import Batch, PlannedBatches, Schedule, plan_batches, run_training
+from retrotune.training.optimizers import adamw
+
+
+def finetune_cell(
+    resolved: ResolvedCell,
+    model_dir: str | Path,
+    examples: str | Path,
+    neighbors: str | Path | None,
+    out_dir: str | Path,
+    work_dir: str | Path,
+    threads: int | None = None,
+) -> None:
+    """Train one cell and write `adapter/`, `train_log.jsonl` (a line per step) and `train.json` into `out_dir`.
+
+    With the same seed, inputs and `threads` (CPU threads of torch; None: as set outside) the trained weights are the
+    same to the byte on a CPU. Full fine-tuning keeps its weights in float32 even where the model is bfloat16, as updates
+    would be rounded away. Raises `TrainingError` if there is nothing to train on, and what batching, loading and
+    attaching raise.
+    """
+    if resolved.finetuning is None:
+        raise TrainingError(f"{resolved.cell.name}: {resolved.method} is not trained; only trained methods are fine-tuned")
+    recipe = resolved.finetuning
+    if threads is not None:
+        torch.set_num_threads(threads)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    bfloat16 = resolved.model_entry.precision == "bfloat16"
+    halved = bfloat16 and resolved.method_entry.kind != "full"
+    tokenizer = load_tokenizer(model_dir)
+    base = load_model(model_dir, dtype=torch.bfloat16 if halved else torch.float32, device=device)
+    torch.manual_seed(resolved.seed)
+    model = attach(base, resolved.method_entry)
+
+    encoder, collator = cell_batching(resolved, base.config, tokenizer)
+    questions = load_examples(examples)
+    if not questions:
+        raise TrainingError(f"{examples}: no training questions; raise max_train or use zeroshot")
+    passages: Mapping[str, Sequence[Passage]] = load_neighbors(neighbors) if neighbors else {}
+    encoded = encoder.encode_all(questions, passages, with_answer=True)
+
+    def collate(numbers: list[int], rng: Random) -> Batch:
+        return collator([encoded[number] for number in numbers])
+
+    micro = min(recipe.micro_batch_size or recipe.batch_size, recipe.batch_size)
+    steps = recipe.max_steps or max(1, round(recipe.epochs * len(encoded) / recipe.batch_size))
+    plan = plan_batches([example.length for example in encoded], steps, recipe.batch_size, micro, resolved.seed)
+    trainable, total = count_parameters(model)
+    logger.info("%s: %d steps, %d of %d parameters", resolved.cell.name, steps, trainable, total)
+    out, work = Path(out_dir), Path(work_dir) / "finetune"
+    outcome = run_training(
+        model,
+        PlannedBatches(plan, collate, resolved.seed),
+        adamw(model, recipe.learning_rate, recipe.weight_decay, (recipe.beta1, recipe.beta2)),
+        Schedule(
+            steps=steps,
+            accumulation=-(-recipe.batch_size // micro),
+            warmup_steps=recipe.warmup_steps,
+            final_share=0.0,
+            max_grad_norm=recipe.max_grad_norm,
+            bfloat16=bfloat16,
+            seed=resolved.seed,
+        ),
+        work_dir=work,
+        log_path=out / "train_log.jsonl",
+        identity=_identity(resolved, model_dir, examples, neighbors),
+    )
+    save_trained(model, out / "adapter")
+    peak = torch.cuda.max_memory_allocated() if device == "cuda" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    write_json(
+        out / "train.json",
+        {
+            "steps": outcome.steps,
+            "tokens": outcome.tokens,
+            "seconds": outcome.seconds,
+            "peak_memory_bytes": peak,
+            "num_trainable_params": trainable,
+            "num_total_params": total,
+            "adapter_bytes": sum(file.stat().st_size for file in (out / "adapter").rglob("*.safetensors")),
+            "final_loss": outcome.final_loss,
+            "truncated": sum(example.truncated > 0 for example in encoded),
+        },
+    )
+    shutil.rmtree(work)
+
+
+def _identity(resolved: ResolvedCell, model_dir: str | Path, *inputs: str | Path | None) -> str:
+    """Digest of what determines a run: checkpoints are resumed only where it is the same."""
+    manifest = Path(model_dir) / "manifest.json"
+    files: list[Any] = [manifest if manifest.is_file() else None, *inputs]
+    return sha256_text(resolved.for_stage("finetune").model_dump_json() + " ".join(sha256(file) for file in files if file))

@@ -1,0 +1,301 @@
+"""The training loop that pretraining and fine-tuning share: transformers' Trainer over batches planned beforehand.
+
+The plan lists the examples of every micro-batch of the whole run. It depends on the seed alone, so a run that was
+interrupted and resumed sees the same batches as one that was not.
+"""
+
+import json
+import math
+import random
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import Dataset, SequentialSampler
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from retrotune.errors import TrainingError
+from retrotune.files import write_jsonl, write_text
+from retrotune.log import logger
+
+Batch = dict[str, torch.Tensor]
+CHECKPOINT_SECONDS = 300.0
+BUCKET_STEPS = 16
+"""Examples of so many steps are sorted by length before they are cut into batches: little padding, batches still mixed."""
+
+
+def plan_batches(lengths: Sequence[int], steps: int, batch_size: int, micro_batch_size: int, seed: int) -> list[list[int]]:
+    """Example numbers of each micro-batch, `steps` x ceil(batch_size / micro_batch_size) of them.
+
+    Examples come in shuffled epochs that follow each other without a gap, so every step is full. Within
+    `BUCKET_STEPS` steps examples of similar length are put together, and the steps are shuffled again.
+    """
+    assert lengths, "nothing to plan"
+    rng = random.Random(seed)  # noqa: S311 (reproducible, not secret)
+
+    def stream() -> Iterator[int]:
+        while True:
+            yield from rng.sample(range(len(lengths)), len(lengths))
+
+    numbers = stream()
+    plan: list[list[int]] = []
+    for first in range(0, steps, BUCKET_STEPS):
+        here = min(BUCKET_STEPS, steps - first)
+        bucket = sorted((next(numbers) for _ in range(here * batch_size)), key=lambda number: lengths[number])
+        batches = [bucket[start : start + batch_size] for start in range(0, len(bucket), batch_size)]
+        rng.shuffle(batches)
+        plan += [
+            batch[start : start + micro_batch_size]
+            for batch in batches
+            for start in range(0, batch_size, micro_batch_size)
+        ]
+    return plan
+
+
+class PlannedBatches(Dataset[Batch]):
+    """Collated micro-batches of a plan, made when they are asked for.
+
+    `collate(numbers, rng)` gets the example numbers and a generator that depends on seed and position alone.
+    """
+
+    def __init__(self, plan: list[list[int]], collate: Callable[[list[int], random.Random], Batch], seed: int) -> None:
+        self.plan, self.collate, self.seed = plan, collate, seed
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+    def __getitem__(self, position: int) -> Batch:
+        return self.collate(self.plan[position], random.Random(f"{self.seed}/{position}"))  # noqa: S311
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What the loop needs to know beside model, data and optimizer."""
+
+    steps: int
+    accumulation: int
+    warmup_steps: int
+    final_share: float
+    max_grad_norm: float
+    bfloat16: bool
+    seed: int
+    log_every: int = 1
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a finished run says about itself. `seconds` and `tokens` include those before an interruption."""
+
+    steps: int
+    tokens: int
+    seconds: float
+    final_loss: float
+
+
+def run_training(
+    model: nn.Module,
+    batches: PlannedBatches,
+    optimizer: torch.optim.Optimizer,
+    schedule: Schedule,
+    work_dir: str | Path,
+    log_path: str | Path,
+    identity: str,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+) -> Outcome:
+    """Train all parameters that require gradients; resume from the last whole checkpoint in `work_dir`, if there is one.
+
+    `identity` is a digest of everything that determines the run: checkpoints of another run in `work_dir` are deleted.
+    The caller deletes `work_dir` once the trained weights are saved.
+    Writes one JSON line per `log_every` steps (step, loss, learning_rate, grad_norm, tokens, seconds) to `log_path` at
+    the end. The loss is the weighted mean of the tokens' cross-entropies over the whole step, however it is divided into
+    micro-batches. Raises `TrainingError` if the loss is not finite.
+    """
+    work = _claim(Path(work_dir), identity)
+    cuda = torch.cuda.is_available()
+    progress = _Progress(work, schedule, checkpoint_seconds)
+    trainer = _Trainer(
+        model=model,
+        args=TrainingArguments(
+            output_dir=str(work),
+            max_steps=schedule.steps,
+            per_device_train_batch_size=1,
+            gradient_accumulation_steps=schedule.accumulation,
+            max_grad_norm=schedule.max_grad_norm,
+            bf16=schedule.bfloat16,
+            seed=schedule.seed,
+            use_cpu=not cuda,
+            logging_steps=schedule.log_every,
+            logging_nan_inf_filter=False,
+            save_strategy="no",
+            save_total_limit=1,
+            report_to="none",
+            disable_tqdm=True,
+            remove_unused_columns=False,
+            dataloader_pin_memory=cuda,
+        ),
+        train_dataset=batches,
+        data_collator=lambda items: items[0],
+        optimizers=(
+            optimizer,
+            cosine_schedule(optimizer, schedule.steps, schedule.warmup_steps, schedule.final_share),
+        ),
+        callbacks=[progress],
+    )
+    trainer.progress = progress
+    trainer.remove_callback(PrinterCallback)
+    checkpoint = last_checkpoint(work)
+    if checkpoint is not None:
+        logger.info("resuming from %s", checkpoint)
+        progress.restore(checkpoint)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    write_jsonl(log_path, progress.lines)
+    return Outcome(
+        steps=trainer.state.global_step,
+        tokens=progress.tokens,
+        seconds=round(progress.seconds, 3),
+        final_loss=progress.lines[-1]["loss"],
+    )
+
+
+def _claim(work: Path, identity: str) -> Path:
+    """The work folder of one run, emptied if it holds another run's files."""
+    owner = work / "identity"
+    if work.exists() and not (owner.is_file() and owner.read_text(encoding="utf-8") == identity):
+        shutil.rmtree(work)
+    write_text(owner, identity)
+    return work
+
+
+def last_checkpoint(work: Path) -> Path | None:
+    """The newest whole checkpoint in a work folder; half-written ones are ignored."""
+    whole = [folder for folder in work.glob("checkpoint-*") if (folder / _Progress.FILE).is_file()]
+    return max(whole, key=lambda folder: int(folder.name.rsplit("-", 1)[1]), default=None)
+
+
+def weighted_loss(
+    logits_BTV: torch.Tensor, labels_BT: torch.Tensor, weights_BT: torch.Tensor | None, total: torch.Tensor
+) -> torch.Tensor:
+    """Sum over tokens of weight x cross-entropy, divided by `total`; labels of -100 and the first token do not count."""
+    targets_N = labels_BT[:, 1:].reshape(-1)
+    counted_N = targets_N != -100
+    losses_N = F.cross_entropy(logits_BTV[:, :-1].flatten(0, 1)[counted_N].float(), targets_N[counted_N], reduction="none")
+    if weights_BT is not None:
+        losses_N = losses_N * weights_BT[:, 1:].reshape(-1)[counted_N]
+    return losses_N.sum() / total
+
+
+def total_weight(batch: Batch) -> torch.Tensor:
+    """Sum of the weights of a batch's predicted tokens."""
+    counted_BT = batch["labels"][:, 1:] != -100
+    return (counted_BT * batch["loss_weights"][:, 1:]).sum() if "loss_weights" in batch else counted_BT.sum()
+
+
+class _Trainer(Trainer):
+    """Trainer with batches in the planned order, the weighted loss, and checkpoints of exactly what is trained."""
+
+    progress: "_Progress"
+    WEIGHTS = "trained.safetensors"
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
+        return SequentialSampler(self.train_dataset)
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Batch], torch.Tensor]:
+        """The micro-batches of one step, and the total weight of their tokens."""
+        samples, _ = super().get_batch_samples(*args, **kwargs)
+        self.progress.tokens += int(sum(batch["attention_mask"].sum() for batch in samples))
+        return samples, torch.stack([total_weight(batch) for batch in samples]).sum().clamp(min=1e-6)
+
+    def compute_loss(
+        self, model: nn.Module, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The micro-batch's share of the step's weighted mean."""
+        inputs = dict(inputs)
+        labels_BT, weights_BT = inputs.pop("labels"), inputs.pop("loss_weights", None)
+        logits_BTV = model(**inputs).logits
+        return weighted_loss(logits_BTV, labels_BT, weights_BT, num_items_in_batch.to(logits_BTV.device))
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """One micro-batch; its loss is a share of the step's, so Trainer must not divide it by their number."""
+        self.current_gradient_accumulation_steps = 1
+        return super().training_step(*args, **kwargs)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        trained = {name: value.detach().contiguous() for name, value in self._trained()}
+        save_file(trained, folder / self.WEIGHTS)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        saved = load_file(Path(resume_from_checkpoint) / self.WEIGHTS)
+        trained = dict(self._trained())
+        if saved.keys() != trained.keys():
+            raise TrainingError(f"{resume_from_checkpoint}: a checkpoint of another model or method; delete the folder")
+        with torch.no_grad():
+            for name, value in trained.items():
+                value.copy_(saved[name])
+
+    def _trained(self) -> Iterator[tuple[str, nn.Parameter]]:
+        return ((name, value) for name, value in self.model.named_parameters() if value.requires_grad)
+
+
+class _Progress(TrainerCallback):
+    """Counts tokens and time, keeps the log lines, asks for checkpoints now and then, and marks whole ones as such."""
+
+    FILE = "progress.json"
+
+    def __init__(self, work: Path, schedule: Schedule, checkpoint_seconds: float) -> None:
+        self.work, self.schedule, self.checkpoint_seconds = work, schedule, checkpoint_seconds
+        self.tokens = 0
+        self.lines: list[dict[str, Any]] = []
+        self.earlier = 0.0
+        self.start = self.saved = self.told = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training, those before an interruption included."""
+        return self.earlier + time.monotonic() - self.start
+
+    def restore(self, checkpoint: Path) -> None:
+        """Go on from what was saved beside a checkpoint."""
+        state = json.loads((checkpoint / self.FILE).read_text(encoding="utf-8"))
+        self.tokens, self.lines, self.earlier = state["tokens"], state["lines"], state["seconds"]
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Start the clock."""
+        self.start = self.saved = self.told = time.monotonic()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Ask for a checkpoint, after a logged step, if the last one is old; none at the end, which saves the result."""
+        due = time.monotonic() - self.saved >= self.checkpoint_seconds
+        if due and state.global_step % self.schedule.log_every == 0 and state.global_step < self.schedule.steps:
+            control.should_save = True
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Mark the checkpoint as whole: this file is written last."""
+        saved = {"tokens": self.tokens, "lines": self.lines, "seconds": self.seconds}
+        write_text(self.work / f"checkpoint-{state.global_step}" / self.FILE, json.dumps(saved))
+        self.saved = time.monotonic()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
+        """Keep one line; stop a run that diverged."""
+        if logs is None or "loss" not in logs:
+            return
+        if not math.isfinite(logs["loss"]):
+            raise TrainingError(f"step {state.global_step}: the loss is {logs['loss']}; lower the learning rate")
+        line = {"step": state.global_step, "loss": logs["loss"], "learning_rate": logs["learning_rate"]}
+        line |= {"grad_norm": logs.get("grad_norm"), "tokens": self.tokens, "seconds": round(self.seconds, 3)}
+        self.lines.append(line)
+        if time.monotonic() - self.told >= 10:
+            self.told = time.monotonic()
+            rest = (self.schedule.steps - state.global_step) * self.seconds / state.global_step
+            logger.info(
+                "step %d of %d: loss %.3f, %.0f tokens/s, %.0f s left",
+                state.global_step, self.schedule.steps, logs["loss"], self.tokens / self.seconds, rest,
+            )  # fmt: skip

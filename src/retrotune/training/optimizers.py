@@ -1,0 +1,91 @@
+"""Optimizers and learning-rate schedules.
+
+`muon` follows the usual division: Muon, which orthogonalizes updates, for the matrices between the embeddings; AdamW
+for embeddings, norms and scalars, whose updates have no such geometry.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+
+class CombinedOptimizer(torch.optim.Optimizer):
+    """Several optimizers behind the interface of one, so that a training loop and a schedule see a single optimizer."""
+
+    def __init__(self, parts: list[torch.optim.Optimizer]) -> None:
+        self.parts = parts
+        super().__init__([group for part in parts for group in part.param_groups], defaults={})
+        self._share()
+
+    def _share(self) -> None:
+        """Make the groups of the parts the groups of the whole: a schedule that sets a rate here sets it there."""
+        self.param_groups = [group for part in self.parts for group in part.param_groups]
+
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """One update of every part; closures are not supported."""
+        assert closure is None, "CombinedOptimizer takes no closure"
+        for part in self.parts:
+            part.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """States of all parts."""
+        return {"parts": [part.state_dict() for part in self.parts]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load what `state_dict` returned."""
+        for part, state in zip(self.parts, state_dict["parts"], strict=True):
+            part.load_state_dict(state)
+        self._share()
+
+
+def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """(hidden matrices, everything else) of a model's trainable parameters.
+
+    Everything else: token embeddings, the output matrix (tied or not), norms, biases and scalars.
+    """
+    embeddings = {id(parameter) for module in model.modules() if isinstance(module, nn.Embedding) for parameter in module.parameters()}
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    embeddings |= {id(parameter) for parameter in head.parameters()} if head is not None else set()
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    matrices = [parameter for parameter in trained if parameter.ndim == 2 and id(parameter) not in embeddings]
+    chosen = {id(parameter) for parameter in matrices}
+    return matrices, [parameter for parameter in trained if id(parameter) not in chosen]
+
+
+def adamw(model: nn.Module, learning_rate: float, weight_decay: float, betas: tuple[float, float]) -> torch.optim.AdamW:
+    """AdamW on all trainable parameters; norms, biases and scalars are not decayed."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [parameter for parameter in trained if parameter.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [parameter for parameter in trained if parameter.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=learning_rate, betas=betas)
+
+
+def muon(model: nn.Module, learning_rate: float, other_rate: float, weight_decay: float) -> torch.optim.Optimizer:
+    """Muon with `learning_rate` for hidden matrices, AdamW with `other_rate` and no decay for everything else."""
+    matrices, others = split_parameters(model)
+    return CombinedOptimizer(
+        [
+            torch.optim.Muon(matrices, lr=learning_rate, weight_decay=weight_decay),
+            torch.optim.AdamW(others, lr=other_rate, betas=(0.9, 0.95), weight_decay=0.0),
+        ]
+    )
+
+
+def cosine_schedule(
+    optimizer: torch.optim.Optimizer, steps: int, warmup_steps: int, final_share: float
+) -> torch.optim.lr_scheduler.LambdaLR:
+    """Linear warm-up, then cosine from the peak rate to `final_share` of it at the last step; for every group alike."""
+    warmup_steps = min(warmup_steps, steps // 2)
+
+    def share(step: int) -> float:
+        if step < warmup_steps:
+            return (step + 1) / (warmup_steps + 1)
+        done = min((step - warmup_steps) / max(steps - warmup_steps, 1), 1.0)
+        return final_share + (1 - final_share) * 0.5 * (1 + math.cos(math.pi * done))
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, share)

@@ -1,0 +1,298 @@
+"""Collecting, tables and figures over hand-made result files: gaps stay visible and nothing is filled in."""
+
+import csv
+import html.parser
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from retrotune.cells import Cell, Paths, expand_grid
+from retrotune.config import Config, load_config
+from retrotune.files import write_json
+from retrotune.report.collect import Result, collect_metrics, load_results
+from retrotune.report.cost import cost_table, write_cell_costs
+from retrotune.report.plots import plot_scaling, points, save, scaling_chart
+from retrotune.report.render import FORMS, Table, to_csv, to_html, to_latex, to_markdown, to_text
+from retrotune.report.rows import human
+from retrotune.report.tables import comparison_table, format_table, make_tables, retrieval_table
+
+PARAMETERS = {"gpt-a": 1_000_000, "retro-a": 1_100_000, "gpt-b": 4_000_000, "retro-b": 4_500_000}
+MISSING = Cell("retro-b", "lora", "nq", "bm25", 0)
+FAILED = Cell("gpt-b", "zeroshot", "qmsum", "bm25", 0)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    def model(family: str, size: str) -> dict[str, Any]:
+        return {"family": family, "size": size, "path": "somewhere"}
+
+    return load_config(
+        {
+            "study": "made-up",
+            "results_dir": str(tmp_path / "results"),
+            "datasets": {"nq": {"reader": "nq", "path": "nq"}, "qmsum": {"reader": "qmsum", "path": "qmsum"}},
+            "retrievals": {"bm25": {"top_k": 0}, "none": {"top_k": 0}},
+            "models": {name: model(*name.split("-")) for name in PARAMETERS},
+            "methods": {"zeroshot": {"kind": "zeroshot"}, "lora": {"kind": "lora"}},
+            "grid": [{"retrievals": ["bm25"]}],
+        }
+    )
+
+
+def score_of(cell: Cell) -> float:
+    """A different score for every cell; the highest on each dataset is retro-b's, with LoRA."""
+    place = list(PARAMETERS).index(cell.model)
+    return 10.0 + 8 * place + 20 * (cell.method == "lora") + 2 * (cell.dataset == "qmsum") + cell.seed
+
+
+def write_cell(config: Config, cell: Cell, /, **changes: Any) -> Path:
+    score, metric = score_of(cell), {"nq": "exact_match", "qmsum": "rouge_geometric"}[cell.dataset]
+    entry = {"value": score, "ci_low": score - 3, "ci_high": score + 3, "n": 50, "higher_is_better": True}
+    trained = {"num_trainable_params": 5000, "num_total_params": PARAMETERS[cell.model], "tokens": 9000}
+    trained |= {"seconds": 3.0, "peak_memory_bytes": 2**30, "adapter_bytes": 20_000, "steps": 40}
+    path = Path(Paths.of(config).cell(cell, "metrics.json"))
+    written = {
+        "cell": vars(cell),
+        "status": "done",
+        "model": {"num_parameters": PARAMETERS[cell.model]},
+        "metrics": {metric: {**entry, "primary": True}, "f1": {**entry, "value": score + 1, "primary": False}},
+        "train": trained if cell.method == "lora" else None,
+        "predict": {"seconds": 1.5, "peak_memory_bytes": 2**29},
+        **changes,
+    }
+    write_json(path, written)
+    return path
+
+
+@pytest.fixture
+def collected(config: Config, tmp_path: Path) -> Path:
+    """Results of all cells but one that is missing and one that failed."""
+    for cell in expand_grid(config):
+        if cell == FAILED:
+            write_cell(config, cell, status="failed", problem="out of memory")
+        elif cell != MISSING:
+            write_cell(config, cell)
+    collect_metrics(config, tmp_path / "metrics.csv", tmp_path / "results.json")
+    return tmp_path / "results.json"
+
+
+def test_every_cell_is_collected_with_its_status(collected: Path, config: Config) -> None:
+    results = {Cell(r.model, r.method, r.dataset, r.retrieval, r.seed): r for r in load_results(collected)}
+    assert list(results) == expand_grid(config)
+    assert results[MISSING].status == "missing"
+    assert (results[FAILED].status, results[FAILED].problem) == ("failed", "out of memory")
+    assert results[FAILED].primary is None
+    assert all(result.status == "done" for cell, result in results.items() if cell not in (MISSING, FAILED))
+
+    with open(collected.parent / "metrics.csv", newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == 2 * (len(results) - 2) + 2  # two metrics per cell, one empty row per gap
+    gaps = [row for row in rows if row["status"] != "done"]
+    assert [row["value"] for row in gaps] == ["", ""]
+    assert {row["metric"] for row in gaps} == {"exact_match", "rouge_geometric"}
+
+
+@pytest.mark.parametrize("content", ["{", '{"status": "done"}', '{"status": "done", "cell": {"model": "x"}}', "[]"])
+def test_a_damaged_result_is_shown_not_believed(collected: Path, config: Config, content: str) -> None:
+    cell = expand_grid(config)[0]
+    Path(Paths.of(config).cell(cell, "metrics.json")).write_text(content, encoding="utf-8")
+    collect_metrics(config, collected.parent / "metrics.csv", collected)
+    assert load_results(collected)[0].status == "damaged"
+
+
+def test_the_result_of_another_cell_is_refused(collected: Path, config: Config) -> None:
+    first, second = expand_grid(config)[:2]
+    write_cell(config, first, cell=vars(second))
+    collect_metrics(config, collected.parent / "metrics.csv", collected)
+    result = load_results(collected)[0]
+    assert result.status == "damaged"
+    assert second.name in (result.problem or "")
+
+
+def test_comparison_table_in_the_papers_shape(collected: Path) -> None:
+    table = comparison_table(load_results(collected))
+    assert table.columns == ["Family", "Size", "Method", "nq (EM)", "qmsum (geo-ROUGE)", "Average"]
+    assert [row[:3] for row in table.rows[:3]] == [
+        ["GPT", "a (1.00M)", "zeroshot"],
+        ["GPT", "a (1.00M)", "lora"],
+        ["GPT", "b (4.00M)", "zeroshot"],
+    ]
+    assert table.rows[0][3:] == [10.0, 12.0, 11.0]
+    assert table.rows[2][3:] == [26.0, None, None]  # failed: no number, and no average over the rest
+    assert table.rows[-1][:4] == ["RETRO", "b (4.50M)", "lora", None]
+    assert table.best == {(3, 3), (7, 4), (3, 5)}  # the best that is there
+    notes = "\n".join(table.notes)
+    assert f"{MISSING.name} (missing)" in notes
+    assert f"{FAILED.name} (failed)" in notes
+    assert "2 of 16 cells" in notes
+
+
+def test_all_forms_show_the_dash_and_the_best(collected: Path, tmp_path: Path) -> None:
+    assert make_tables(collected, tmp_path / "tables") == ["comparison", "cost"]
+    texts = {suffix: (tmp_path / f"tables/comparison.{suffix}").read_text(encoding="utf-8") for suffix in FORMS}
+    assert "| GPT | b (4.00M) | zeroshot | 26.0 | – | – |" in texts["md"]
+    assert "**48.0**" not in texts["md"].replace("\\", "").split("qmsum")[0]
+    assert "**46.0**" in texts["md"]
+    assert r"\textbf{46.0}" in texts["tex"]
+    assert r"zeroshot & 26.0 & -- & -- \\" in texts["tex"]
+    assert "<b>46.0</b>" in texts["html"]
+    assert "GPT,b (4.00M),zeroshot,26.0,-,-" in texts["csv"]
+    for suffix in ("md", "tex", "html"):
+        assert "retro-b/lora/nq/bm25/seed0" in texts[suffix].replace("\\", "")
+    terminal = format_table(collected)
+    assert "46.0*" in terminal
+    assert "retro-b/lora/nq/bm25/seed0 (missing)" in terminal
+
+
+def test_seeds_are_averaged_and_stated(collected: Path) -> None:
+    results = load_results(collected)
+    entry = {"value": 30.0, "ci_low": 28.0, "ci_high": 32.0, "n": 50}
+    second = [replace(r, seed=1, metrics={r.metric: entry} if r.primary else {}) for r in results]
+    table = comparison_table(results + second)
+    assert table.rows[0][3:] == [20.0, 21.0, 20.5]
+    assert any("2 seeds (0, 1)" in note for note in table.notes)
+
+
+def test_retrievals_side_by_side(collected: Path, tmp_path: Path) -> None:
+    results = load_results(collected)
+    assert retrieval_table(results) is None
+    control = replace(results[0], retrieval="none", metrics={"exact_match": {"value": 2.0, "ci_low": None, "n": 50}})
+    table = retrieval_table([*results, control])
+    assert table is not None
+    assert table.rows == [["GPT", "a (1.00M)", "zeroshot", "nq (EM)", 10.0, 2.0]]
+    both = comparison_table([*results, control])
+    assert both.columns[3] == "Retrieval"
+    assert both.rows[1] == ["GPT", "a (1.00M)", "zeroshot", "none", 2.0, None, None]
+
+
+def test_models_of_one_family_and_size_are_told_apart(collected: Path) -> None:
+    results = load_results(collected)
+    other = replace(results[0], model="gpt-other")
+    assert "Model" in comparison_table([*results, other]).columns
+    instruct = replace(results[0], model="gpt-a-instruct", instruct=True)
+    table = comparison_table([*results, instruct])
+    assert "Model" not in table.columns
+    assert table.rows[-1][0] == "GPT instruct"
+
+
+def test_costs_by_model_and_method(collected: Path, tmp_path: Path) -> None:
+    results = load_results(collected)
+    table = cost_table(results)
+    rows = {tuple(row[:3]): row[3:] for row in table.rows}
+    assert rows["GPT", "a (1.00M)", "lora"] == [5000, 0.5, 3.0, 3000.0, 1.0, 0.02, 1.5]
+    assert rows["GPT", "a (1.00M)", "zeroshot"] == [None, None, None, None, 0.5, None, 1.5]
+    write_cell_costs(results, tmp_path / "cells.csv")
+    with open(tmp_path / "cells.csv", newline="", encoding="utf-8") as stream:
+        lines = list(csv.DictReader(stream))
+    assert len(lines) == len(results)
+    assert {line["train_seconds"] for line in lines} == {"", "3.0"}
+
+
+NASTY = "<b>&_%|*`#{x}\\$^~\n\x1b[31m"
+
+
+class Tags(html.parser.HTMLParser):
+    """Collects open tags and text, and holds the tags against each other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: list[str] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        self.seen.append(tag)
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def nasty_table() -> Table:
+    return Table(NASTY, ["Name", NASTY], [[NASTY, 1.0], ["x", None]], 1, [".1f"], [NASTY], {(0, 1)}, {1})
+
+
+def test_html_holds_untrusted_text_as_text() -> None:
+    tags = Tags()
+    tags.feed(to_html(nasty_table()))
+    tags.close()
+    assert tags.open == []
+    assert tags.seen.count("b") == 1  # the best value, and nothing from the text
+    assert tags.text.count("<b>&_%|*`#{x}") == 5  # title twice, header, cell and note
+
+
+def test_latex_holds_untrusted_text_as_text() -> None:
+    text = to_latex(nasty_table())
+    body = re.sub(r"\\(textbackslash|textasciitilde|textasciicircum|textless|textgreater|textbar)\{\}", "", text)
+    body = re.sub(r"\\[&%$#_{}]", "", body)
+    assert body.count("{") == body.count("}")
+    rows = body[body.index(r"\toprule") : body.index(r"\bottomrule")]
+    assert [line.count("&") for line in rows.splitlines() if line.endswith(r"\\")] == [1, 1, 1]
+    assert not re.search(r"[<>|~^$]|(?<!\\)#", body)
+    assert text.count(r"\begin{") == text.count(r"\end{") == 2
+
+
+def test_markdown_and_terminal_hold_untrusted_text_as_text() -> None:
+    markdown = to_markdown(nasty_table())
+    unescaped = re.sub(r"\\.", "", markdown)
+    assert [line.count("|") for line in unescaped.splitlines() if line.startswith("|")] == [3, 3, 3, 3]
+    assert "<" not in unescaped
+    assert "\x1b" not in to_text(nasty_table())
+    assert list(csv.reader(to_csv(nasty_table()).splitlines(keepends=True)))[1] == [NASTY, "1.0"]
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(823_200_000, "823M"), (2_253_600_000, "2.25B"), (42_825_000_000, "42.8B"), (79_400, "79.4K"), (999_999, "1.00M")],
+)
+def test_counts_for_people(count: int, text: str) -> None:
+    assert human(count) == text
+
+
+def test_points_of_the_figure_are_the_scores(collected: Path) -> None:
+    frame = points(load_results(collected)).set_index(["panel", "model", "method"])
+    assert frame.loc[("nq", "gpt-a", "lora"), ["score", "low", "high", "parameters"]].tolist() == [30, 27, 33, 1e6]
+    assert ("nq", "retro-b", "lora") not in frame.index
+    assert ("Average", "retro-b", "lora") not in frame.index
+    average = frame.loc[("Average", "gpt-a", "lora")]
+    assert average["score"] == 31
+    assert average["low"] is None or average["low"] != average["low"]
+
+
+def test_scaling_figure_in_all_forms(collected: Path, tmp_path: Path) -> None:
+    outputs = [tmp_path / f"figures/scaling.{suffix}" for suffix in ("svg", "pdf", "png")]
+    plot_scaling(collected, outputs)
+    svg = outputs[0].read_text(encoding="utf-8")
+    for word in ("zeroshot", "lora", "GPT", "RETRO", "nq", "qmsum", "Average", "log scale", "1.05M"):
+        assert word in svg
+    assert outputs[1].read_bytes().startswith(b"%PDF")
+    assert outputs[2].read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(ValueError, match="svg"):
+        save(scaling_chart(load_results(collected)), tmp_path / "scaling.gif")
+
+
+def specification(results: list[Result]) -> str:
+    return json.dumps(scaling_chart(results).to_dict())
+
+
+def test_a_single_size_is_drawn_by_method(collected: Path) -> None:
+    results = [result for result in load_results(collected) if result.size == "a"]
+    assert "Score by method" in specification(results)
+    assert "Score by number of parameters" in specification(load_results(collected))
+
+
+def test_a_study_without_scores_says_so(collected: Path, tmp_path: Path) -> None:
+    results = [replace(result, status="missing", metrics={}) for result in load_results(collected)]
+    save(scaling_chart(results), tmp_path / "empty.svg")
+    assert "No cell of this study has a score" in (tmp_path / "empty.svg").read_text(encoding="utf-8")
+    table = comparison_table(results)
+    assert all(value is None for row in table.rows for value in row[3:])
+    assert table.best == set()

@@ -1,0 +1,94 @@
+"""The whole workflow at its smallest: killed once, finished, and rerun in parts."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+CELLS = "results/smallest/cells"
+LORA = f"{CELLS}/retro-tiny/lora/nq/minilm2/seed0"
+
+
+@pytest.fixture(scope="module")
+def finished(smallest):
+    """The study, interrupted by a kill of everything once base models exist, then run to its end."""
+    process = subprocess.Popen(
+        smallest.command(),
+        cwd=smallest.folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    started = time.monotonic()
+    while not list(smallest.folder.glob(f"{CELLS}/*/*/*/*/*/train_log.jsonl")):
+        assert process.poll() is None, process.stdout.read().decode()
+        assert time.monotonic() - started < 600, "no cell was trained in ten minutes"
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert not (smallest.folder / "results/smallest/tables/comparison.md").exists()
+    smallest.run("--unlock")
+    done = smallest.run()
+    assert done.returncode == 0, done.stdout + done.stderr
+    return smallest
+
+
+def test_every_cell_has_a_result(finished):
+    metrics = list(finished.folder.glob(f"{CELLS}/*/*/*/*/*/metrics.json"))
+    assert len(metrics) == 2 * 2 + 3 + 1
+    for path in metrics:
+        result = json.loads(path.read_text())
+        assert result["status"] == "done"
+        primary = [entry for entry in result["metrics"].values() if entry["primary"]]
+        assert len(primary) == 1
+        assert 0 <= primary[0]["value"] <= 100
+        assert primary[0]["n"] == 6
+        predictions = [json.loads(line) for line in (path.parent / "predictions.jsonl").read_text().splitlines()]
+        assert len({record["question_id"] for record in predictions}) == 6
+        assert (path.parent / "adapter").exists() == ("zeroshot" not in str(path))
+
+
+def test_tables_and_figures(finished):
+    folder = finished.folder / "results/smallest"
+    for suffix in ("csv", "md", "tex", "html"):
+        assert (folder / "tables" / f"comparison.{suffix}").stat().st_size > 100
+    for suffix in ("svg", "pdf", "png"):
+        assert (folder / "figures" / f"scaling.{suffix}").stat().st_size > 1000
+
+
+def test_nothing_is_left_to_do(finished):
+    assert finished.plan() == {}
+
+
+def test_a_deleted_cell_is_made_again_and_nothing_else(finished):
+    saved = (finished.folder / LORA / "predictions.jsonl").read_bytes()
+    shutil.rmtree(finished.folder / LORA)
+    report = {"collect_metrics": 1, "make_tables": 1, "plot_scaling": 1}
+    assert finished.plan() == {"finetune_cell": 1, "predict_cell": 1, "score_cell": 1, **report}
+    done = finished.run(f"{LORA}/metrics.json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (finished.folder / LORA / "predictions.jsonl").read_bytes() == saved, "the same cell, the same predictions"
+
+
+def test_a_changed_value_reruns_exactly_what_depends_on_it(finished):
+    finished.run()
+    report = {"collect_metrics": 1, "make_tables": 1, "plot_scaling": 1}
+    cells = {"finetune_cell": 1, "predict_cell": 1, "score_cell": 1}
+    assert finished.plan("--config", 'methods={"lora-r2": {"kind": "lora", "rank": 3}}') == {**cells, **report}
+    assert finished.plan("--config", "evaluation={bootstrap_samples: 10}") == {"score_cell": 8, **report}
+    assert finished.plan("--config", "select={dataset: qmsum}") == report
+
+
+def test_a_cell_from_nothing(finished, tmp_path):
+    """One cell's `metrics.json` as the target plans its whole chain in an empty folder, and no other cell."""
+    elsewhere = type(finished)(finished.repository, tmp_path, *finished.configfiles)
+    jobs = elsewhere.plan(f"{CELLS}/retro-tiny/lora/nq/minilm2/seed0/metrics.json")
+    assert jobs["pretrain_model"] == jobs["finetune_cell"] == jobs["predict_cell"] == jobs["score_cell"] == 1
+    assert jobs["write_world"] == 1
+    assert jobs["cache_neighbors"] == 2
