@@ -115,9 +115,9 @@ class Paths:
         """Last file of the demo world."""
         return f"{self.resources}/raw/world.json"
 
-    def downloaded(self, reader: str, layout: str) -> str:
-        """Manifest of a finished download."""
-        return f"{self.resources}/raw/{reader}-{layout}.json"
+    def downloaded(self, source: str) -> str:
+        """Written when all files of an official source are there."""
+        return f"{self.resources}/raw/{source}.downloaded.json"
 
     # shared by all cells -------------------------------------------------------------------------------------------
     def examples(self, dataset: str, split: str) -> str:

@@ -54,6 +54,13 @@ class DatasetEntry(Entry):
     max_new_tokens: PositiveInt | None = Field(None, description="generation limit; null: the dataset's default")
     skip_bad_records: bool = Field(False, description="count bad records in the manifest instead of stopping")
 
+    @property
+    def download(self) -> str:
+        """Name of the official source of these files."""
+        if self.layout == "scrolls":
+            return f"scrolls-{self.reader}"
+        return self.reader if self.layout == "official" else f"{self.reader}-{self.layout}"
+
 
 class CorpusEntry(Entry):
     """A text collection to retrieve from or to pretrain on."""
@@ -65,6 +72,11 @@ class CorpusEntry(Entry):
     )
     max_documents: PositiveInt | None = Field(None, description="use the first N documents; null: all")
     skip_bad_records: bool = Field(False, description="count bad records in the manifest instead of stopping")
+
+    @property
+    def download(self) -> str | None:
+        """Name of the official source of these files; plain text has none."""
+        return "wikipedia" if self.reader == "dpr_passages" else None
 
 
 class ChunkingEntry(Entry):
@@ -199,6 +211,7 @@ class PretrainingEntry(Entry):
     warmup_steps: Count = Field(50, description="linear warm-up, then cosine to a tenth")
     emphasis: Emphasis | None = Field(None, description="loss weights by position; null: all tokens alike")
     precision: Literal["float32", "bfloat16"] = Field("float32", description="of matrix products")
+    seed: int = Field(0, description="seed of first weights, order of sequences and left-out passages")
 
 
 class Resources(Entry):
@@ -496,6 +509,10 @@ def _dangling(config: Config) -> Iterator[str]:
         if name is not None and name not in known:
             yield f"{place}: no entry {name!r} in `{kind}`; {nearest(name, list(known))}"
 
+    if config.data_root is None and config.world is None:
+        for name, corpus in config.corpora.items():
+            if corpus.download is None:
+                yield f"corpora.{name}: plain text has no official source to download from: set data_root"
     for name in sorted(set(config.datasets) & set(config.corpora)):
         yield f"datasets.{name}: a corpus has the same name; rename one, passages are stored by name"
     for name, retrieval in config.retrievals.items():

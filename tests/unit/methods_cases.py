@@ -2,11 +2,11 @@
 
 from typing import Any
 
-import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from retrotune.config import AdapterMethod, FullMethod, LoraMethod, PtuningMethod
+from retrotune.models import RetroConfig, RetroForCausalLM
 
 VIRTUAL = 4
 LORA = LoraMethod(kind="lora", rank=3)
@@ -35,8 +35,7 @@ def tiny_model(family: str, seed: int = 0, **changes: Any) -> PreTrainedModel:
             **changes,
         )
         return LlamaForCausalLM(config).eval()
-    models = pytest.importorskip("retrotune.models")
-    config = models.RetroConfig(
+    config = RetroConfig(
         vocab_size=64,
         hidden_size=32,
         intermediate_size=48,
@@ -49,7 +48,7 @@ def tiny_model(family: str, seed: int = 0, **changes: Any) -> PreTrainedModel:
         short_chunk="last",
         **changes,
     )
-    return models.RetroForCausalLM(config).eval()
+    return RetroForCausalLM(config).eval()
 
 
 def batch(family: str, pads: tuple[int, ...] = (3, 0), length: int = 12, seed: int = 1) -> dict[str, torch.Tensor]:

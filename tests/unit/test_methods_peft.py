@@ -26,7 +26,7 @@ from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 from torch import nn
 from transformers import BloomConfig, BloomForCausalLM, GPT2Config, GPT2LMHeadModel, OPTConfig, OPTForCausalLM
 
-from retrotune.config import LoraMethod, ZeroshotMethod
+from retrotune.config import AdapterMethod, LoraMethod, ZeroshotMethod
 from retrotune.errors import MethodError
 from retrotune.methods import attach, count_parameters, num_virtual_tokens
 from retrotune.methods.adapter import ADAPTER as ADAPTER_TYPE
@@ -34,6 +34,8 @@ from retrotune.methods.adapter import AdapterConfig, AdapterModel, num_adapter_p
 from retrotune.methods.lora import num_lora_parameters
 from retrotune.methods.peft_extension import extend_peft_type
 from retrotune.methods.ptuning import PTUNING as PTUNING_TYPE
+from retrotune.models import RetroForCausalLM
+from retrotune.models.sizes import model_config
 
 
 def trained_names(model: nn.Module) -> set[str]:
@@ -120,6 +122,19 @@ def test_counts_of_the_paper_sizes():
     assert num_adapter_parameters(24, 1024, 32) == 3_244_032
     assert num_adapter_parameters(26, 1024, 32) == 3_514_368
     assert round(num_adapter_parameters(50, 8192, 32) / 1e6, 1) == 54.1
+
+
+@pytest.mark.parametrize(("family", "layers", "millions"), [("gpt", 24, 823.2), ("retro", 26, 877.5)])
+def test_counts_of_extra_small_models(family, layers, millions):
+    for method, expected in (
+        (LoraMethod(kind="lora", rank=32), num_lora_parameters(layers, 1024, 32)),
+        (AdapterMethod(kind="adapter", bottleneck_dim=32), num_adapter_parameters(layers, 1024, 32)),
+    ):
+        with torch.device("meta"):
+            model = attach(RetroForCausalLM(model_config(family, "xs")), method)
+        trained, total = count_parameters(model)
+        assert trained == expected
+        assert round((total - trained) / 1e6, 1) == millions
 
 
 def test_adapter_output_is_the_formula():

@@ -289,6 +289,14 @@ def test_a_single_size_is_drawn_by_method(collected: Path) -> None:
     assert "Score by number of parameters" in specification(load_results(collected))
 
 
+def test_a_model_without_a_parameter_count_is_named(collected: Path) -> None:
+    results = [
+        replace(r, num_parameters=None if r.model == "gpt-a" else r.num_parameters) for r in load_results(collected)
+    ]
+    assert "not drawn, as their parameters were not counted: gpt-a" in specification(results)
+    assert "not drawn" not in specification(load_results(collected))
+
+
 def test_a_study_without_scores_says_so(collected: Path, tmp_path: Path) -> None:
     results = [replace(result, status="missing", metrics={}) for result in load_results(collected)]
     save(scaling_chart(results), tmp_path / "empty.svg")

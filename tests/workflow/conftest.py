@@ -18,7 +18,7 @@ class Workflow:
         files = ["--configfile", *map(str, self.configfiles)] if self.configfiles else []
         snakefile = ["--snakefile", str(self.repository / "Snakefile"), "--directory", str(self.folder)]
         profile = ["--workflow-profile", str(self.repository / "profiles" / "default")]
-        return [sys.executable, "-m", "snakemake", "--cores", "2", *snakefile, *profile, *files, *arguments]
+        return [sys.executable, "-m", "snakemake", *files, *snakefile, *profile, "--cores", "2", *arguments]
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess:
         return subprocess.run(

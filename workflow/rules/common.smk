@@ -61,11 +61,14 @@ def raw(entry):
     if CONFIG.data_root is not None:
         path = Path(CONFIG.data_root) / entry.path
         return [] if any(sign in entry.path for sign in "*?[") else [str(path)]
-    return [PATHS.world()] if CONFIG.world is not None else [PATHS.downloaded(entry.reader, layout_of(entry))]
+    return [PATHS.world()] if CONFIG.world is not None else [PATHS.downloaded(entry.download)]
 
 
-def layout_of(entry):
-    return getattr(entry, "layout", "official")
+def download_folder(source):
+    """Where a source's files go: where the entry that reads them looks for them."""
+    entries = [*CONFIG.datasets.values(), *CONFIG.corpora.values()]
+    path = Path(next(entry.path for entry in entries if entry.download == source))
+    return str(Path(CONFIG.raw) / (path.parent if "." in path.name else path))
 
 
 def neighbors_of(wildcards, split):
@@ -192,6 +195,7 @@ warn_missing_checkpoints()
 
 
 wildcard_constraints:
+    download=r"[a-z-]+",
     model=one_of(CONFIG.models),
     method=one_of(CONFIG.methods),
     dataset=one_of(CONFIG.datasets),

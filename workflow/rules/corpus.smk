@@ -17,12 +17,13 @@ rule write_world:
 
 rule download_source:
     output:
-        PATHS.downloaded("{reader}", "{layout}"),
+        PATHS.downloaded("{download}"),
     log:
-        PATHS.log("download_source/{reader}-{layout}.log"),
+        PATHS.log("download_source/{download}.log"),
     conda:
         ENV
     params:
+        folder=lambda wildcards: download_folder(wildcards.download),
         version=version("download_source"),
     script:
         "../scripts/download_source.py"

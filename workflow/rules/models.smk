@@ -17,6 +17,7 @@ rule pretrain_model:
     params:
         model=pretraining_params,
         root=CONFIG.raw,
+        work=PATHS.work("models/{model}"),
         version=version("pretrain_model"),
     script:
         "../scripts/pretrain_model.py"

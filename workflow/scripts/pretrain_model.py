@@ -1,0 +1,22 @@
+import json
+from pathlib import Path
+
+from retrotune.config import CorpusEntry, Passages, PretrainingEntry, SizeEntry
+from retrotune.log import stage_log
+from retrotune.training.pretrain import pretrain_model
+
+with stage_log(snakemake.log[0]):
+    model = json.loads(snakemake.params.model)
+    pretrain_model(
+        model["family"],
+        model["size"] if isinstance(model["size"], str) else SizeEntry(**model["size"]),
+        PretrainingEntry(**model["pretraining"]),
+        Passages(**model["passages"]) if model["passages"] else None,
+        {name: CorpusEntry(**entry) for name, entry in model["corpora"].items()},
+        snakemake.params.root,
+        snakemake.input.tokenizer,
+        snakemake.input.get("neighbors"),
+        Path(snakemake.output[0]).parent,
+        snakemake.params.work,
+        snakemake.threads,
+    )

@@ -29,12 +29,21 @@ class Relation:
 
 @dataclass(frozen=True)
 class Family:
-    """Subjects of one kind. `title` and `intro` are those of a document about several of them, set in `{p}`."""
+    """Subjects of one kind.
+
+    `title` and `intro` are those of a document about several of them, set in the place `{p}`; an introduction is as
+    long as a page. `spoken`: pages are turns of a meeting, each with its speaker.
+    """
 
     name: str
     title: str
     intro: str
     relations: tuple[Relation, ...]
+    spoken: bool = False
+
+    def lead(self, speaker: str) -> str:
+        """What stands before a page in running text."""
+        return f"{speaker}: " if self.spoken else ""
 
 
 PERSON = Family(
@@ -118,7 +127,7 @@ TOWN = Family(
 
 CHARACTER = Family(
     "character",
-    "The Tale of {p}",
+    "Tale of {p}",
     "This is an old tale from {p}. Nobody knows who wrote it, but everybody tells it gladly.",
     (
         Relation(
@@ -154,7 +163,7 @@ CHARACTER = Family(
 
 METHOD = Family(
     "method",
-    "Reading the Language of {p}",
+    "Methods for {p}",
     "We compare several methods for the language of {p}. Each method is described in one paragraph.",
     (
         Relation(
@@ -190,7 +199,7 @@ METHOD = Family(
 
 SHIP = Family(
     "ship",
-    "The Ships of {p}",
+    "Ships of {p}",
     "The harbor office of {p} keeps a list of ships. Here is the list of this year.",
     (
         Relation(
@@ -262,6 +271,7 @@ COLLEAGUE = Family(
             "{e} is worried about {v}",
         ),
     ),
+    spoken=True,
 )
 
 FAMILIES: dict[str, Family] = {

@@ -9,6 +9,8 @@ from retrotune.demo.names import Namer, thing
 MIN_PAGES, MAX_PAGES = 4, 6
 """Pages of a document, so that a question's passage has to be found among its like."""
 
+NUM_DISTRACTORS = 3
+
 
 @dataclass(frozen=True)
 class Fact:
@@ -41,19 +43,24 @@ class Page:
 
 @dataclass(frozen=True)
 class Question:
-    """A question about one fact of page number `page` of a document."""
+    """A question about one fact of page number `page` of a document.
+
+    `distractors` are wrong answers that differ from each other: first values of the same relation of other subjects
+    in the document, then other values in it, and only if there are too few, values that do not occur in it.
+    """
 
     text: str
     page: int
     fact: Fact
+    distractors: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Scene:
     """A document: an introduction, pages about subjects of one family, and questions about them."""
 
+    family: Family
     title: str
-    place: str
     intro: str
     pages: tuple[Page, ...]
     questions: tuple[Question, ...]
@@ -91,19 +98,23 @@ def draw_page(family: Family, namer: Namer, rng: random.Random, taken: set[str] 
 
 
 def draw_scene(family: Family, namer: Namer, rng: random.Random, num_questions: int) -> Scene:
-    """A document of 4 to 6 pages with `num_questions` questions (fewer if it has fewer facts), in held-out phrasings."""
+    """A document of 4 to 6 pages with `num_questions` questions in held-out phrasings (or fewer: one per fact)."""
     taken: set[str] = set()
     place = namer.name(rng)
     taken.add(place)
     pages = tuple(draw_page(family, namer, rng, taken) for _ in range(rng.randint(MIN_PAGES, MAX_PAGES)))
     facts = [(number, fact) for number, page in enumerate(pages) for fact in page.facts]
-    questions = tuple(
-        Question(fill(rng.choice(fact.relation.held_out), fact.subject, fact.value), number, fact)
-        for number, fact in rng.sample(facts, min(num_questions, len(facts)))
-    )
+    questions = []
+    for number, fact in rng.sample(facts, min(num_questions, len(facts))):
+        others = [other for _, other in rng.sample(facts, len(facts)) if other is not fact]
+        others.sort(key=lambda other: other.relation is not fact.relation)
+        wrong = [other.value for other in others if other.relation.value == fact.relation.value][:NUM_DISTRACTORS]
+        wrong += [draw_value(fact.relation, namer, rng, taken) for _ in range(NUM_DISTRACTORS - len(wrong))]
+        text = fill(rng.choice(fact.relation.held_out), fact.subject, fact.value)
+        questions.append(Question(text, number, fact, tuple(wrong)))
     names = listing([page.subject for page in pages])
-    title = family.title.replace("{p}", place)
-    return Scene(title, place, family.intro.replace("{p}", place).replace("{names}", names), pages, questions)
+    intro = family.intro.replace("{p}", place).replace("{names}", names)
+    return Scene(family, family.title.replace("{p}", place), intro, pages, tuple(questions))
 
 
 def page_title(family: Family, page: Page, namer: Namer, rng: random.Random) -> str:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
 from retrotune.cells import ResolvedCell
@@ -41,23 +40,27 @@ def predict_cell(
     out: str | Path,
     out_summary: str | Path,
     work_dir: str | Path,
+    threads: int | None = None,
 ) -> None:
     """Answer a cell's test questions: a line each in `out` (predictions.jsonl), what it took in `out_summary` (JSON).
 
     Lines come in the order of `examples`, with scores from 0 to 100. `adapter_dir` is None for zeroshot, `neighbors`
     for a cell without retrieval. Finished batches are kept in `work_dir`, and used again if neither the cell, its
-    weights nor the question's prompt has changed. Raises `DataError` if there are no questions.
+    weights nor the question's prompt has changed. `threads` are torch's on a CPU (None: as set outside). Raises `DataError` if there are no questions.
     """
+    if threads is not None:
+        torch.set_num_threads(threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     questions = load_examples(examples)
     if not questions:
         raise DataError(f"{examples}: no test questions; check max_test and the dataset's files")
     passages = load_neighbors(neighbors) if neighbors is not None else {}
     tokenizer = load_tokenizer(model_dir)
-    model: nn.Module = load_model(model_dir, resolved.model_entry.precision, device)
+    dtype = torch.bfloat16 if resolved.model_entry.precision == "bfloat16" else torch.float32
+    model = load_model(model_dir, dtype=dtype, device=device)
     if adapter_dir is not None:
         model = load_trained(model, adapter_dir)
-    model = model.to(device).eval()
+    model.to(device).eval()
 
     encoder, collator = cell_batching(resolved, model.config, tokenizer)
     encoded = encoder.encode_all(questions, passages, with_answer=False)
@@ -143,9 +146,7 @@ def _record(
 class _Generator:
     """Greedy generation of settled answers."""
 
-    def __init__(
-        self, model: nn.Module, tokenizer: Any, max_new_tokens: int, postprocess: Callable[[str], str]
-    ) -> None:
+    def __init__(self, model: Any, tokenizer: Any, max_new_tokens: int, postprocess: Callable[[str], str]) -> None:
         self.model, self.tokenizer, self.postprocess = model, tokenizer, postprocess
         pad_id, eos_id = special_ids(tokenizer)
         own = getattr(model.generation_config, "eos_token_id", None)
@@ -182,7 +183,7 @@ class _Generator:
     def is_settled(self, text: str) -> bool:
         """Whether no continuation can change the answer any more."""
         answer = self.postprocess(text)
-        return bool(answer) and all(self.postprocess(text + probe) == answer for probe in _PROBES)
+        return all(self.postprocess(text + probe) == answer for probe in _PROBES)
 
 
 class _Settled(StoppingCriteria):
@@ -213,7 +214,7 @@ def _identity(resolved: ResolvedCell, model_dir: str | Path, adapter_dir: str | 
     if adapter_dir is not None:
         files += sorted(path for path in Path(adapter_dir).rglob("*") if path.is_file())
     digests = [sha256(file) for file in files if file.exists()]
-    cell = resolved.model_dump(mode="json", exclude={"evaluation"})
+    cell = resolved.model_dump(mode="json", exclude={"evaluation", "finetuning"})
     return sha256_text(json.dumps([cell, digests, STAGE_VERSIONS["predict_cell"]], sort_keys=True))
 
 

@@ -145,7 +145,7 @@ def attach_adapter(model: nn.Module, method: AdapterMethod) -> PeftModel:
     ]
     if adding:
         raise MethodError(
-            f"adapter: {adding[0]} of {type(model).__name__} adds the residual itself, so that nothing can be put before it"
+            f"adapter: {adding[0]} of {type(model).__name__} adds the residual itself: nothing can be put before it"
         )
     config = AdapterConfig(
         task_type=TaskType.CAUSAL_LM,

@@ -176,15 +176,16 @@ def _full_mask(kwargs: dict[str, Any], tokens: torch.Tensor) -> torch.Tensor:
 
 def _check_room(mask_BS: torch.Tensor, num_virtual: int, model: PreTrainedModel) -> None:
     """Each row must hold all placeholders, and the longest must fit the model's window."""
-    if (shortest := int(mask_BS.sum(1).min())) < num_virtual:
+    shortest, longest = int(mask_BS.sum(1).min()), int(mask_BS.sum(1).max())
+    if shortest < num_virtual:
         raise MethodError(
             f"ptuning: a row attends to {shortest} tokens but {num_virtual} placeholders are needed; "
             "put num_virtual_tokens placeholders behind the left padding of each row"
         )
     window = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if window is not None and mask_BS.shape[1] > window:
+    if window is not None and longest > window:
         raise MethodError(
-            f"ptuning: {mask_BS.shape[1]} tokens, {num_virtual} virtual ones among them, exceed the model's window of "
+            f"ptuning: {longest} tokens, {num_virtual} virtual ones among them, exceed the model's window of "
             f"{window}; shorten the prompt or lower num_virtual_tokens"
         )
 

@@ -66,8 +66,8 @@ def points(results: Sequence[Result]) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     averages: list[dict[str, Any]] = []
     for (family, model, method), members in grouped(in_order(results), lambda r: (r.arm, r.model, r.method)).items():
-        base = {"family": family, "size": members[0].size, "model": model, "method": method}
-        base["parameters"] = parameters.get(model)
+        size, count = members[0].size, parameters.get(model)
+        base = {"family": family, "size": size, "model": model, "method": method, "parameters": count}
         scores = []
         for dataset, same in grouped(members, lambda r: r.dataset).items():
             score = mean_score(same)
@@ -102,6 +102,9 @@ def scaling_chart(results: Sequence[Result]) -> alt.TopLevelMixin:
     known = frame.dropna(subset=["parameters"])
     grows = known.groupby(["family", "method"])["parameters"].nunique().max() if len(known) else 0
     panel = _size_panel if grows > 1 else _method_panel
+    uncounted = unique(frame.loc[frame["parameters"].isna(), "model"])
+    if grows > 1 and uncounted:
+        subtitle.append(f"not drawn, as their parameters were not counted: {', '.join(uncounted)}")
     title = "Score by number of parameters" if grows > 1 else "Score by method"
     methods = [method for method in unique(r.method for r in in_order(chosen)) if method in set(frame["method"])]
     families = [family for family in unique(r.arm for r in in_order(chosen)) if family in set(frame["family"])]

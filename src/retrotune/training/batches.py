@@ -74,8 +74,8 @@ def select_passages(
     """
     if len(passages) < layout.needed and not may_be_fewer:
         raise RetrievalError(
-            f"num_contexts={layout.num_contexts}, num_neighbors={layout.num_neighbors} needs {layout.needed} neighbors but"
-            f" the cache holds {len(passages)} for question {question_id!r}: rebuild with top_k>={layout.needed},"
+            f"num_contexts={layout.num_contexts}, num_neighbors={layout.num_neighbors} needs {layout.needed} neighbors"
+            f" but the cache holds {len(passages)} for question {question_id!r}: rebuild with top_k>={layout.needed},"
             " or retrieve from a corpus with more passages"
         )
     start = 0 if layout.reuse_contexts else layout.num_contexts
@@ -114,7 +114,8 @@ class ExampleEncoder:
                 self.spec.question_piece(example, self.variant),
                 self.spec.target(example) if with_answer else "",
                 "\n\n",
-                *(self.spec.context_piece(passage, self.variant) for passage in [*contexts, *neighbors]),
+                *(self.spec.context_piece(passage, self.variant) for passage in contexts),
+                *(self.spec.context_piece(passage, self.variant).strip() for passage in neighbors),
             ]
         )
         head_ids = self._bos() + head_ids
@@ -147,7 +148,9 @@ class ExampleEncoder:
         cut = sum(example.truncated > 0 for example in encoded)
         if cut:
             tokens = sum(example.truncated for example in encoded)
-            logger.info("contexts cut in %d of %d prompts, %d tokens, to fit %d", cut, len(encoded), tokens, self.max_length)
+            logger.info(
+                "contexts cut in %d of %d prompts, %d tokens, to fit %d", cut, len(encoded), tokens, self.max_length
+            )
         return encoded
 
     def _tokenize(self, texts: list[str]) -> list[list[int]]:
@@ -190,7 +193,9 @@ class Collator:
         Each row has its own left padding, so that its answer begins on a chunk border; with neighbors also
         `neighbor_ids` and `neighbor_mask` [B, K, R], R being the batch's longest neighbor.
         """
-        starts = [round_up(self.num_virtual_tokens + len(example.prompt_ids), self.chunk_length) for example in examples]
+        starts = [
+            round_up(self.num_virtual_tokens + len(example.prompt_ids), self.chunk_length) for example in examples
+        ]
         length = max(start + len(example.answer_ids) for start, example in zip(starts, examples, strict=True))
         return self._pad(examples, starts, length)
 

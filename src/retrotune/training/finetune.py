@@ -35,12 +35,14 @@ def finetune_cell(
     """Train one cell and write `adapter/`, `train_log.jsonl` (a line per step) and `train.json` into `out_dir`.
 
     With the same seed, inputs and `threads` (CPU threads of torch; None: as set outside) the trained weights are the
-    same to the byte on a CPU. Full fine-tuning keeps its weights in float32 even where the model is bfloat16, as updates
-    would be rounded away. Raises `TrainingError` if there is nothing to train on, and what batching, loading and
+    same to the byte on a CPU. Full fine-tuning keeps its weights in float32 even where the model is bfloat16, which
+    would round updates away. Raises `TrainingError` if there is nothing to train on, and what batching, loading and
     attaching raise.
     """
     if resolved.finetuning is None:
-        raise TrainingError(f"{resolved.cell.name}: {resolved.method} is not trained; only trained methods are fine-tuned")
+        raise TrainingError(
+            f"{resolved.cell.name}: {resolved.method} is not trained; only trained methods are fine-tuned"
+        )
     recipe = resolved.finetuning
     if threads is not None:
         torch.set_num_threads(threads)
@@ -88,7 +90,11 @@ def finetune_cell(
         identity=_identity(resolved, model_dir, examples, neighbors),
     )
     save_trained(model, out / "adapter")
-    peak = torch.cuda.max_memory_allocated() if device == "cuda" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = (
+        torch.cuda.max_memory_allocated()
+        if device == "cuda"
+        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    )
     write_json(
         out / "train.json",
         {
@@ -110,4 +116,6 @@ def _identity(resolved: ResolvedCell, model_dir: str | Path, *inputs: str | Path
     """Digest of what determines a run: checkpoints are resumed only where it is the same."""
     manifest = Path(model_dir) / "manifest.json"
     files: list[Any] = [manifest if manifest.is_file() else None, *inputs]
-    return sha256_text(resolved.for_stage("finetune").model_dump_json() + " ".join(sha256(file) for file in files if file))
+    return sha256_text(
+        resolved.for_stage("finetune").model_dump_json() + " ".join(sha256(file) for file in files if file)
+    )

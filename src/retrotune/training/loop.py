@@ -17,21 +17,23 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from torch.nn import functional as F
 from torch.utils.data import Dataset, SequentialSampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from retrotune.errors import TrainingError
 from retrotune.files import write_jsonl, write_text
 from retrotune.log import logger
+from retrotune.training.optimizers import cosine_schedule
 
 Batch = dict[str, torch.Tensor]
 CHECKPOINT_SECONDS = 300.0
 BUCKET_STEPS = 16
-"""Examples of so many steps are sorted by length before they are cut into batches: little padding, batches still mixed."""
+"""Examples of so many steps are sorted by length before they are cut into batches: little padding, still mixed."""
 
 
-def plan_batches(lengths: Sequence[int], steps: int, batch_size: int, micro_batch_size: int, seed: int) -> list[list[int]]:
+def plan_batches(
+    lengths: Sequence[int], steps: int, batch_size: int, micro_batch_size: int, seed: int
+) -> list[list[int]]:
     """Example numbers of each micro-batch, `steps` x ceil(batch_size / micro_batch_size) of them.
 
     Examples come in shuffled epochs that follow each other without a gap, so every step is full. Within
@@ -109,13 +111,13 @@ def run_training(
     identity: str,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> Outcome:
-    """Train all parameters that require gradients; resume from the last whole checkpoint in `work_dir`, if there is one.
+    """Train all parameters that require gradients; go on from the last whole checkpoint in `work_dir`, if there is one.
 
     `identity` is a digest of everything that determines the run: checkpoints of another run in `work_dir` are deleted.
     The caller deletes `work_dir` once the trained weights are saved.
     Writes one JSON line per `log_every` steps (step, loss, learning_rate, grad_norm, tokens, seconds) to `log_path` at
-    the end. The loss is the weighted mean of the tokens' cross-entropies over the whole step, however it is divided into
-    micro-batches. Raises `TrainingError` if the loss is not finite.
+    the end. The loss is the weighted mean of the tokens' cross-entropies over the whole step, however that is divided
+    into micro-batches. Raises `TrainingError` if the loss is not finite.
     """
     work = _claim(Path(work_dir), identity)
     cuda = torch.cuda.is_available()
@@ -182,10 +184,12 @@ def last_checkpoint(work: Path) -> Path | None:
 def weighted_loss(
     logits_BTV: torch.Tensor, labels_BT: torch.Tensor, weights_BT: torch.Tensor | None, total: torch.Tensor
 ) -> torch.Tensor:
-    """Sum over tokens of weight x cross-entropy, divided by `total`; labels of -100 and the first token do not count."""
+    """Sum over tokens of weight x cross-entropy, over `total`; labels of -100 and the first token do not count."""
     targets_N = labels_BT[:, 1:].reshape(-1)
     counted_N = targets_N != -100
-    losses_N = F.cross_entropy(logits_BTV[:, :-1].flatten(0, 1)[counted_N].float(), targets_N[counted_N], reduction="none")
+    losses_N = nn.functional.cross_entropy(
+        logits_BTV[:, :-1].flatten(0, 1)[counted_N].float(), targets_N[counted_N], reduction="none"
+    )
     if weights_BT is not None:
         losses_N = losses_N * weights_BT[:, 1:].reshape(-1)[counted_N]
     return losses_N.sum() / total
@@ -272,7 +276,7 @@ class _Progress(TrainerCallback):
         self.start = self.saved = self.told = time.monotonic()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Ask for a checkpoint, after a logged step, if the last one is old; none at the end, which saves the result."""
+        """Ask for a checkpoint, after a logged step, if the last one is old; none at the very end."""
         due = time.monotonic() - self.saved >= self.checkpoint_seconds
         if due and state.global_step % self.schedule.log_every == 0 and state.global_step < self.schedule.steps:
             control.should_save = True

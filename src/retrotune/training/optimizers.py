@@ -46,7 +46,12 @@ def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Para
 
     Everything else: token embeddings, the output matrix (tied or not), norms, biases and scalars.
     """
-    embeddings = {id(parameter) for module in model.modules() if isinstance(module, nn.Embedding) for parameter in module.parameters()}
+    embeddings = {
+        id(parameter)
+        for module in model.modules()
+        if isinstance(module, nn.Embedding)
+        for parameter in module.parameters()
+    }
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     embeddings |= {id(parameter) for parameter in head.parameters()} if head is not None else set()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]

@@ -25,7 +25,9 @@ def train_tokenizer(
 
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     if vocab_size < len(alphabet) + 2:
-        raise TrainingError(f"vocab_size={vocab_size} is below the {len(alphabet)} bytes and 2 special tokens: raise it")
+        raise TrainingError(
+            f"vocab_size={vocab_size} is below the {len(alphabet)} bytes and 2 special tokens: raise it"
+        )
 
     def texts() -> Iterator[str]:
         for entry in corpora.values():

@@ -1,0 +1,84 @@
+"""The demo world: writes the files of all six datasets, of Wikipedia and of the pretraining text below one folder."""
+
+from pathlib import Path
+
+from retrotune.config import OPEN_DOMAIN, World
+from retrotune.demo.facts import FAMILIES, PASSAGE_WORDS
+from retrotune.demo.layouts import WRITERS, write_wikipedia
+from retrotune.demo.names import SPLITS, Namer, Split, seeded
+from retrotune.demo.scenes import Scene, draw_page, draw_quiz, draw_scene, page_title
+from retrotune.files import write_json, write_text
+from retrotune.log import logger
+from retrotune.stages import STAGE_VERSIONS
+
+DEV_SHARE = 3
+"""Where a dataset has a third split, it gets a third of the test documents, with names of its own."""
+
+
+def write_world(root: str | Path, world: World) -> None:
+    """Write the world below `root`; the same `world` gives the same bytes. `world.json` is written last.
+
+    Below `root`: nq, triviaqa, narrativeqa, qasper, quality and qmsum in their official layouts,
+    wikipedia/psgs_w100.tsv.gz (one passage per page of the open-domain documents), pretraining/pages.txt (documents
+    between blank lines under headings as in WikiText) and pretraining/quizzes.txt (paragraphs: questions about one
+    page with their answers). Raises `ConfigError` if the counts ask for more names than there are.
+    """
+    root = Path(root)
+    (root / "world.json").unlink(missing_ok=True)
+    for stale in (root / "narrativeqa" / "tmp").glob("*.content"):  # named by content: another world's would stay
+        stale.unlink()
+    namers = {split: Namer(split) for split in SPLITS}
+    counts: dict[str, object] = {"pretraining": _write_pretraining(root / "pretraining", world, namers["pretraining"])}
+
+    articles: list[tuple[str, str]] = []
+    for dataset in FAMILIES:
+        scenes = _draw_scenes(dataset, world, namers)
+        WRITERS[dataset](root / dataset, scenes, seeded(world.seed, dataset, "layout"))
+        drawn = [scene for split in scenes.values() for scene in split]
+        if dataset in OPEN_DOMAIN:
+            articles += [(page.subject, page.text) for scene in drawn for page in scene.pages]
+        counts[dataset] = {
+            split: {"documents": len(some), "questions": sum(len(scene.questions) for scene in some)}
+            for split, some in scenes.items()
+        }
+    seeded(world.seed, "wikipedia").shuffle(articles)
+    write_wikipedia(root / "wikipedia" / "psgs_w100.tsv.gz", articles)
+    counts["wikipedia"] = {"passages": len(articles)}
+
+    content = {
+        "stage_version": STAGE_VERSIONS["write_world"],
+        "world": world.model_dump(),
+        "passage_words": PASSAGE_WORDS,
+        "counts": counts,
+    }
+    write_json(root / "world.json", content)
+    logger.info("%s: demo world of %d pages to pretrain on", root, world.pretraining_pages)
+
+
+def _draw_scenes(dataset: str, world: World, namers: dict[Split, Namer]) -> dict[Split, list[Scene]]:
+    documents: dict[Split, int] = {"train": world.train_documents, "test": world.test_documents}
+    if dataset not in OPEN_DOMAIN:
+        documents["dev"] = max(1, world.test_documents // DEV_SHARE)
+    if dataset == "quality":  # its layout has no third split with labels
+        del documents["dev"]
+    scenes: dict[Split, list[Scene]] = {}
+    for split, count in documents.items():
+        rng = seeded(world.seed, dataset, split)
+        number = world.questions_per_document
+        scenes[split] = [draw_scene(FAMILIES[dataset], namers[split], rng, number) for _ in range(count)]
+    return scenes
+
+
+def _write_pretraining(folder: Path, world: World, namer: Namer) -> dict[str, int]:
+    rng = seeded(world.seed, "pretraining")
+    families = list(FAMILIES.values())
+    pages, quizzes = [], []
+    for _ in range(world.pretraining_pages):
+        family = rng.choice(families)
+        page = draw_page(family, namer, rng)
+        pages.append(f"= {page_title(family, page, namer, rng)} =\n{family.lead(page.speaker)}{page.text}\n")
+        quizzes.append("\n".join(draw_quiz(page, rng)) + "\n")
+    rng.shuffle(quizzes)
+    write_text(folder / "pages.txt", "\n".join(pages))
+    write_text(folder / "quizzes.txt", "\n".join(quizzes))
+    return {"pages": len(pages), "quizzes": len(quizzes)}

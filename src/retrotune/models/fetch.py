@@ -1,0 +1,83 @@
+"""Base models that exist already: fetched from the hub, or a local folder used as it is."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from retrotune.errors import ModelError
+from retrotune.files import read_json, sha256_text, write_json
+from retrotune.log import logger
+
+PATTERNS = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.txt"]
+"""Files of a model folder that are used; pickled weights are not among them."""
+
+
+def fetch_model(out_dir: str | Path, hub: str | None = None, path: str | Path | None = None) -> None:
+    """Make `out_dir` a model folder: downloaded from the hub, or links to the files of the local folder `path`.
+
+    `manifest.json` is written last: source, number of parameters (read from the safetensors headers), and sha256 of
+    the list of tensors. Raises `ModelError` if the model cannot be reached or holds no safetensors weights.
+    """
+    out = Path(out_dir)
+    out.mkdir(parents=True, exist_ok=True)
+    if path is not None:
+        _link(Path(path), out)
+    elif hub is not None:
+        _download(hub, out)
+    else:
+        raise ModelError(f"{out}: a fetched model needs `hub` or `path`")
+    tensors = tensor_shapes(out)
+    write_json(
+        out / "manifest.json",
+        {
+            "source": {"hub": hub, "path": None if path is None else str(path)},
+            "model_type": read_json(out / "config.json").get("model_type"),
+            "num_parameters": sum(math.prod(shape) for shape in tensors.values()),
+            "tensors_sha256": sha256_text(repr(sorted(tensors.items()))),
+        },
+    )
+    logger.info("%s: %d tensors", out, len(tensors))
+
+
+def tensor_shapes(folder: str | Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of all tensors of a model folder, from the safetensors headers alone."""
+    from safetensors import SafetensorError, safe_open
+
+    files = sorted(Path(folder).glob("*.safetensors"))
+    if not files:
+        raise ModelError(f"{folder}: no *.safetensors file; only safetensors weights are read, save the model as such")
+    shapes: dict[str, tuple[int, ...]] = {}
+    for file in files:
+        try:
+            with safe_open(file, framework="numpy") as tensors:
+                shapes.update({name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()})  # noqa: SIM118
+        except SafetensorError as error:
+            raise ModelError(f"{file}: truncated or damaged ({error}); fetch the model again") from error
+    return shapes
+
+
+def _link(source: Path, out: Path) -> None:
+    if not (source / "config.json").is_file():
+        raise ModelError(f"{source}: no model there (no config.json); put a folder in transformers layout there")
+    for pattern in PATTERNS:
+        for file in sorted(source.glob(pattern)):
+            target = out / file.name
+            if file.name == "manifest.json":
+                continue
+            target.unlink(missing_ok=True)
+            target.symlink_to(file.resolve())
+
+
+def _download(hub: str, out: Path) -> None:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    # What an offline machine, a wrong name and a missing licence raise; each message of the hub says which it was.
+    known: tuple[type[Exception], ...] = (HfHubHTTPError, LocalEntryNotFoundError, OSError)
+    try:
+        options: dict[str, Any] = {"allow_patterns": PATTERNS, "local_dir": out}
+        snapshot_download(hub, **options)
+    except known as error:
+        raise ModelError(
+            f"{hub}: cannot be fetched ({error}); on a machine without network set models.NAME.path to a local folder"
+        ) from error

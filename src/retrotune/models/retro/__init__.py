@@ -1,0 +1,1 @@
+"""RETRO and GPT as one decoder."""

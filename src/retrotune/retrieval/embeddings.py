@@ -1,0 +1,176 @@
+"""Passage vectors on disk: numbered blocks that survive an interrupted run, and a manifest that is written last.
+
+Beside `{manifest}.json` lies the folder `{manifest}/` with `00000.npy` (float16, one row per passage) and, written
+after each block, `00000.json`, which says what the block was made from. No rule declares the folder: Snakemake would
+delete it with a failed job.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from retrotune.config import RetrieverEntry
+from retrotune.errors import DataError, RetrievalError
+from retrotune.files import atomic_write, block_path, read_json, sha256, write_json
+from retrotune.log import logger
+from retrotune.retrieval.passages import PassageTable
+from retrotune.stages import STAGE_VERSIONS
+
+RECORD_KEYS = {"rows", "dim", "sha256", "made_from"}
+MANIFEST_KEYS = {"rows", "dim", "blocks", "retriever", "passages", "passages_sha256"}
+
+
+def embed_passages(passages: str | Path, retriever: RetrieverEntry, out_manifest: str | Path) -> None:
+    """Make the vectors of all passages in blocks of `retriever.block_passages`, then the manifest.
+
+    A block that is there is kept if it is whole and was made from the same texts by the same model; a damaged or
+    outdated one is made again, with a line in the log. Raises `RetrievalError` naming the passage whose vector is zero
+    or not finite.
+    """
+    from retrotune.retrieval.encoders import Encoder, fingerprint, load_encoder
+
+    table = PassageTable(passages)
+    print_of_model = fingerprint(retriever)
+    folder = Path(out_manifest).with_suffix("")
+    encoder: Encoder | None = None
+    records: list[dict[str, Any]] = []
+    for number, batch in enumerate(table.blocks(retriever.block_passages)):
+        texts = batch.to_pydict()
+        path = block_path(folder, number, ".npy")
+        made_from = _digest(print_of_model, texts)
+        record = _kept_record(path, made_from, batch.num_rows)
+        if record is None:
+            encoder = encoder or load_encoder(retriever, "passage")
+            vectors = encoder.encode(encoder.passage_texts(texts["title"], texts["text"]))
+            with np.errstate(over="ignore"):
+                halves = vectors.astype(np.float16)
+            check_vectors(halves, lambda row, ids=texts["passage_id"]: f"{passages}: passage {ids[row]!r}")
+            record = _write_block(path, halves, made_from)
+            logger.info("block %s: %d vectors", path, len(halves))
+        records.append(record)
+    manifest = {
+        "stage_version": STAGE_VERSIONS["embed_passages"],
+        "rows": table.rows,
+        "dim": records[0]["dim"],
+        "blocks": [{"rows": record["rows"], "sha256": record["sha256"]} for record in records],
+        "retriever": print_of_model,
+        "passages": str(passages),
+        "passages_sha256": table.sha256,
+    }
+    write_json(out_manifest, manifest)
+
+
+def check_vectors(vectors: Any, name_of: Any) -> None:
+    """Raise `RetrievalError` if a row of `vectors` [n, D] is zero or not finite; `name_of(row)` says whose it is."""
+    finite = np.isfinite(vectors).all(axis=1)
+    for fault, bad in (("not finite", ~finite), ("zero", finite & ~vectors.any(axis=1))):
+        if bad.any():
+            row = int(np.flatnonzero(bad)[0])
+            raise RetrievalError(
+                f"{name_of(row)} has a vector that is {fault} ({int(bad.sum())} such vectors in this block);"
+                " check the passage's text and the retriever model"
+            )
+
+
+class Embeddings:
+    """Finished vectors, every block verified on opening: size, type and checksum.
+
+    Raises `RetrievalError` naming the block and the remedy if one is missing or damaged. `rows` vectors of width `dim`.
+    """
+
+    def __init__(self, manifest: str | Path) -> None:
+        self.path = Path(manifest)
+        try:
+            self.manifest = read_json(manifest)
+        except DataError as error:
+            raise RetrievalError(f"{error}; run embed_passages to rebuild it") from error
+        if not isinstance(self.manifest, dict) or not self.manifest.keys() >= MANIFEST_KEYS:
+            raise RetrievalError(f"{manifest}: no manifest of embeddings; delete it and run embed_passages")
+        self.rows: int = self.manifest["rows"]
+        self.dim: int = self.manifest["dim"]
+        self._blocks = []
+        for number, record in enumerate(self.manifest["blocks"]):
+            path = block_path(self.path.with_suffix(""), number, ".npy")
+            try:
+                self._blocks.append(_open_block(path, {**record, "dim": self.dim}))
+            except RetrievalError as error:
+                remedy = f"delete {self.path} and run embed_passages, which rebuilds only this block"
+                raise RetrievalError(f"{error}; {remedy}") from error
+        self._starts = np.cumsum([0, *(len(block) for block in self._blocks)])
+        if self._starts[-1] != self.rows:
+            found = f"has blocks of {self._starts[-1]} vectors for {self.rows} passages"
+            raise RetrievalError(f"{manifest}: {found}; delete it and run embed_passages")
+
+    def name_of(self, row: int) -> str:
+        """What to call a passage in a message: its id where the passages are at hand, else its row."""
+        passages = Path(self.manifest["passages"])
+        if not passages.is_file():
+            return f"{self.path}: passage row {row}"
+        return f"{passages}: passage {PassageTable(passages).take([row])['passage_id'][0].as_py()!r}"
+
+    def blocks(self) -> Iterator[tuple[int, Any]]:
+        """(first row, vectors [n, D] as float32) of each block, one in memory at a time."""
+        for start, block in zip(self._starts, self._blocks, strict=False):
+            yield int(start), np.asarray(block, dtype=np.float32)
+
+    def take(self, rows: Any) -> Any:
+        """Vectors [n, D] of `rows`, as float32."""
+        rows = np.asarray(rows, dtype=np.int64)
+        vectors = np.empty((len(rows), self.dim), dtype=np.float32)
+        numbers = np.searchsorted(self._starts, rows, side="right") - 1
+        for number in np.unique(numbers):
+            inside = numbers == number
+            vectors[inside] = self._blocks[number][rows[inside] - self._starts[number]]
+        return vectors
+
+
+def _digest(print_of_model: str, texts: Mapping[str, list[str]]) -> str:
+    digest = hashlib.sha256(print_of_model.encode())
+    for title, text in zip(texts["title"], texts["text"], strict=True):
+        digest.update(f"{len(title)} {len(text)} {title}{text}".encode())
+    return digest.hexdigest()
+
+
+def _write_block(path: Path, vectors: Any, made_from: str) -> dict[str, Any]:
+    with atomic_write(path) as temporary, open(temporary, "wb") as stream:
+        np.save(stream, vectors, allow_pickle=False)
+    record = {"rows": len(vectors), "dim": vectors.shape[1], "sha256": sha256(path), "made_from": made_from}
+    write_json(path.with_suffix(".json"), record)
+    return record
+
+
+def _kept_record(path: Path, made_from: str, rows: int) -> dict[str, Any] | None:
+    """The record of a block that can be kept; None, with a line in the log, if it must be made (again)."""
+    if not path.exists():
+        return None
+    try:
+        record: dict[str, Any] = read_json(path.with_suffix(".json"))
+        if not isinstance(record, dict) or not record.keys() >= RECORD_KEYS:
+            raise RetrievalError(f"{path}: its record is incomplete")
+        if record["made_from"] != made_from or record["rows"] != rows:
+            raise RetrievalError(f"{path}: made from other texts or by another model")
+        vectors = _open_block(path, record)
+        check_vectors(vectors, lambda row: f"{path}: row {row}")
+    except (DataError, RetrievalError) as error:
+        logger.warning("%s; making the block again", error)
+        return None
+    return record
+
+
+def _open_block(path: Path, record: Mapping[str, Any]) -> Any:
+    """A block as a read-only memory map [rows, dim]; `RetrievalError` if it is not what its record says."""
+    try:
+        vectors = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError as error:
+        raise RetrievalError(f"{path}: block is missing") from error
+    except (OSError, ValueError, EOFError) as error:
+        raise RetrievalError(f"{path}: block is damaged ({error})") from error
+    expected = (record["rows"], record["dim"])
+    if vectors.dtype != np.float16 or vectors.shape != expected:
+        raise RetrievalError(f"{path}: block holds {vectors.dtype} {vectors.shape}, expected float16 {expected}")
+    if sha256(path) != record["sha256"]:
+        raise RetrievalError(f"{path}: block is damaged (checksum differs)")
+    return vectors

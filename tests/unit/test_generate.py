@@ -1,0 +1,396 @@
+"""Prediction and scoring of a cell with tiny random models: independence of batches, resuming, and what is recorded."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+
+from retrotune.cells import Cell, ResolvedCell, resolve_cell
+from retrotune.config import load_config
+from retrotune.datasets import SPECS, Example
+from retrotune.datasets.prepare import write_examples
+from retrotune.errors import DataError, ResultError
+from retrotune.evaluation import generate
+from retrotune.evaluation.generate import predict_cell
+from retrotune.evaluation.metrics import score_prediction
+from retrotune.evaluation.score import score_cell
+from retrotune.files import read_json, read_jsonl, sha256, write_json, write_parquet
+from retrotune.methods import attach, save_trained
+from retrotune.models import RetroConfig, RetroForCausalLM
+from retrotune.models.loading import load_model
+
+TEXT = "Question: Who kept the old mill by the river? Answer: The answer is Tamo. title: source: It rained on Monday.\n"
+EXAMPLES = [
+    Example(f"q{n}", "Who kept " + "the old mill by the river " * (n % 4) + "?", ("Tamo", f"answer {n}"))
+    for n in range(9)
+]
+
+
+def train_tokenizer() -> PreTrainedTokenizerFast:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=320, special_tokens=["<pad>", "<eos>"], initial_alphabet=alphabet)
+    tokenizer.train_from_iterator([TEXT] * 3, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>")
+
+
+def save_model(model: PreTrainedModel, folder: Path) -> Path:
+    model.save_pretrained(folder)
+    train_tokenizer().save_pretrained(folder)
+    write_json(folder / "manifest.json", {"num_parameters": model.num_parameters()})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def retro_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random RETRO with short chunks."""
+    tokenizer = train_tokenizer()
+    torch.manual_seed(6)
+    config = RetroConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=256,
+        chunk_length=8,
+        retrieved_length=16,
+        cross_attention_layers=[0, 1],
+        initializer_range=0.5,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    return save_model(RetroForCausalLM(config), tmp_path_factory.mktemp("retro"))
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random GPT of transformers' own, whose generation config asks for sampling and penalties."""
+    tokenizer = train_tokenizer()
+    torch.manual_seed(5)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=256,
+            initializer_range=0.5,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+    )
+    model.generation_config.update(do_sample=True, temperature=3.0, repetition_penalty=5.0)
+    return save_model(model, tmp_path_factory.mktemp("model"))
+
+
+class Study:
+    """Files of one cell, and its stages with the paths filled in."""
+
+    def __init__(self, root: Path, model_dir: Path, family: str = "gpt") -> None:
+        self.root, self.model_dir, self.family = root, model_dir, family
+        self.examples, self.neighbors = root / "test.parquet", root / "neighbors.parquet"
+        write_examples(self.examples, EXAMPLES)
+        rows = [
+            {
+                "question_id": example.question_id,
+                "rank": rank,
+                "passage_id": f"p{number}.{rank}",
+                "title": "Mill",
+                "text": "It rained on Monday. " * (rank + 1),
+                "score": 1.0 - rank,
+            }
+            for number, example in enumerate(EXAMPLES)
+            for rank in range(3)
+        ]
+        write_parquet(self.neighbors, pd.DataFrame(rows))
+        self.out, self.summary = root / "predictions.jsonl", root / "predict.json"
+        self.partial = root / "work/partial.jsonl"
+
+    def cell(self, method: str = "zeroshot", batch_size: int = 4) -> ResolvedCell:
+        config = load_config(
+            {
+                "study": "tiny",
+                "data_root": "somewhere",
+                "datasets": {"nq": {"reader": "nq", "path": "nq", "max_new_tokens": 12}},
+                "corpora": {"wiki": {"reader": "text", "path": "wiki"}},
+                "chunkings": {"words100": {}},
+                "retrievers": {"bm25": {"kind": "bm25"}},
+                "retrievals": {
+                    "bm25": {
+                        "retriever": "bm25",
+                        "corpus": "wiki",
+                        "chunking": "words100",
+                        "top_k": 3,
+                        "gpt": {"num_contexts": 2},
+                        "retro": {"num_contexts": 1, "num_neighbors": 2},
+                    }
+                },
+                "models": {f"{self.family}-tiny": {"family": self.family, "size": "tiny", "path": str(self.model_dir)}},
+                "methods": {
+                    "zeroshot": {"kind": "zeroshot"},
+                    "lora": {"kind": "lora", "rank": 2},
+                    "ptuning": {"kind": "ptuning", "num_virtual_tokens": 5, "encoder_hidden_size": 8},
+                },
+                "max_length": 128,
+                "evaluation": {"batch_size": batch_size, "bootstrap_samples": 50},
+                "grid": {"retrievals": ["bm25"]},
+            }
+        )
+        return resolve_cell(config, Cell(f"{self.family}-tiny", method, "nq", "bm25", 0))
+
+    def predict(self, resolved: ResolvedCell, adapter: Path | None = None) -> list[Any]:
+        arguments = (resolved, self.model_dir, adapter, self.examples, self.neighbors)
+        predict_cell(*arguments, self.out, self.summary, self.root / "work")
+        return [record for _, record in read_jsonl(self.out)]
+
+    def score(self, resolved: ResolvedCell) -> Any:
+        score_cell(
+            resolved,
+            self.out,
+            self.summary,
+            None,
+            self.model_dir / "manifest.json",
+            {"examples": self.examples, "neighbors": self.neighbors},
+            self.root / "metrics.json",
+        )
+        return read_json(self.root / "metrics.json")
+
+
+@pytest.fixture
+def study(tmp_path: Path, model_dir: Path) -> Study:
+    return Study(tmp_path, model_dir)
+
+
+@pytest.mark.parametrize("method", ["zeroshot", "lora", "ptuning"])
+@pytest.mark.parametrize("family", ["gpt", "retro"])
+def test_predictions_do_not_depend_on_the_batch(
+    tmp_path: Path, model_dir: Path, retro_dir: Path, family: str, method: str
+) -> None:
+    study = Study(tmp_path, model_dir if family == "gpt" else retro_dir, family)
+    adapter = None
+    if method != "zeroshot":
+        torch.manual_seed(1)
+        trained = attach(load_model(study.model_dir), study.cell(method).method_entry)
+        for parameter in trained.parameters():
+            if parameter.requires_grad:
+                torch.nn.init.normal_(parameter, std=0.3)
+        adapter = study.root / "adapter"
+        save_trained(trained, adapter)
+    alone = study.predict(study.cell(method, batch_size=1), adapter)
+    together = study.predict(study.cell(method, batch_size=8), adapter)
+    assert alone == together
+    assert len({record["text"] for record in alone}) > 1
+    assert [len(record["neighbor_ids"]) for record in alone] == [2 if family == "retro" else 0] * 9
+
+
+def test_what_a_line_records(study: Study) -> None:
+    records = study.predict(study.cell())
+    assert [record["question_id"] for record in records] == [example.question_id for example in EXAMPLES]
+    spec = SPECS["nq"]
+    for number, record in enumerate(records):
+        assert record["context_ids"] == [f"p{number}.0", f"p{number}.1"]
+        assert record["neighbor_ids"] == []
+        assert record["prediction"] == spec.postprocess(record["text"], "base")
+        assert record["scores"] == score_prediction(record["prediction"], record["answers"])
+        assert record["answers"] == ["Tamo", f"answer {number}"]
+    assert len({record["prompt_hash"] for record in records}) == 4  # prompts repeat, passages' ids are not part of them
+    summary = read_json(study.summary)
+    assert summary["num_questions"] == 9
+    assert summary["prompt_tokens"] == sum(record["num_prompt_tokens"] for record in records)
+    assert 9 <= summary["generated_tokens"] <= 9 * 12
+    assert summary["peak_memory_bytes"] > 1e7
+    assert not study.partial.exists()
+
+
+def test_contexts_are_cut_for_the_window_and_counted(study: Study) -> None:
+    records = study.predict(study.cell().model_copy(update={"max_length": 72}))
+    assert any(record["num_truncated_tokens"] for record in records)
+    assert read_json(study.summary)["num_truncated_questions"] == sum(r["num_truncated_tokens"] > 0 for r in records)
+    assert all(record["num_prompt_tokens"] <= 72 - 12 for record in records)
+
+
+def test_the_checkpoints_own_sampling_is_ignored(study: Study, model_dir: Path, tmp_path: Path) -> None:
+    plain = tmp_path / "plain"
+    model = LlamaForCausalLM.from_pretrained(model_dir)
+    model.generation_config.update(do_sample=False, temperature=1.0, repetition_penalty=1.0)
+    other = Study(tmp_path, save_model(model, plain))
+    assert study.predict(study.cell()) == other.predict(other.cell())
+
+
+def interrupt_after(count: int) -> Callable[..., dict[str, float]]:
+    """A scorer that is interrupted at its call number `count` + 1."""
+    calls = iter(range(count))
+
+    def score(*arguments: Any) -> dict[str, float]:
+        if next(calls, None) is None:
+            raise KeyboardInterrupt
+        return score_prediction(*arguments)
+
+    return score
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Numbers of questions that were really put to the model, one per batch."""
+    counts: list[int] = []
+    original = generate._Generator.__call__
+
+    def counted(self: Any, batch: dict[str, torch.Tensor]) -> Any:
+        counts.append(len(batch["input_ids"]))
+        return original(self, batch)
+
+    monkeypatch.setattr(generate._Generator, "__call__", counted)
+    return counts
+
+
+def interrupted(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run until the third batch of four, with two batches kept."""
+    study.out.unlink(missing_ok=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(generate, "score_prediction", interrupt_after(8))
+        with pytest.raises(KeyboardInterrupt):
+            study.predict(study.cell())
+    assert not study.out.exists()
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(
+    study: Study, monkeypatch: pytest.MonkeyPatch, asked: list[int]
+) -> None:
+    whole = study.predict(study.cell())
+    interrupted(study, monkeypatch)
+    asked.clear()
+    assert study.predict(study.cell(batch_size=2)) == whole  # another batch size does not invalidate answers
+    assert asked == [1]
+
+
+def test_a_torn_line_costs_one_answer(study: Study, monkeypatch: pytest.MonkeyPatch, asked: list[int]) -> None:
+    whole = study.predict(study.cell())
+    interrupted(study, monkeypatch)
+    study.partial.write_bytes(study.partial.read_bytes()[:-30])
+    asked.clear()
+    assert study.predict(study.cell()) == whole
+    assert asked == [2]
+
+
+def test_answers_of_another_cell_or_prompt_are_not_used(
+    study: Study, monkeypatch: pytest.MonkeyPatch, asked: list[int]
+) -> None:
+    interrupted(study, monkeypatch)
+    asked.clear()
+    study.predict(study.cell().model_copy(update={"seed": 1}))
+    assert sum(asked) == 9
+    interrupted(study, monkeypatch)
+    asked.clear()
+    write_examples(study.examples, [Example("q0", "Is it another question?", ("Tamo",)), *EXAMPLES[1:]])
+    records = study.predict(study.cell())
+    assert records[0]["question"] == "Is it another question?"
+    assert sum(asked) == 2  # the question that was left, and the one that changed
+
+
+def test_no_questions_is_an_error(study: Study) -> None:
+    write_examples(study.examples, [])
+    with pytest.raises(DataError, match="no test questions"):
+        study.predict(study.cell())
+
+
+class Settling(generate._Generator):
+    """The rule of settled answers without a model."""
+
+    def __init__(self, reader: str, variant: str) -> None:
+        self.postprocess = lambda text: SPECS[reader].postprocess(text, variant)
+
+
+@pytest.mark.parametrize(
+    ("reader", "variant", "text", "settled"),
+    [
+        ("nq", "base", " Tamo", False),
+        ("nq", "base", " Tamo\n", True),
+        ("nq", "base", "\n\n", False),
+        ("nq", "base", " Tamo.", False),  # could go on as "Tamo.5"
+        ("nq", "base", " Tamo. ", True),
+        ("nq", "instruct", " Tamo. ", False),  # "The answer is" may still come
+        ("nq", "instruct", " The answer is Tamo. ", True),
+        ("nq", "instruct", " Tamo\n\n", True),
+        ("quality", "base", " He left. ", False),
+        ("quality", "base", " He left. \n", True),
+    ],
+)
+def test_settled_answers(reader: str, variant: str, text: str, settled: bool) -> None:
+    assert Settling(reader, variant).is_settled(text) is settled
+
+
+PIECES = st.sampled_from(
+    ["the answer is", "The answer is:", "Answer:", ". ", ".", "\n", "\n\n", " ", "x", "3.5", "is", "the"]
+)
+
+
+@given(
+    st.sampled_from(sorted(SPECS)),
+    st.sampled_from(["base", "instruct"]),
+    st.lists(PIECES, max_size=6).map("".join),
+    st.lists(PIECES, max_size=4).map("".join),
+)
+def test_no_continuation_changes_a_settled_answer(reader: str, variant: str, text: str, continuation: str) -> None:
+    settling = Settling(reader, variant)
+    if settling.is_settled(text):
+        assert settling.postprocess(text + continuation) == settling.postprocess(text)
+
+
+def test_metrics_of_a_cell(study: Study) -> None:
+    records = study.predict(study.cell())
+    found = study.score(study.cell())
+    assert found["cell"] == {"model": "gpt-tiny", "method": "zeroshot", "dataset": "nq", "retrieval": "bm25", "seed": 0}
+    assert found["status"] == "done"
+    assert found["train"] is None
+    assert found["model"]["num_parameters"] == read_json(study.model_dir / "manifest.json")["num_parameters"]
+    f1 = found["metrics"]["f1"]
+    assert f1["value"] == pytest.approx(sum(record["scores"]["f1"] for record in records) / 9)
+    assert f1["ci_low"] <= f1["value"] <= f1["ci_high"]
+    assert f1["n"] == 9
+    assert [name for name, entry in found["metrics"].items() if entry["primary"]] == ["exact_match"]
+    assert found["inputs"] == {"examples": sha256(study.examples), "neighbors": sha256(study.neighbors)}
+    assert torch.__version__.startswith(found["versions"]["torch"].split("+")[0])
+    assert set(found["versions"]) >= {
+        "stages",
+        "retrotune",
+        "transformers",
+        "peft",
+        "faiss",
+        "python",
+        "platform",
+        "git",
+    }
+
+
+def rewrite(study: Study, change: Callable[[list[Any]], list[Any]]) -> None:
+    records = [record for _, record in read_jsonl(study.out)]
+    study.out.write_text("".join(json.dumps(record) + "\n" for record in change(records)), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda records: records[:-1], "8 of 9 questions"),
+        (lambda records: [*records[:-1], records[0]], "appears twice"),
+        (lambda records: [], "no prediction"),
+        (lambda records: [{**records[0], "scores": {"f1": 1.0}}, *records[1:]], "wanted exact_match"),
+    ],
+)
+def test_predictions_that_are_not_whole_are_refused(study: Study, change: Any, message: str) -> None:
+    study.predict(study.cell())
+    rewrite(study, change)
+    with pytest.raises(ResultError, match=message):
+        study.score(study.cell())
+    assert not (study.root / "metrics.json").exists()

