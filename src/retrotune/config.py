@@ -177,6 +177,7 @@ class SizeEntry(Entry):
     cross_attention_layers: tuple[Count, ...] | None = Field(None, description="0-based; null: NVIDIA's rule")
     encoder_layers: PositiveInt = Field(2, description="layers of the neighbor encoder")
     encoder_attends_chunk: bool = Field(True, description="encoder attends to the chunk (NVIDIA's behavior)")
+    encoder_rotary: bool = Field(False, description="rotary positions in the encoder (an option of NeMo, not Megatron)")
     key_shift: bool = Field(False, description="mix each key with the previous token's key; not in NVIDIA's models")
     tie_embeddings: bool = Field(False, description="one matrix for input and output embeddings")
     rotary_share: Share = Field(0.5, description="share of each head that is rotated")

@@ -108,7 +108,7 @@ def test_logits_loss_and_gradients(parity, name, flavor):
     norms = case["gradient_l2_norm_of_every_parameter"][flavor]
     for key, expected in norms.items():
         found = torch.cat([gradients[ours].flatten() for ours in names(model.config, key)]).norm().item()
-        assert found == pytest.approx(expected, rel=1e-4, abs=1e-7), key
+        assert found == pytest.approx(expected, rel=1e-4, abs=1e-6), key
 
 
 def test_switched_off_retrieval_is_the_plain_gpt(parity):

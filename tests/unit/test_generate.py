@@ -164,6 +164,7 @@ class Study:
             self.model_dir / "manifest.json",
             {"examples": self.examples, "neighbors": self.neighbors},
             self.root / "metrics.json",
+            self.root / "config.yaml",
         )
         return read_json(self.root / "metrics.json")
 

@@ -57,6 +57,7 @@ rule score_cell:
         examples=PATHS.examples("{dataset}", "test"),
         neighbors=lambda wildcards: neighbors_of(wildcards, "test"),
         predictions=f"{CELL}/predictions.jsonl",
+        summary=f"{CELL}/predict.json",
     output:
         metrics=f"{CELL}/metrics.json",
         config=f"{CELL}/config.yaml",

@@ -46,7 +46,8 @@ def predict_cell(
 
     Lines come in the order of `examples`, with scores from 0 to 100. `adapter_dir` is None for zeroshot, `neighbors`
     for a cell without retrieval. Finished batches are kept in `work_dir`, and used again if neither the cell, its
-    weights nor the question's prompt has changed. `threads` are torch's on a CPU (None: as set outside). Raises `DataError` if there are no questions.
+    weights nor the question's prompt has changed. `threads` are torch's on a CPU (None: as set outside). Raises
+    `DataError` if there are no questions.
     """
     if threads is not None:
         torch.set_num_threads(threads)

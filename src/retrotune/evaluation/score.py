@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from retrotune import __version__
 from retrotune.cells import ResolvedCell
 from retrotune.datasets import get_spec
 from retrotune.errors import ResultError
 from retrotune.evaluation.statistics import bootstrap_interval
-from retrotune.files import read_jsonl, read_result, sha256, write_json
+from retrotune.files import read_jsonl, read_result, sha256, write_json, write_text
 from retrotune.log import logger
 from retrotune.stages import STAGE_VERSIONS
 
@@ -34,9 +36,11 @@ def score_cell(
     model_manifest: str | Path,
     inputs: Mapping[str, str | Path],
     out: str | Path,
+    out_config: str | Path,
 ) -> None:
     """Aggregate a cell's per-question scores into `metrics.json`, the proof that the cell is done.
 
+    The resolved configuration goes to `out_config` as YAML first.
     `train_json` is None for zeroshot. `inputs` names the files that the cell read (questions, neighbor cache, base
     model's manifest); their sha256 is recorded. Values are means over questions, 0 to 100, with 95 % bootstrap
     intervals. Raises `ResultError` if the predictions are empty, incomplete, or do not hold the primary metric.
@@ -47,6 +51,7 @@ def score_cell(
     wanted, found = predicted["num_questions"], len(next(iter(scores.values())))
     if wanted != found:
         raise ResultError(f"{predictions}: holds {found} of {wanted} questions; delete it and predict the cell again")
+    write_text(out_config, yaml.safe_dump(resolved.model_dump(mode="json"), sort_keys=False))
     write_json(
         out,
         {

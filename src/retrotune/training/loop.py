@@ -4,6 +4,7 @@ The plan lists the examples of every micro-batch of the whole run. It depends on
 interrupted and resumed sees the same batches as one that was not.
 """
 
+import inspect
 import json
 import math
 import random
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.data import Dataset, SequentialSampler
@@ -151,6 +153,8 @@ def run_training(
         callbacks=[progress],
     )
     trainer.progress = progress
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    trainer.keeps_logits = "logits_to_keep" in inspect.signature(base.forward).parameters
     trainer.remove_callback(PrinterCallback)
     checkpoint = last_checkpoint(work)
     if checkpoint is not None:
@@ -205,6 +209,7 @@ class _Trainer(Trainer):
     """Trainer with batches in the planned order, the weighted loss, and checkpoints of exactly what is trained."""
 
     progress: "_Progress"
+    keeps_logits: bool
     WEIGHTS = "trained.safetensors"
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
@@ -220,9 +225,15 @@ class _Trainer(Trainer):
         self, model: nn.Module, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The micro-batch's share of the step's weighted mean."""
-        inputs = dict(inputs)
-        labels_BT, weights_BT = inputs.pop("labels"), inputs.pop("loss_weights", None)
-        logits_BTV = model(**inputs).logits
+        arguments: dict[str, Any] = dict(inputs)
+        labels_BT, weights_BT = arguments.pop("labels"), arguments.pop("loss_weights", None)
+        if self.keeps_logits:
+            # Logits only where a token is predicted: with answer-only loss most of the prompt needs none.
+            first = max(int((labels_BT != -100).any(0).int().argmax()) - 1, 0)
+            arguments["logits_to_keep"] = labels_BT.shape[1] - first
+            labels_BT = labels_BT[:, first:]
+            weights_BT = None if weights_BT is None else weights_BT[:, first:]
+        logits_BTV = model(**arguments).logits
         return weighted_loss(logits_BTV, labels_BT, weights_BT, num_items_in_batch.to(logits_BTV.device))
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:

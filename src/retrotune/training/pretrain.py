@@ -48,7 +48,8 @@ def pretrain_model(
     layout = (passages or Passages()) if neighbors else Passages()
     tokenizer = wrap_tokenizer(tokenizer_json)
     torch.manual_seed(pretraining.seed)
-    config = build_config(size, family, vocab_size=len(tokenizer), **_special(tokenizer))
+    pad_id, eos_id = special_ids(tokenizer)
+    config = build_config(size, family, vocab_size=len(tokenizer), pad_token_id=pad_id, eos_token_id=eos_id)
     tokenizer.model_max_length = config.max_position_embeddings
     per_chunk = pretraining.neighbors_per == "chunk"
     length = _sequence_length(pretraining, config.chunk_length, config.max_position_embeddings, family)
@@ -65,7 +66,7 @@ def pretrain_model(
     found = passage_texts(load_pretraining_neighbors(neighbors)) if neighbors else {}
     sequences = (maker.chunks if per_chunk else maker.documents)(corpus_documents(corpora, root), found)
     collator = SequenceCollator(
-        special_ids(tokenizer)[0],
+        pad_id,
         config.chunk_length if per_chunk or family == "retro" else 1,
         layout.num_neighbors,
         pretraining.no_passage_share,

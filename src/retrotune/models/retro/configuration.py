@@ -25,6 +25,8 @@ class RetroConfig(PreTrainedConfig):
         encoder_residual: residual around the encoder's attention to the chunk: the stream before its LayerNorm
             (`pre_norm`, legacy Megatron and released checkpoints) or the LayerNorm's output (`normed`, megatron-core).
         encoder_attends_chunk: whether the neighbor encoder attends to the chunk (NVIDIA's behavior).
+        encoder_rotary: rotary positions in the encoder's self-attention. NeMo has them as an option; in Megatron, and by
+            default here, the encoder has no positions and reads neighbors as bags of words.
         short_chunk: which chunk is short when the length is no multiple of the chunk: `first` as in Megatron, or `last`,
             whose borders do not move as tokens are generated.
         retrieval_gate: factor of the cross-attention's output; 0 is the plain decoder.
@@ -64,6 +66,7 @@ class RetroConfig(PreTrainedConfig):
     encoder_attends_chunk: bool = True
     short_chunk: str = "last"
     retrieval_gate: float = 1.0
+    encoder_rotary: bool = False
     key_shift: bool = False
     final_norm: bool = True
 

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from retrotune.models.retro.configuration import RetroConfig
-from retrotune.models.retro.layers import CrossAttention, Mlp, SelfAttention, make_norm
+from retrotune.models.retro.layers import CrossAttention, Mlp, SelfAttention, make_norm, rotary_angles
 
 
 class EncoderLayer(nn.Module):
@@ -24,11 +24,16 @@ class EncoderLayer(nn.Module):
         self.mlp = Mlp(config)
         self.normed_residual = config.encoder_residual == "normed"
         self.dropout = config.encoder_dropout
+        self.rotary = (config.rotary_dim, config.rope_theta) if config.encoder_rotary else None
 
     def attend_itself(self, hidden_MRD: torch.Tensor, mask_MR: torch.Tensor | None) -> torch.Tensor:
         """The stream after self-attention; it does not depend on the chunk."""
         mask = None if mask_MR is None else (mask_MR | ~mask_MR.any(-1, keepdim=True))[:, None, None, :]
-        return hidden_MRD + self.drop(self.self_attention(self.input_norm(hidden_MRD), mask=mask))
+        rotary = None
+        if self.rotary is not None:
+            rotary = rotary_angles(torch.arange(hidden_MRD.shape[1], device=hidden_MRD.device)[None], *self.rotary)
+        normed = self.input_norm(hidden_MRD)
+        return hidden_MRD + self.drop(self.self_attention(normed, rotary=rotary, mask=mask, real_BT=mask_MR))
 
     def attend_chunk(
         self, hidden_MKRD: torch.Tensor, chunk_MCD: torch.Tensor, chunk_mask_MC: torch.Tensor | None
@@ -38,7 +43,7 @@ class EncoderLayer(nn.Module):
         assert self.cross_attention is not None
         neighbors, length = hidden_MKRD.shape[1:3]
         normed = self.cross_norm(hidden_MKRD)
-        memory = self.cross_attention.memory(chunk_MCD)
+        memory = self.cross_attention.memory(chunk_MCD, chunk_MCD.shape[1])
         attended = self.cross_attention(normed.flatten(1, 2), memory, chunk_mask_MC).unflatten(1, (neighbors, length))
         return (normed if self.normed_residual else hidden_MKRD) + self.drop(attended)
 

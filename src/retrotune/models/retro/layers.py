@@ -81,6 +81,19 @@ def rotate(heads_BNTH: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor]) 
     return torch.cat([turned, rest], dim=-1)
 
 
+def shift_keys(key_BNTH: torch.Tensor, share_N: torch.Tensor, last_BN1H: torch.Tensor | None = None) -> torch.Tensor:
+    """Each key mixed with the previous token's key, by a learned share per head (a sigmoid, one half at the start).
+
+    Copying what follows a matching token then needs one layer; without it tiny models need far longer until copying
+    forms. The first token has no previous one.
+    """
+    if last_BN1H is None:
+        last_BN1H = torch.zeros_like(key_BNTH[:, :, :1])
+    previous_BNTH = torch.cat([last_BN1H, key_BNTH[:, :, :-1]], dim=2)
+    share = torch.sigmoid(share_N)[None, :, None, None]
+    return key_BNTH + share * (previous_BNTH - key_BNTH)
+
+
 class SelfAttention(nn.Module):
     """Self-attention of decoder (causal, rotary) and encoder (bidirectional, no positions)."""
 
@@ -127,17 +140,14 @@ class SelfAttention(nn.Module):
         return self.o_proj(out.transpose(1, 2).flatten(2))
 
     def _shifted(self, key_BNTH: torch.Tensor, cache: Any, real_BT: torch.Tensor | None) -> torch.Tensor:
-        """Each key plus a learned share of the difference to the previous token's; the first real token is unmixed."""
+        """Keys mixed with the previous token's; padding counts as no token, and a cache keeps the last key."""
+        assert self.key_shift is not None
         if real_BT is not None:
             key_BNTH = key_BNTH * real_BT[:, None, :, None].to(key_BNTH.dtype)
-        last = None if cache is None else cache.last_keys.get(self.layer)
-        previous = torch.cat(
-            [torch.zeros_like(key_BNTH[:, :, :1]) if last is None else last, key_BNTH[:, :, :-1]], dim=2
-        )
+        last_BN1H = None if cache is None else cache.last_keys.get(self.layer)
         if cache is not None:
             cache.last_keys[self.layer] = key_BNTH[:, :, -1:]
-        assert self.key_shift is not None
-        return key_BNTH + torch.tanh(self.key_shift)[None, :, None, None] * previous
+        return shift_keys(key_BNTH, self.key_shift, last_BN1H)
 
 
 class CrossAttention(nn.Module):
@@ -152,13 +162,18 @@ class CrossAttention(nn.Module):
         self.k_proj = nn.Linear(config.hidden_size, width, bias=False)
         self.v_proj = nn.Linear(config.hidden_size, width, bias=False)
         self.o_proj = nn.Linear(width, config.hidden_size, bias=False)
+        self.key_shift = nn.Parameter(torch.zeros(self.num_heads)) if config.key_shift else None
 
-    def memory(self, hidden_BSD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(keys, values) [B, N, S, H] of what is attended to."""
+    def memory(self, hidden_BSD: torch.Tensor, text_length: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """(keys, values) [B, N, S, H] of what is attended to: texts of `text_length` tokens, one after the other."""
         key, value = (
             projection(hidden_BSD).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
             for projection in (self.k_proj, self.v_proj)
         )
+        if self.key_shift is not None:
+            texts = key.unflatten(2, (-1, text_length)).transpose(1, 2)
+            shifted = shift_keys(texts.flatten(0, 1), self.key_shift).unflatten(0, texts.shape[:2])
+            key = shifted.transpose(1, 2).flatten(2, 3)
         return key, value
 
     def forward(

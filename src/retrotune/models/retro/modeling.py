@@ -46,6 +46,7 @@ class Memory:
 
     hidden: torch.Tensor | None
     mask: torch.Tensor | None
+    text_length: int
     shared: bool = False
     active_BT: torch.Tensor | None = None
 
@@ -94,7 +95,7 @@ class RetroPreTrainedModel(PreTrainedModel):
             nn.init.zeros_(module.bias)
         elif isinstance(module, RMSNorm):
             nn.init.ones_(module.weight)
-        elif isinstance(module, SelfAttention) and module.key_shift is not None:
+        elif isinstance(module, SelfAttention | CrossAttention) and module.key_shift is not None:
             nn.init.zeros_(module.key_shift)
 
 
@@ -249,7 +250,7 @@ class RetroModel(RetroPreTrainedModel):
         else:
             running = normed_BTD
         if finished == 0:
-            return Memory(None, None)
+            return Memory(None, None, neighbor_ids.shape[-1])
         if per_chunk:
             first = past // chunk
             numbers = torch.arange(first, first + finished, device=neighbor_ids.device)
@@ -282,7 +283,7 @@ class RetroModel(RetroPreTrainedModel):
         if alive is not None:
             size = (batch, finished, neighbors * retrieved)
             memory_mask = alive[:, :, None].expand(size) if memory_mask is None else memory_mask & alive[:, :, None]
-        return Memory(hidden.flatten(2, 3), memory_mask)
+        return Memory(hidden.flatten(2, 3), memory_mask, retrieved)
 
     def _remember_shared(
         self,
@@ -315,7 +316,8 @@ class RetroModel(RetroPreTrainedModel):
             if real_BN is not None:
                 whole = F.pad(real_BN, (0, -real_BN.shape[1] % chunk)).unflatten(1, (-1, chunk)).any(-1)
                 active = active & whole[:, last.clamp(min=0)]
-        return Memory(hidden, None if mask is None else mask.flatten(1)[:, None], shared=True, active_BT=active)
+        flat = None if mask is None else mask.flatten(1)[:, None]
+        return Memory(hidden, flat, neighbor_ids.shape[-1], shared=True, active_BT=active)
 
     def _chunks(
         self, running_BTD: torch.Tensor, real_BN: torch.Tensor | None, past: int, finished: int
@@ -367,7 +369,7 @@ class RetroModel(RetroPreTrainedModel):
                 key, value, _ = cache.memory[number]
             else:
                 assert memory.hidden is not None
-                key, value = attention.memory(memory.hidden[:, 0])
+                key, value = attention.memory(memory.hidden[:, 0], memory.text_length)
                 if cache is not None:
                     cache.memory[number] = (key, value, torch.ones((), dtype=torch.bool).expand(batch, key.shape[2]))
             out = attention(normed_BTD, (key, value), None if memory.mask is None else memory.mask[:, 0])
@@ -382,7 +384,7 @@ class RetroModel(RetroPreTrainedModel):
             parts.append(torch.zeros_like(head) if kept is None else attention(head, kept[:2], kept[2]))
         if finished:
             assert memory.hidden is not None
-            key, value = attention.memory(memory.hidden.flatten(0, 1))
+            key, value = attention.memory(memory.hidden.flatten(0, 1), memory.text_length)
             mask = memory.mask
             queries = normed_BTD[:, before:]
             chunk = self.config.chunk_length if finished > 1 else queries.shape[1]

@@ -1,0 +1,177 @@
+"""pretrain_model and finetune_cell on a tiny text: the files they leave, what they learn, and that they repeat."""
+
+import json
+
+import pandas as pd
+import pytest
+import torch
+
+from retrotune.cells import ResolvedCell
+from retrotune.config import (
+    AdapterMethod,
+    CorpusEntry,
+    DatasetEntry,
+    Emphasis,
+    Evaluation,
+    Finetuning,
+    FullMethod,
+    LoraMethod,
+    ModelEntry,
+    Passages,
+    PretrainingEntry,
+    PtuningMethod,
+    RetrievalEntry,
+    SizeEntry,
+)
+from retrotune.errors import TrainingError
+from retrotune.files import sha256
+from retrotune.methods import load_trained
+from retrotune.models.loading import load_model, load_tokenizer
+from retrotune.training.finetune import finetune_cell
+from retrotune.training.pretrain import pretrain_model
+from retrotune.training.tokenizer import train_tokenizer
+
+NAMES = ("Dana", "Kiro", "Velu", "Hask")
+CORPORA = {"quizzes": CorpusEntry(reader="text", path="quizzes.txt", documents="paragraph")}
+SIZE = SizeEntry(
+    num_layers=2, hidden_size=16, num_heads=2, ffn_size=32, max_length=96, chunk_length=8, retrieved_length=12,
+    cross_attention_layers=(1,), encoder_layers=1,
+)  # fmt: skip
+RECIPE = PretrainingEntry(
+    corpora=("quizzes",), tokenizer="t", neighbors_per="document", sequence_length=80, batch_size=4, steps=30,
+    optimizer="muon", learning_rate=0.02, warmup_steps=2, no_passage_share=0.1, emphasis=Emphasis(),
+)  # fmt: skip
+LAYOUTS = {"gpt": Passages(num_contexts=1), "retro": Passages(num_neighbors=1)}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """Quizzes, a tokenizer, and neighbor caches for documents, chunks and questions."""
+    folder = tmp_path_factory.mktemp("training")
+    texts = [f"Question: Who rules town {name}? Answer: The answer is {name}." for name in NAMES]
+    (folder / "quizzes.txt").write_text("\n\n".join(texts), encoding="utf-8")
+    train_tokenizer(CORPORA, folder, 300, folder / "tokenizer.json")
+    rows = [
+        {
+            "doc_id": f"quizzes/quizzes.txt#{number}",
+            "rank": 0,
+            "passage_id": name,
+            "title": "T",
+            "text": name,
+            "score": 1.0,
+        }
+        for number, name in enumerate(NAMES)
+    ]
+    pd.DataFrame(rows).assign(chunk=0).to_parquet(folder / "documents.parquet")
+    pd.DataFrame(rows).assign(chunk=1).to_parquet(folder / "chunks.parquet")
+    questions = pd.DataFrame(
+        {
+            "question_id": list(NAMES),
+            "question": [f"Who rules town {name}?" for name in NAMES],
+            "answers": [[name] for name in NAMES],
+            "doc_id": None,
+            "options": [[] for _ in NAMES],
+        }
+    )
+    questions.to_parquet(folder / "train.parquet")
+    questions[:0].to_parquet(folder / "empty.parquet")
+    pd.DataFrame(rows).assign(question_id=NAMES).drop(columns="doc_id").to_parquet(folder / "neighbors.parquet")
+    for family in LAYOUTS:
+        pretrain(folder, family, folder / family)
+    return folder
+
+
+def pretrain(root, family, out, recipe=RECIPE, cache="documents"):
+    pretrain_model(
+        family, SIZE, recipe, LAYOUTS[family], CORPORA, root, root / "tokenizer.json", root / f"{cache}.parquet",
+        out, root / "work" / out.name,
+    )  # fmt: skip
+    return json.loads((out / "manifest.json").read_text())
+
+
+def cell(family, method, **finetuning):
+    return ResolvedCell(
+        model=family, method="m", dataset="d", retrieval="r", seed=7, family=family, size="tiny",
+        model_entry=ModelEntry(family=family, size="tiny", path="."), method_entry=method,
+        dataset_entry=DatasetEntry(reader="nq", path=".", max_new_tokens=8),
+        retrieval_entry=RetrievalEntry(retriever="x", chunking="c", top_k=1, **LAYOUTS and {
+            "gpt": LAYOUTS["gpt"], "retro": LAYOUTS["retro"]}),
+        finetuning=Finetuning(**{"batch_size": 4, "max_steps": 25, "warmup_steps": 2, **finetuning}),
+        evaluation=Evaluation(), max_length=96,
+    )  # fmt: skip
+
+
+def finetune(root, out, resolved, examples="train"):
+    finetune_cell(
+        resolved, root / resolved.family, root / f"{examples}.parquet", root / "neighbors.parquet", out, out / "work"
+    )
+    return json.loads((out / "train.json").read_text())
+
+
+@pytest.mark.parametrize("family", ["gpt", "retro"])
+def test_pretraining_leaves_a_whole_model(root, family):
+    manifest = json.loads((root / family / "manifest.json").read_text())
+    model, tokenizer = load_model(root / family), load_tokenizer(root / family)
+    assert manifest["num_parameters"] == sum(parameter.numel() for parameter in model.parameters())
+    assert manifest["num_parameters"] - manifest["num_non_embedding_parameters"] == 2 * 300 * 16
+    assert (manifest["steps"], manifest["num_sequences"]) == (30, 4)
+    assert manifest["weights_sha256"] == {"model.safetensors": sha256(root / family / "model.safetensors")}
+    assert model.config.eos_token_id == tokenizer.eos_token_id
+    lines = [json.loads(line) for line in (root / family / "train_log.jsonl").read_text().splitlines()]
+    assert lines[-1]["loss"] < 0.6 * lines[0]["loss"]
+    assert not (root / "work" / family).exists()
+
+
+def test_pretraining_repeats_and_takes_neighbors_per_chunk(root, tmp_path):
+    again = pretrain(root, "retro", tmp_path / "again")
+    assert again["weights_sha256"] == json.loads((root / "retro" / "manifest.json").read_text())["weights_sha256"]
+    recipe = RECIPE.model_copy(update={"neighbors_per": "chunk", "optimizer": "adamw", "steps": 3})
+    chunked = pretrain(root, "retro", tmp_path / "chunked", recipe, "chunks")
+    assert chunked["final_loss"] > 0
+    with pytest.raises(TrainingError, match="sequence_length=79 is no multiple of the chunk length 8"):
+        pretrain(root, "retro", tmp_path / "bad", recipe.model_copy(update={"sequence_length": 79}), "chunks")
+    with pytest.raises(TrainingError, match="sequence_length=97 exceeds"):
+        pretrain(root, "gpt", tmp_path / "bad", RECIPE.model_copy(update={"sequence_length": 97}))
+
+
+METHODS = [
+    LoraMethod(kind="lora", rank=4),
+    AdapterMethod(kind="adapter", bottleneck_dim=4),
+    PtuningMethod(kind="ptuning", num_virtual_tokens=3, encoder_hidden_size=16),
+    FullMethod(kind="full"),
+]
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.kind)
+@pytest.mark.parametrize("family", ["gpt", "retro"])
+def test_finetuning_learns_saves_and_repeats(root, tmp_path, family, method):
+    resolved = cell(family, method, learning_rate=0.02)
+    summary = finetune(root, tmp_path / "one", resolved)
+    lines = [json.loads(line) for line in (tmp_path / "one" / "train_log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, 26))
+    assert lines[-1]["loss"] < lines[0]["loss"]
+    assert (summary["steps"], summary["tokens"], summary["truncated"]) == (25, lines[-1]["tokens"], 0)
+    assert summary["num_trainable_params"] == summary["num_total_params"] or method.kind != "full"
+    finetune(root, tmp_path / "two", resolved)
+    files = sorted((tmp_path / "one" / "adapter").glob("*.safetensors"))
+    assert files
+    assert summary["adapter_bytes"] == sum(file.stat().st_size for file in files)
+    assert [sha256(file) for file in files] == [sha256(tmp_path / "two" / "adapter" / file.name) for file in files]
+    trained = load_trained(load_model(root / family), tmp_path / "one" / "adapter")
+    assert not any(parameter.isnan().any() for parameter in trained.parameters())
+    assert not (tmp_path / "one" / "work" / "finetune").exists()
+
+
+def test_finetuning_in_micro_batches_and_bfloat16(root, tmp_path):
+    resolved = cell("retro", METHODS[0], micro_batch_size=3, max_steps=None, epochs=5)
+    half = resolved.model_entry.model_copy(update={"precision": "bfloat16"})
+    summary = finetune(root, tmp_path, resolved.model_copy(update={"model_entry": half}))
+    assert summary["steps"] == 5
+    assert load_trained(load_model(root / "retro", torch.bfloat16), tmp_path / "adapter") is not None
+
+
+def test_nothing_to_train_on_is_an_error(root, tmp_path):
+    with pytest.raises(TrainingError, match=r"no training questions"):
+        finetune(root, tmp_path, cell("gpt", METHODS[0]), "empty")
+    with pytest.raises(TrainingError, match="not trained"):
+        finetune(root, tmp_path, cell("gpt", METHODS[0]).model_copy(update={"finetuning": None}))
