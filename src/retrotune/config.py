@@ -177,7 +177,6 @@ class SizeEntry(Entry):
     cross_attention_layers: tuple[Count, ...] | None = Field(None, description="0-based; null: NVIDIA's rule")
     encoder_layers: PositiveInt = Field(2, description="layers of the neighbor encoder")
     encoder_attends_chunk: bool = Field(True, description="encoder attends to the chunk (NVIDIA's behavior)")
-    encoder_rotary: bool = Field(False, description="rotary positions in the encoder (an option of NeMo, not Megatron)")
     key_shift: bool = Field(False, description="mix each key with the previous token's key; not in NVIDIA's models")
     tie_embeddings: bool = Field(False, description="one matrix for input and output embeddings")
     rotary_share: Share = Field(0.5, description="share of each head that is rotated")
@@ -511,8 +510,8 @@ def _dangling(config: Config) -> Iterator[str]:
             yield f"{place}: no entry {name!r} in `{kind}`; {nearest(name, list(known))}"
 
     if config.data_root is None and config.world is None:
-        for name, corpus in config.corpora.items():
-            if corpus.download is None:
+        for name, entry in config.corpora.items():
+            if entry.download is None:
                 yield f"corpora.{name}: plain text has no official source to download from: set data_root"
     for name in sorted(set(config.datasets) & set(config.corpora)):
         yield f"datasets.{name}: a corpus has the same name; rename one, passages are stored by name"
@@ -547,8 +546,8 @@ def _dangling(config: Config) -> Iterator[str]:
             for name in getattr(grid, key) or ():
                 yield from check(f"grid.{number}.{key}", name, getattr(config, key), key)
         for retrieval_name in grid.retrievals:
-            entry = config.retrievals.get(retrieval_name)
+            named = config.retrievals.get(retrieval_name)
             for dataset in grid.datasets or config.datasets:
                 open_domain = dataset in config.datasets and config.datasets[dataset].reader in OPEN_DOMAIN
-                if entry is not None and entry.retriever is not None and open_domain and entry.corpus is None:
+                if named is not None and named.retriever is not None and open_domain and named.corpus is None:
                     yield f"retrievals.{retrieval_name}.corpus: needed, because {dataset} is open-domain"

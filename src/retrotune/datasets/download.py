@@ -150,7 +150,7 @@ def download_files(files: tuple[RawFile, ...], folder: str | Path, attempts: int
     """
     folder = Path(folder)
     known = read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}
-    paths = []
+    paths: list[Path] = []
     for file in files:
         record = known.get(file.url)
         if record is None or not all((folder / name).is_file() for name in record["files"]):
@@ -203,7 +203,7 @@ def _fetch(file: RawFile, target: Path, attempts: int, wait: float) -> None:
             fault = error
         else:
             _verify(file, part)
-            os.replace(part, target)
+            part.replace(target)
             part.with_suffix(".etag").unlink(missing_ok=True)
             return
         logger.warning("%s: %s (attempt %d of %d)", file.url, fault, attempt + 1, attempts)

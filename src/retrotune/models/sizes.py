@@ -57,7 +57,6 @@ def custom_config(family: str, entry: SizeEntry, **changes: Any) -> RetroConfig:
         "cross_attention_layers": _cross_attention_layers(family, entry.cross_attention_layers, entry.num_layers),
         "encoder_num_layers": entry.encoder_layers,
         "encoder_attends_chunk": entry.encoder_attends_chunk,
-        "encoder_rotary": entry.encoder_rotary,
         "key_shift": entry.key_shift,
         "tie_word_embeddings": entry.tie_embeddings,
         "rotary_share": entry.rotary_share,
@@ -78,8 +77,6 @@ def departures(config: RetroConfig) -> list[str]:
     if config.cross_attention_layers:
         if not config.encoder_attends_chunk:
             found.append("the neighbor encoder does not attend to the chunk")
-        if config.encoder_rotary:
-            found.append("the neighbor encoder has rotary positions")
         if list(config.cross_attention_layers) != default_cross_attention_layers(config.num_hidden_layers):
             found.append(f"cross-attention in layers {list(config.cross_attention_layers)} (0-based)")
         if config.chunk_length != 64 or config.retrieved_length != 128:

@@ -1,5 +1,7 @@
 """What generation keeps: keys and values, the running chunk, and the encoded neighbors of the last finished chunk."""
 
+from collections.abc import Callable
+
 import torch
 from transformers import DynamicCache
 
@@ -7,8 +9,9 @@ from transformers import DynamicCache
 class RetroCache(DynamicCache):
     """transformers' dynamic cache with RETRO's state beside it; reordering for beams reorders all of it.
 
-    `last_keys` (per layer, for the key shift), `begun` (neighbor encodings before the chunk acts on them), `running` (the
-    normed stream of the unfinished chunk), `memory` (per cross layer: keys, values and mask of the last finished chunk).
+    `last_keys` (per layer, for the key shift), `begun` (neighbor encodings before the chunk acts on them), `running`
+    (the normed stream of the unfinished chunk), `memory` (per cross layer: keys, values and mask of the
+    last finished chunk).
     """
 
     def __init__(self) -> None:
@@ -37,8 +40,8 @@ class RetroCache(DynamicCache):
         """Refused: an earlier chunk's neighbors are not kept."""
         raise NotImplementedError("RetroCache cannot be cropped: it keeps the last chunk's neighbors only")
 
-    def _select(self, pick) -> None:  # type: ignore[no-untyped-def]
+    def _select(self, pick: Callable[[torch.Tensor], torch.Tensor]) -> None:
         self.last_keys = {layer: pick(key) for layer, key in self.last_keys.items()}
         self.begun = None if self.begun is None else pick(self.begun)
         self.running = None if self.running is None else pick(self.running)
-        self.memory = {layer: tuple(map(pick, state)) for layer, state in self.memory.items()}  # type: ignore[misc]
+        self.memory = {layer: (pick(k), pick(v), pick(mask)) for layer, (k, v, mask) in self.memory.items()}

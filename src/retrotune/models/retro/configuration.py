@@ -25,10 +25,8 @@ class RetroConfig(PreTrainedConfig):
         encoder_residual: residual around the encoder's attention to the chunk: the stream before its LayerNorm
             (`pre_norm`, legacy Megatron and released checkpoints) or the LayerNorm's output (`normed`, megatron-core).
         encoder_attends_chunk: whether the neighbor encoder attends to the chunk (NVIDIA's behavior).
-        encoder_rotary: rotary positions in the encoder's self-attention. NeMo has them as an option; in Megatron, and by
-            default here, the encoder has no positions and reads neighbors as bags of words.
-        short_chunk: which chunk is short when the length is no multiple of the chunk: `first` as in Megatron, or `last`,
-            whose borders do not move as tokens are generated.
+        short_chunk: which chunk is short when the length is no multiple of the chunk: `first` as in Megatron, or
+            `last`, whose borders do not move as tokens are generated.
         retrieval_gate: factor of the cross-attention's output; 0 is the plain decoder.
         key_shift: mix each key with the previous token's key, one learned scalar per head; not in NVIDIA's models.
         rotary_share: share of each head's width that is rotated.
@@ -66,7 +64,6 @@ class RetroConfig(PreTrainedConfig):
     encoder_attends_chunk: bool = True
     short_chunk: str = "last"
     retrieval_gate: float = 1.0
-    encoder_rotary: bool = False
     key_shift: bool = False
     final_norm: bool = True
 
@@ -80,8 +77,8 @@ class RetroConfig(PreTrainedConfig):
             self.cross_attention_layers = default_cross_attention_layers(self.num_hidden_layers)
             if not self.cross_attention_layers:
                 raise ValueError(
-                    f"num_hidden_layers={self.num_hidden_layers}: NVIDIA's rule puts no cross-attention layer there (it "
-                    "needs 6 or more); list cross_attention_layers, or give [] for a GPT"
+                    f"num_hidden_layers={self.num_hidden_layers}: NVIDIA's rule puts no cross-attention layer there "
+                    "(it needs 6 or more); list cross_attention_layers, or give [] for a GPT"
                 )
         super().__post_init__(**kwargs)
 

@@ -1,14 +1,17 @@
-"""The neighbor encoder: two bidirectional layers over neighbor tokens, the first of which attends to the decoder's chunk.
+"""The neighbor encoder: bidirectional layers over neighbor tokens, the first of which attends to the decoder's chunk.
 
 Shape letters: B batch, L chunks, C chunk length, K neighbors, R retrieved length, D width, M sets of neighbors.
 """
+
+from collections.abc import Iterable
+from typing import cast
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from retrotune.models.retro.configuration import RetroConfig
-from retrotune.models.retro.layers import CrossAttention, Mlp, SelfAttention, make_norm, rotary_angles
+from retrotune.models.retro.layers import CrossAttention, Mlp, SelfAttention, make_norm
 
 
 class EncoderLayer(nn.Module):
@@ -24,16 +27,12 @@ class EncoderLayer(nn.Module):
         self.mlp = Mlp(config)
         self.normed_residual = config.encoder_residual == "normed"
         self.dropout = config.encoder_dropout
-        self.rotary = (config.rotary_dim, config.rope_theta) if config.encoder_rotary else None
 
     def attend_itself(self, hidden_MRD: torch.Tensor, mask_MR: torch.Tensor | None) -> torch.Tensor:
         """The stream after self-attention; it does not depend on the chunk."""
         mask = None if mask_MR is None else (mask_MR | ~mask_MR.any(-1, keepdim=True))[:, None, None, :]
-        rotary = None
-        if self.rotary is not None:
-            rotary = rotary_angles(torch.arange(hidden_MRD.shape[1], device=hidden_MRD.device)[None], *self.rotary)
         normed = self.input_norm(hidden_MRD)
-        return hidden_MRD + self.drop(self.self_attention(normed, rotary=rotary, mask=mask, real_BT=mask_MR))
+        return hidden_MRD + self.drop(self.self_attention(normed, mask=mask, real_BT=mask_MR))
 
     def attend_chunk(
         self, hidden_MKRD: torch.Tensor, chunk_MCD: torch.Tensor, chunk_mask_MC: torch.Tensor | None
@@ -57,7 +56,7 @@ class EncoderLayer(nn.Module):
 
 
 class NeighborEncoder(nn.Module):
-    """Neighbor tokens -> what the decoder attends to. No positions, no final norm: NVIDIA's encoder is a bag of words."""
+    """Neighbor tokens -> what the decoder attends to. NVIDIA's has no positions (a bag of words); no final norm."""
 
     def __init__(self, config: RetroConfig) -> None:
         super().__init__()
@@ -65,9 +64,13 @@ class NeighborEncoder(nn.Module):
         layers = range(config.encoder_num_layers)
         self.layers = nn.ModuleList(EncoderLayer(config, cross=self.attends_chunk and i == 0) for i in layers)
 
+    @property
+    def _first(self) -> EncoderLayer:
+        return cast(EncoderLayer, self.layers[0])
+
     def begin(self, embedded_MRD: torch.Tensor, mask_MR: torch.Tensor | None) -> torch.Tensor:
         """What does not depend on the chunk: the first self-attention, or everything if chunks are not attended."""
-        hidden = self.layers[0].attend_itself(embedded_MRD, mask_MR)
+        hidden = self._first.attend_itself(embedded_MRD, mask_MR)
         return hidden if self.attends_chunk else self.finish(hidden, mask_MR)
 
     def attend(
@@ -78,14 +81,14 @@ class NeighborEncoder(nn.Module):
         chunk_mask_MC: torch.Tensor | None,
     ) -> torch.Tensor:
         """Go on from `begin` with the chunk of each set; output [M, K, R, D]."""
-        hidden = self.layers[0].attend_chunk(begun_MKRD, chunk_MCD, chunk_mask_MC)
+        hidden = self._first.attend_chunk(begun_MKRD, chunk_MCD, chunk_mask_MC)
         sets, neighbors = hidden.shape[:2]
         flat = self.finish(hidden.flatten(0, 1), None if mask_MKR is None else mask_MKR.flatten(0, 1))
         return flat.unflatten(0, (sets, neighbors))
 
     def finish(self, hidden_MRD: torch.Tensor, mask_MR: torch.Tensor | None) -> torch.Tensor:
         """The rest of the first layer and all others."""
-        hidden = self.layers[0].transform(hidden_MRD)
-        for layer in self.layers[1:]:
+        hidden = self._first.transform(hidden_MRD)
+        for layer in cast(Iterable[EncoderLayer], self.layers[1:]):
             hidden = layer.transform(layer.attend_itself(hidden, mask_MR))
         return hidden

@@ -1,7 +1,7 @@
 """RETRO and GPT, one decoder in transformers' conventions.
 
-What is unusual, beside the literature's RETRO (arXiv 2112.04426): norms with stored weight minus one; rotary positions on
-half of each head; the neighbor encoder reads the normed stream of the first cross-attention layer and has neither
+What is unusual, beside the literature's RETRO (arXiv 2112.04426): norms with stored weight minus one; rotary positions
+on half of each head; the neighbor encoder reads the normed stream of the first cross-attention layer and has neither
 positions nor a final norm; GPT is the same class with no cross-attention layer.
 
 Which token attends to which neighbors (m: chunk length): with the short chunk last, chunk c is tokens mc .. m(c+1)-1,
@@ -13,8 +13,9 @@ Shape letters: B batch, T new tokens, P past tokens, N all tokens, L chunks, C c
 length, S memory length (K*R), D width, V vocabulary, G groups of queries that share a memory.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -115,7 +116,7 @@ class RetroModel(RetroPreTrainedModel):
         """Token embeddings, shared by decoder and encoder."""
         return self.embed_tokens
 
-    def set_input_embeddings(self, value: nn.Module) -> None:
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
         """Replace the token embeddings."""
         self.embed_tokens = value
 
@@ -164,11 +165,10 @@ class RetroModel(RetroPreTrainedModel):
             "real_BT": real_BT,
         }
         gate = self.config.retrieval_gate if retrieval_gate is None else retrieval_gate
-        use_neighbors = neighbor_ids is not None and gate != 0
         memory: Memory | None = None
-        for number, layer in enumerate(self.layers):
+        for number, layer in enumerate(cast(Iterable[DecoderLayer], self.layers)):
             hidden = self._run(layer.attend, hidden, **attention)
-            if layer.cross_attention is not None and use_neighbors:
+            if layer.cross_attention is not None and layer.cross_norm is not None and neighbor_ids is not None and gate:
                 normed = layer.cross_norm(hidden)
                 if memory is None:
                     memory = self._remember(normed, neighbor_ids, neighbor_mask, real_BN, past, cache)
@@ -238,8 +238,8 @@ class RetroModel(RetroPreTrainedModel):
         """Encode the neighbors of the chunks that the new tokens finish."""
         assert self.neighbor_encoder is not None
         chunk = self.config.chunk_length
-        batch, length, width = normed_BTD.shape
-        before, finished = self._borders(past, length)
+        batch, length = normed_BTD.shape[:2]
+        _, finished = self._borders(past, length)
         per_chunk = neighbor_ids.ndim == 4
         mask = None if neighbor_mask is None else neighbor_mask.bool()
         if not per_chunk and not self.neighbor_encoder.attends_chunk:
@@ -363,7 +363,7 @@ class RetroModel(RetroPreTrainedModel):
         cache: RetroCache | None,
     ) -> torch.Tensor:
         """Cross-attention output [B, T, D] of the new tokens; zero where there is no memory."""
-        batch, length, width = normed_BTD.shape
+        batch, length = normed_BTD.shape[:2]
         if memory.shared:
             if cache is not None and number in cache.memory:
                 key, value, _ = cache.memory[number]
@@ -376,7 +376,6 @@ class RetroModel(RetroPreTrainedModel):
             assert memory.active_BT is not None
             return out * memory.active_BT[:, :, None].to(out.dtype)
         before, finished = self._borders(past, length)
-        before = min(before, length)
         parts = []
         if before:
             kept = cache.memory.get(number) if cache is not None else None
@@ -424,7 +423,10 @@ class RetroForCausalLM(RetroPreTrainedModel, GenerationMixin):
         retrieval_gate: float | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
-        """Logits [B, T, V], and the mean next-token loss where `labels` (-100: not counted) are given; see `RetroModel`."""
+        """Logits [B, T, V], and the mean next-token loss where `labels` (-100: not counted) are given.
+
+        For everything else see `RetroModel`.
+        """
         outputs = self.model(
             input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids,
             past_key_values=past_key_values, inputs_embeds=inputs_embeds, use_cache=use_cache,
