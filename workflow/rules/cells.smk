@@ -34,6 +34,7 @@ rule predict_cell:
         neighbors=lambda wildcards: neighbors_of(wildcards, "test"),
     output:
         predictions=f"{CELL}/predictions.jsonl",
+        summary=f"{CELL}/predict.json",
     log:
         PATHS.log(f"predict_cell/{CELL_LOG}"),
     conda:

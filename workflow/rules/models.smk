@@ -12,6 +12,8 @@ rule pretrain_model:
         PATHS.log("pretrain_model/{model}.benchmark.tsv")
     wildcard_constraints:
         model=models_from("pretraining"),
+    # cells wait for base models, so these start before anything else that is ready
+    priority: 10
     conda:
         ENV
     params:

@@ -16,8 +16,7 @@ from retrotune.corpus.records import BadRecords, relative_name, squeeze
 from retrotune.errors import DataError
 from retrotune.files import read_parquet, sha256, write_json, write_parquet_rows
 from retrotune.log import logger
-
-STAGE_VERSION = 1
+from retrotune.stages import STAGE_VERSIONS
 
 # Where a sentence may end: after . ! ? and closing quotes or brackets, before white space that is not followed by a
 # small letter; at a blank line; and before a line that starts a speaker's turn ("Professor E: ").
@@ -144,7 +143,12 @@ def chunk_corpus(entry: CorpusEntry, root: str | Path, passage_words: int, out_p
         Path(out_passages).unlink()
         raise DataError(f"{Path(root) / entry.path}: holds no passage")
     files = {relative_name(file, root): sha256(file) for file in corpus_files(entry, root)}
-    manifest = {"stage_version": STAGE_VERSION, "passages": count, "files": files, "bad_records": bad.summary()}
+    manifest = {
+        "stage_version": STAGE_VERSIONS["chunk_corpus"],
+        "passages": count,
+        "files": files,
+        "bad_records": bad.summary(),
+    }
     write_json(Path(out_passages).with_suffix(".manifest.json"), manifest)
     logger.info("%s: %d passages, %d bad records skipped", entry.path, count, bad.reasons.total())
 

@@ -11,8 +11,7 @@ from retrotune.datasets.base import Example, Record
 from retrotune.errors import ConfigError, DataError
 from retrotune.files import read_parquet, sha256, write_json, write_parquet_rows
 from retrotune.log import logger
-
-STAGE_VERSION = 1
+from retrotune.stages import STAGE_VERSIONS
 
 
 class _Split:
@@ -123,7 +122,7 @@ def prepare_examples(
     write_examples(out_train, train.examples)
     write_examples(out_test, test.examples)
     manifest = {
-        "stage_version": STAGE_VERSION,
+        "stage_version": STAGE_VERSIONS["prepare_examples"],
         "dataset": spec.name,
         "dataset_version": spec.version,
         "layout": entry.layout,
