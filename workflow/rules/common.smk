@@ -88,12 +88,16 @@ def passages_of(retrieval, dataset):
 
 
 def vectors_of(retrieval, source):
-    """Index and vectors of a dense retriever over one source; nothing for BM25."""
+    """Vectors of a dense retriever over one source, and the index over a corpus; nothing for BM25.
+
+    A document's passages are few and are searched exactly, without an index.
+    """
     entry = CONFIG.retrievals[retrieval]
     if CONFIG.retrievers[entry.retriever].kind == "bm25":
         return {}
     key = (entry.retriever, source, entry.chunking)
-    return {"embeddings": PATHS.embeddings(*key), "index": PATHS.index(*key, entry.index)}
+    vectors = {"embeddings": PATHS.embeddings(*key)}
+    return vectors if source in CONFIG.datasets else {**vectors, "index": PATHS.index(*key, entry.index)}
 
 
 def search_params(retrieval):

@@ -51,7 +51,6 @@ rule cache_neighbors:
         PATHS.log("cache_neighbors/{retrieval}-{dataset}-{split}.log"),
     conda:
         ENV
-    threads: 2
     params:
         search=lambda wildcards: search_params(wildcards.retrieval),
         own_documents=lambda wildcards: not is_open_domain(CONFIG, wildcards.dataset),
