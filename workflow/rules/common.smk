@@ -177,7 +177,7 @@ def pretraining_params(wildcards):
 def trained(wildcards):
     """What fine-tuning leaves; nothing for zero-shot."""
     zeroshot = CONFIG.methods[wildcards.method].kind == "zeroshot"
-    return [] if zeroshot else [f"{CELL}/train.json".format(**dict(wildcards.items()))]
+    return [] if zeroshot else f"{CELL}/train.json".format(**dict(wildcards.items()))
 
 
 def resources_of(wildcards):
