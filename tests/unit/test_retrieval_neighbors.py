@@ -27,7 +27,8 @@ from retrotune.retrieval.neighbors import (
     load_pretraining_neighbors,
 )
 from retrotune.retrieval.passages import PassageTable
-from retrotune.retrieval.search import best_rows, open_searcher
+from retrotune.retrieval.ranking import best_rows
+from retrotune.retrieval.search import open_searcher
 
 BM25 = RetrieverEntry(kind="bm25")
 DENSE = RetrieverEntry(query_model="hand-made")

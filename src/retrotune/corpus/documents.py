@@ -3,24 +3,15 @@
 import glob
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from retrotune.config import CorpusEntry
-from retrotune.corpus.records import BadRecords, numbered_lines, relative_name
+from retrotune.corpus.dpr import read_articles
+from retrotune.corpus.records import BadRecords, Document, numbered_lines, relative_name
 from retrotune.errors import DataError
 
 TEXT_PATTERNS = ("*.txt", "*.text", "*.md", "*.tokens", "*.raw", "*.txt.gz")
 _HEADING = re.compile(r"\s*= (?!= )(.+?) =\s*$")
-
-
-@dataclass(frozen=True)
-class Document:
-    """A raw source item. `doc_id` is unique within its corpus or dataset; the title may be empty, the text not."""
-
-    doc_id: str
-    title: str
-    text: str
 
 
 def corpus_files(entry: CorpusEntry, root: str | Path) -> list[Path]:
@@ -53,8 +44,6 @@ def read_corpus(entry: CorpusEntry, root: str | Path, bad: BadRecords | None = N
     """
     bad = bad or BadRecords(entry.skip_bad_records)
     if entry.reader == "dpr_passages":
-        from retrotune.corpus.dpr import read_articles
-
         documents = read_articles(corpus_files(entry, root), bad)
     else:
         documents = _text_documents(entry, Path(root), bad)

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from retrotune.corpus.documents import Document
-from retrotune.corpus.records import BadRecordError, BadRecords, read_csv, read_json_document, squeeze
+from retrotune.corpus.records import BadRecordError, BadRecords, Document, read_csv, read_json_document, squeeze
 from retrotune.errors import DataError
 
 HEADER = ["id", "text", "title"]

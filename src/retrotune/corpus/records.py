@@ -10,12 +10,22 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
 from retrotune.errors import DataError
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Document:
+    """A raw source item. `doc_id` is unique within its corpus or dataset; the title may be empty, the text not."""
+
+    doc_id: str
+    title: str
+    text: str
 
 
 class BadRecordError(DataError):

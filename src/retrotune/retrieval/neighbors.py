@@ -18,7 +18,8 @@ from retrotune.errors import DataError, RetrievalError
 from retrotune.files import read_parquet, sha256, write_json, write_parquet
 from retrotune.log import logger
 from retrotune.retrieval.passages import PassageTable
-from retrotune.retrieval.search import Searcher, best_rows, open_searcher
+from retrotune.retrieval.ranking import best_rows
+from retrotune.retrieval.search import Searcher, open_searcher
 from retrotune.stages import STAGE_VERSIONS
 
 PASSAGE_COLUMNS = ("passage_id", "title", "text", "score")

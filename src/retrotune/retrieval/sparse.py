@@ -8,7 +8,7 @@ import numpy as np
 from retrotune.errors import RetrievalError
 from retrotune.log import progress
 from retrotune.retrieval.passages import PassageTable, passage_text
-from retrotune.retrieval.search import best_rows
+from retrotune.retrieval.ranking import best_rows
 
 
 class SparseSearcher:
