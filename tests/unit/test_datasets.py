@@ -1,0 +1,300 @@
+"""Readers, prompts and preparation: hand-made files in the official layouts with known answers, and bad input."""
+
+import json
+
+import pytest
+
+from retrotune.config import DatasetEntry
+from retrotune.datasets import get_spec
+from retrotune.datasets.base import Example, Passage
+from retrotune.datasets.prepare import load_examples, prepare_examples
+from retrotune.errors import DataError
+from retrotune.files import read_json, read_parquet
+
+READERS = ("nq", "triviaqa", "narrativeqa", "qasper", "quality", "qmsum")
+
+
+def dump_lines(path, records):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+def write_nq(folder):
+    dump_lines(folder / "NQ-open.train.jsonl", [{"question": "who wrote it", "answer": ["Ann", "A. B."]}])
+    dump_lines(folder / "NQ-open.dev.jsonl", [{"question": "where is it", "answer": ["Oslo"]}])
+
+
+def write_triviaqa(folder):
+    def file(split, question, value, aliases):
+        answer = {"Value": value, "Aliases": aliases, "NormalizedAliases": [a.lower() for a in aliases]}
+        data = [
+            {"QuestionId": f"{split}_1", "Question": question, "Answer": answer, "SearchResults": [], "EntityPages": []}
+        ]
+        path = folder / "triviaqa-unfiltered" / f"unfiltered-web-{split}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"Data": data, "Domain": "unfiltered-web", "VerifiedEval": False}))
+
+    file("train", "Who wrote it?", "Ann", ["Ann", "Anne"])
+    file("dev", "Where is it?", "Oslo", ["Oslo", "Christiania"])
+
+
+def write_narrativeqa(folder):
+    (folder / "tmp").mkdir(parents=True)
+    header = (
+        "document_id,set,kind,story_url,story_file_size,wiki_url,wiki_title,story_word_count,story_start,story_end\n"
+    )
+    rows = [f"{doc},{split},gutenberg,u,1,w,Tale {doc},5,a,b\n" for doc, split in (("aa", "train"), ("bb", "test"))]
+    (folder / "documents.csv").write_text(header + "".join(rows))
+    header = "document_id,set,question,answer1,answer2,question_tokenized,answer1_tokenized,answer2_tokenized\n"
+    rows = ["aa,train,Who wrote it?,Ann,Anne,q,a,a\n", "bb,test,Where is it?,Oslo,in Oslo,q,a,a\n"]
+    (folder / "qaps.csv").write_text(header + "".join(rows))
+    (folder / "tmp" / "aa.content").write_text("Ann wrote it.")
+    (folder / "tmp" / "bb.content").write_text("<html><body><p>It is in Oslo.</p></body></html>")
+
+
+def qasper_answer(**answer):
+    empty = {"unanswerable": False, "extractive_spans": [], "yes_no": None, "free_form_answer": "", "evidence": []}
+    return {"answer": {**empty, **answer}, "annotation_id": "a", "worker_id": "w"}
+
+
+def write_qasper(folder):
+    folder.mkdir(parents=True)
+    for split, answers in (
+        ("train", [qasper_answer(extractive_spans=["Ann", "Bo"]), qasper_answer(yes_no=False)]),
+        ("test", [qasper_answer(free_form_answer="in Oslo"), qasper_answer(unanswerable=True)]),
+    ):
+        paper = {
+            "title": "T", "abstract": "Ab.", "full_text": [{"section_name": "S", "paragraphs": ["One.", "Two."]}],
+            "qas": [{"question": f"{split}?", "question_id": f"{split}1", "answers": answers}],
+            "figures_and_tables": [],
+        }  # fmt: skip
+        (folder / f"qasper-{split}-v0.3.json").write_text(json.dumps({f"{split}-paper": paper}))
+
+
+def write_quality(folder):
+    def article(writer, number, gold):
+        question = {
+            "question": f"Which {number}?", "question_unique_id": f"q{number}", "options": ["a", "b", "c", "d"],
+            "writer_label": gold, "gold_label": gold, "validation": [], "speed_validation": [], "difficult": 0,
+        }  # fmt: skip
+        return {
+            "article_id": "1", "set_unique_id": f"1_{writer}", "batch_num": "", "writer_id": writer, "source": "",
+            "title": "T", "year": None, "author": "", "topic": "", "article": "The text.", "questions": [question],
+            "url": "", "license": "",
+        }  # fmt: skip
+
+    dump_lines(folder / "QuALITY.v1.0.1.htmlstripped.train", [article("w", 0, 1)])
+    dump_lines(folder / "QuALITY.v1.0.1.htmlstripped.dev", [article("x", 1, 2), article("y", 2, 4)])
+
+
+def write_qmsum(folder):
+    def meeting(word):
+        return {
+            "topic_list": [],
+            "general_query_list": [{"query": f"Summarize {word}.", "answer": f"All about {word}."}],
+            "specific_query_list": [
+                {"query": f"Why {word}?", "answer": f"For {word}.", "relevant_text_span": [["0", "0"]]}
+            ],
+            "meeting_transcripts": [{"speaker": "Ann", "content": f"I like {word} ."}],
+        }
+
+    for split in ("train", "val"):
+        dump_lines(folder / "ALL" / "jsonl" / f"{split}.jsonl", [meeting(split)])
+
+
+WRITERS = {
+    "nq": write_nq, "triviaqa": write_triviaqa, "narrativeqa": write_narrativeqa,
+    "qasper": write_qasper, "quality": write_quality, "qmsum": write_qmsum,
+}  # fmt: skip
+
+
+def prepare(root, reader, **entry):
+    out = root / "out"
+    documents = None if get_spec(reader).open_domain else out / "documents.parquet"
+    entry = DatasetEntry(reader=reader, path=reader, **entry)
+    prepare_examples(entry, root, out / "train.parquet", out / "test.parquet", documents)
+    frame = {} if documents is None else read_parquet(documents).set_index("doc_id")["text"].to_dict()
+    return load_examples(out / "train.parquet"), load_examples(out / "test.parquet"), frame
+
+
+EXPECTED = {
+    "nq": (["who wrote it"], [("Ann", "A. B.")], ["where is it"], [("Oslo",)]),
+    "triviaqa": (["Who wrote it?"], [("Ann", "Anne")], ["Where is it?"], [("Oslo", "Christiania")]),
+    "narrativeqa": (["Who wrote it?"], [("Ann", "Anne")], ["Where is it?"], [("Oslo", "in Oslo")]),
+    "qasper": (["train?"], [("Ann, Bo", "No")], ["test?"], [("in Oslo", "Unanswerable")]),
+    "quality": (["Which 0?"], [("a",)], ["Which 1?", "Which 2?"], [("b",), ("d",)]),
+    "qmsum": (
+        ["Summarize train.", "Why train?"], [("All about train.",), ("For train.",)],
+        ["Summarize val.", "Why val?"], [("All about val.",), ("For val.",)],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_official_layout(tmp_path, reader):
+    WRITERS[reader](tmp_path / reader)
+    train, test, documents = prepare(tmp_path, reader)
+    questions, answers, test_questions, test_answers = EXPECTED[reader]
+    assert [example.question for example in train] == questions
+    assert [example.answers for example in train] == answers
+    assert [example.question for example in test] == test_questions
+    assert [example.answers for example in test] == test_answers
+    ids = [example.question_id for example in train + test]
+    assert len(ids) == len(set(ids))
+    if documents:
+        assert {example.doc_id for example in train + test} == set(documents)
+
+
+def test_documents_are_text(tmp_path):
+    for reader in ("narrativeqa", "qasper", "qmsum"):
+        WRITERS[reader](tmp_path / reader)
+    assert sorted(prepare(tmp_path, "narrativeqa")[2].values()) == ["Ann wrote it.", "It is in Oslo."]
+    assert "I like train ." in " ".join(prepare(tmp_path, "qmsum")[2].values())
+    paper = prepare(tmp_path, "qasper")[2]["test-paper"]
+    assert [paper.index(part) for part in ("Ab.", "One.", "Two.")] == sorted(
+        paper.index(p) for p in ("Ab.", "One.", "Two.")
+    )
+
+
+def test_scrolls_layout(tmp_path):
+    record = {"id": "d1", "pid": "d1_0", "input": "Where?\n\n\nIt is in Oslo.", "output": "Oslo"}
+    dump_lines(tmp_path / "qasper" / "train.jsonl", [{**record, "id": "t1", "pid": "t1_0", "input": "Who?\n\n\nAnn."}])
+    dump_lines(tmp_path / "qasper" / "validation.jsonl", [record, {**record, "pid": "d1_1", "output": "in Oslo"}])
+    dump_lines(tmp_path / "qasper" / "test.jsonl", [{**record, "output": None}])
+    train, test, documents = prepare(tmp_path, "qasper", layout="scrolls")
+    assert [(example.question, example.answers) for example in test] == [("Where?", ("Oslo", "in Oslo"))]
+    assert documents[test[0].doc_id] == "It is in Oslo."
+    assert len(train) == 1
+
+
+def test_dpr_layout(tmp_path):
+    def record(question):
+        return {
+            "question": question,
+            "answers": ["Ann"],
+            "positive_ctxs": [],
+            "negative_ctxs": [],
+            "hard_negative_ctxs": [],
+        }
+
+    (tmp_path / "nq").mkdir()
+    for split, question in (("train", "who"), ("dev", "where")):
+        (tmp_path / "nq" / f"biencoder-nq-{split}.json").write_text(json.dumps([record(question)]))
+    train, test, _ = prepare(tmp_path, "nq", layout="dpr")
+    assert [train[0].question, test[0].question, test[0].answers] == ["who", "where", ("Ann",)]
+
+
+def test_a_test_question_is_never_trained_on(tmp_path):
+    write_nq(tmp_path / "nq")
+    same = [{"question": "Where is it?", "answer": ["Oslo"]}, {"question": "new", "answer": ["x"]}]
+    dump_lines(tmp_path / "nq" / "NQ-open.train.jsonl", same)
+    train, _, _ = prepare(tmp_path, "nq")
+    assert [example.question for example in train] == ["new"]
+    assert read_json(tmp_path / "out" / "manifest.json")["train_questions_dropped_as_test_questions"] == 1
+
+
+def test_limits_take_the_first(tmp_path):
+    dump_lines(tmp_path / "nq" / "NQ-open.train.jsonl", [{"question": f"a{i}", "answer": ["x"]} for i in range(9)])
+    dump_lines(tmp_path / "nq" / "NQ-open.dev.jsonl", [{"question": f"b{i}", "answer": ["x"]} for i in range(9)])
+    train, test, _ = prepare(tmp_path, "nq", max_train=2, max_test=3)
+    assert [example.question for example in train + test] == ["a0", "a1", "b0", "b1", "b2"]
+
+
+BAD_LINES = [
+    (b'{"question": "q", "answer": []}\n', "no answers"),
+    (b'{"question": "q", "answer": ["  "]}\n', "no answers"),
+    (b'{"question": "q"}\n', "answer"),
+    (b'{"question": "q", "ans', "JSON"),
+    (b'{"question": "\xff", "answer": ["a"]}\n', "UTF-8"),
+    (b'{"question": "", "answer": ["a"]}\n', "empty question"),
+]
+
+
+@pytest.mark.parametrize(("line", "message"), BAD_LINES)
+def test_a_bad_record_is_named_with_file_and_line_or_counted(tmp_path, line, message):
+    write_nq(tmp_path / "nq")
+    good = b'{"question": "good", "answer": ["a"]}\n'
+    (tmp_path / "nq" / "NQ-open.dev.jsonl").write_bytes(good + line)
+    with pytest.raises(DataError) as error:
+        prepare(tmp_path, "nq")
+    assert "NQ-open.dev.jsonl:2" in str(error.value)
+    assert message in str(error.value)
+    assert not (tmp_path / "out" / "test.parquet").exists(), "nothing half-made is left"
+    _, test, _ = prepare(tmp_path, "nq", skip_bad_records=True)
+    assert [example.question for example in test] == ["good"]
+    assert read_json(tmp_path / "out" / "manifest.json")["bad_records"]["test"]["skipped"] == 1
+
+
+def test_missing_files_are_named(tmp_path):
+    with pytest.raises(DataError, match="no such file or folder.*data_root"):
+        prepare(tmp_path, "nq")
+    (tmp_path / "nq").mkdir()
+    with pytest.raises(DataError, match="no test questions; looked for"):
+        prepare(tmp_path, "nq")
+    write_narrativeqa(tmp_path / "narrativeqa")
+    (tmp_path / "narrativeqa" / "tmp" / "bb.content").unlink()
+    with pytest.raises(DataError, match="bb"):
+        prepare(tmp_path, "narrativeqa")
+    (tmp_path / "narrativeqa" / "tmp" / "bb.content").write_text("  ")
+    with pytest.raises(DataError, match="empty document"):
+        prepare(tmp_path, "narrativeqa")
+
+
+def test_prompts():
+    passage = Passage("p", "Oslo", "It is in Norway.", 1.0)
+    nq = get_spec("nq")
+    example = Example("q", "where is it", ("Oslo",))
+    assert nq.prompt(example, [passage], "base") == (
+        "title: Oslo, source: It is in Norway.\n\nQuestion: where is it? Answer: The answer is"
+    )
+    assert nq.target(example) == " Oslo"
+    instruct = nq.prompt(example, [], "instruct")
+    assert instruct.startswith("System: This is a chat")
+    assert instruct.endswith(
+        "User: Answer the following question with a short span. where is it?\n\nAssistant: The answer is"
+    )
+    quality = get_spec("quality")
+    example = Example("q", "Which?", ("b",), "d", ("a", "b"))
+    assert "(A) a" in quality.question_piece(example, "base")
+    assert "(B) b" in quality.question_piece(example, "base")
+    assert quality.target(example) == " b"
+
+
+@pytest.mark.parametrize(
+    ("reader", "text", "expected"),
+    [
+        ("nq", " Oslo. Question: next", "Oslo"),
+        ("nq", " Oslo\nmore", "Oslo"),
+        ("qmsum", " First. Second.\nmore", "First. Second."),
+        ("nq", "", ""),
+    ],
+)
+def test_answers_end_where_the_authors_cut(reader, text, expected):
+    assert get_spec(reader).postprocess(text, "base") == expected
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_specs_agree_with_the_schema(reader):
+    from retrotune.config import OPEN_DOMAIN
+
+    spec = get_spec(reader)
+    assert spec.open_domain == (reader in OPEN_DOMAIN)
+    assert spec.citation
+    assert spec.max_new_tokens > 0
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_real_files(shared, tmp_path, reader):
+    """A few records of each real dataset: nothing about their number or ids is assumed."""
+    entry = DatasetEntry(reader=reader, path=reader, max_train=20, max_test=20)
+    documents = None if get_spec(reader).open_domain else tmp_path / "documents.parquet"
+    prepare_examples(entry, shared / "data", tmp_path / "train.parquet", tmp_path / "test.parquet", documents)
+    train, test = load_examples(tmp_path / "train.parquet"), load_examples(tmp_path / "test.parquet")
+    ids = [example.question_id for example in train + test]
+    assert train
+    assert test
+    assert len(set(ids)) == len(ids)
+    assert all(answer.strip() for example in train + test for answer in example.answers)
+    if documents is not None:
+        texts = read_parquet(documents).set_index("doc_id")["text"]
+        assert all(len(texts[example.doc_id].split()) > 100 for example in train + test)
