@@ -1,4 +1,4 @@
-# make demo        train, retrieve, generate and score the embedded study; prints its table (about 10 minutes, 2 cores)
+# make demo        train, retrieve, generate and score the embedded study; prints its table (10 to 15 minutes, 2 cores)
 # make demo-full   the same with all six datasets
 # make test        lint and all tests
 # Each target does its own set-up in .venv. It needs Python >= 3.11, pip and make.

@@ -27,6 +27,8 @@ PATHS = Paths.of(CONFIG)
 CELL = PATHS.cell("{model}/{method}/{dataset}/{retrieval}/seed{seed}")
 WORK = PATHS.work("{model}/{method}/{dataset}/{retrieval}/seed{seed}")
 CELL_LOG = "{model}/{method}/{dataset}/{retrieval}/seed{seed}.log"
+# retrievals are compared in a table of their own where a study has several
+RETRIEVAL_TABLES = ("csv", "md", "tex", "html") if len({cell.retrieval for cell in CELLS}) > 1 else ()
 ENV = "../../envs/cpu.yaml" if not any(m.resources.gpus for m in CONFIG.models.values()) else "../../envs/gpu.yaml"
 
 

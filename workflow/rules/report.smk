@@ -23,6 +23,7 @@ rule make_tables:
         PATHS.report("tables/results.json"),
     output:
         multiext(PATHS.report("tables/comparison"), ".csv", ".md", ".tex"),
+        [PATHS.report(f"tables/retrievals.{suffix}") for suffix in RETRIEVAL_TABLES],
         PATHS.report("tables/cost_cells.csv"),
         html=report(
             PATHS.report("tables/comparison.html"),
