@@ -5,7 +5,7 @@ import copy
 import pytest
 import yaml
 
-from retrotune.config import load_config, read_config
+from retrotune.config import load_config, read_config, read_yaml
 from retrotune.documentation import schema_text, with_tables
 from retrotune.errors import ConfigError
 
@@ -88,7 +88,12 @@ def test_sources_of_questions():
 def test_committed_configurations_are_valid(repository):
     for path in (repository / "config").glob("*.yaml"):
         if path.name != "demo-full.yaml":  # merged on top of config.yaml
-            read_config(path)
+            load_config({"data_root": "somewhere", **read_yaml(path)})
+
+
+def test_plain_text_needs_a_data_root(repository):
+    with pytest.raises(ConfigError, match="corpora.wikitext: plain text has no official source.*set data_root"):
+        read_config(repository / "config" / "real-slices.yaml")
 
 
 def test_missing_or_broken_file(tmp_path):
