@@ -32,6 +32,8 @@ localrules:
 rule all:
     default_target: True
     input:
+        # cells too: Snakemake does not miss a deleted file between others that exist
+        PATHS.metrics(CELLS),
         PATHS.report("tables/comparison.md"),
         PATHS.report("figures/scaling.svg"),
 
