@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -20,3 +21,8 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no folder {folder}: real data and reference outputs are not part of the repository")
     return folder
+
+
+# A test machine may be busy: how long an example takes says nothing about the code.
+settings.register_profile("busy", deadline=None)
+settings.load_profile("busy")
