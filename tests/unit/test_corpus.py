@@ -1,6 +1,7 @@
-"""Corpora and passages: plain text, Wikipedia passages, sentence-bounded chunks."""
+"""Corpora and passages: plain text, Wikipedia passages, sentence-bounded chunks, and what is left out of them."""
 
 import gzip
+import os
 
 import pytest
 from hypothesis import given, settings
@@ -8,9 +9,9 @@ from hypothesis import strategies as st
 
 from retrotune.config import CorpusEntry
 from retrotune.corpus.chunking import chunk_corpus, chunk_documents, split_passages, split_sentences
-from retrotune.corpus.documents import read_corpus
+from retrotune.corpus.documents import corpus_files, find_corpus_files, read_corpus
 from retrotune.errors import DataError
-from retrotune.files import read_parquet, write_parquet
+from retrotune.files import read_json, read_parquet, write_parquet
 
 
 @pytest.mark.parametrize(
@@ -113,3 +114,113 @@ def test_bad_text_files(tmp_path):
     (tmp_path / "x.txt").write_bytes(b"fine\nbroken \xff\n")
     with pytest.raises(DataError, match="x.txt:2"):
         list(read_corpus(CorpusEntry(reader="text", path="x.txt"), tmp_path))
+
+
+def test_a_file_name_that_is_not_utf8_is_reported(tmp_path):
+    path = os.fsencode(tmp_path / "text") + b"/caf\xe9.txt"
+    (tmp_path / "text").mkdir()
+    try:
+        with open(path, "w") as stream:
+            stream.write("fine")
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    with pytest.raises(DataError, match="in the file's name"):
+        list(read_corpus(CorpusEntry(reader="text", path="text"), tmp_path))
+
+
+def passages_in(tmp_path, *names):
+    for name in names:
+        (tmp_path / "wiki" / name).parent.mkdir(parents=True, exist_ok=True)
+        data = TSV.encode()
+        (tmp_path / "wiki" / name).write_bytes(gzip.compress(data) if name.endswith("gz") else data)
+    return CorpusEntry(reader="dpr_passages", path="wiki")
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["psgs_w100.tsv.gz", "psgs_w100.tsv", "a.tsv"], "psgs_w100.tsv.gz"),
+        (["psgs_w100.tsv", "a.tsv.gz"], "psgs_w100.tsv"),
+        (["mine.tsv.gz", "readme.txt"], "mine.tsv.gz"),
+        (["below/mine.tsv", ".hidden/other.tsv"], "below/mine.tsv"),
+    ],
+)
+def test_a_folder_of_passages(tmp_path, names, expected):
+    entry = passages_in(tmp_path, *names)
+    assert find_corpus_files(entry, tmp_path) == corpus_files(entry, tmp_path) == [tmp_path / "wiki" / expected]
+    assert len(list(read_corpus(entry, tmp_path))) == 2
+
+
+def test_a_folder_without_the_passages(tmp_path):
+    entry = passages_in(tmp_path, "readme.txt")
+    with pytest.raises(DataError, match=r"wiki: no file psgs_w100\.tsv\.gz, psgs_w100\.tsv, \*\.tsv\.gz, \*\.tsv"):
+        list(read_corpus(entry, tmp_path))
+    passages_in(tmp_path, "b.tsv", "a.tsv.gz")
+    with pytest.raises(DataError, match=r"several passage files \(a\.tsv\.gz, b\.tsv\); name one"):
+        chunk_corpus(entry, tmp_path, 100, tmp_path / "p.parquet")
+    assert corpus_files(entry, tmp_path) == [tmp_path / "wiki"]
+
+
+def test_corpus_files(tmp_path):
+    for name in ("text/b.txt", "text/deep/a.md", "text/.hidden.txt", "text/c.pdf"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+
+    def files(path):
+        found = corpus_files(CorpusEntry(reader="text", path=path), tmp_path)
+        return [file.relative_to(tmp_path).as_posix() for file in found]
+
+    assert files("text") == ["text/b.txt", "text/deep/a.md"]
+    assert files("text/*.txt") == ["text/b.txt"]
+    assert files("text/c.pdf") == ["text/c.pdf"]
+    assert files("missing") == ["missing"]
+    assert files("text/*.raw") == ["text/*.raw"]
+
+
+def test_a_truncated_archive_is_named(tmp_path):
+    entry = passages_in(tmp_path, "psgs_w100.tsv.gz")
+    file = tmp_path / "wiki" / "psgs_w100.tsv.gz"
+    file.write_bytes(file.read_bytes()[:-12])
+    for skip in (False, True):
+        with pytest.raises(DataError, match=r"psgs_w100\.tsv\.gz:\d+: truncated or damaged archive"):
+            list(read_corpus(entry.model_copy(update={"skip_bad_records": skip}), tmp_path))
+
+
+def test_text_that_is_left_out_is_counted_wherever_it_is_read(tmp_path):
+    from retrotune.config import PretrainingEntry, RetrieverEntry, SizeEntry
+    from retrotune.retrieval.neighbors import cache_pretraining_neighbors
+    from retrotune.training.pretrain import pretrain_model
+    from retrotune.training.tokenizer import train_tokenizer
+
+    (tmp_path / "a.txt").write_bytes(b"Ann lives near the harbor.\n\nBroken \xff\n\nBob paints the harbor.\n")
+    (tmp_path / "b.txt").write_text("Goats eat thistles.\n")
+    corpora = {
+        name: CorpusEntry(reader="text", path=f"{name}.txt", documents="paragraph", skip_bad_records=True)
+        for name in ("a", "b")
+    }
+    tokenizer = tmp_path / "tokenizer" / "tokenizer.json"
+    strict = {"a": corpora["a"].model_copy(update={"skip_bad_records": False})}
+    with pytest.raises(DataError, match=r"a\.txt:3: not UTF-8"):
+        train_tokenizer(strict, tmp_path, 270, tokenizer)
+    assert not list(tmp_path.glob("tokenizer/*"))
+    train_tokenizer(corpora, tmp_path, 270, tokenizer)
+    manifest = read_json(tmp_path / "tokenizer" / "manifest.json")
+    assert (manifest["vocab_size"], manifest["documents"]) == (270, {"a": 2, "b": 1})
+    assert manifest["bad_records"]["a"]["reasons"] == {"not UTF-8": 1}
+    assert manifest["bad_records"]["b"]["skipped"] == 0
+
+    chunk_corpus(corpora["b"], tmp_path, 10, tmp_path / "passages.parquet")
+    cache_pretraining_neighbors(
+        corpora, tmp_path, tmp_path / "passages.parquet", "wiki", tokenizer, 0, RetrieverEntry(kind="bm25"), 1,
+        tmp_path / "neighbors.parquet",
+    )  # fmt: skip
+    counts = read_json(tmp_path / "neighbors.manifest.json")["bad_records"]
+    assert {name: summary["skipped"] for name, summary in counts.items()} == {"a": 1, "b": 0}
+
+    size = SizeEntry(num_layers=1, hidden_size=8, num_heads=1, ffn_size=8, max_length=32, chunk_length=8)
+    recipe = PretrainingEntry(
+        corpora=("a", "b"), tokenizer="t", neighbors_per="document", sequence_length=32, batch_size=2, steps=1,
+        optimizer="adamw", learning_rate=0.01, warmup_steps=0,
+    )  # fmt: skip
+    pretrain_model("gpt", size, recipe, None, corpora, tmp_path, tokenizer, None, tmp_path / "m", tmp_path / "work")
+    assert read_json(tmp_path / "m" / "manifest.json")["skipped"] == {"a": 1, "b": 0}

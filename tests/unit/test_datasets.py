@@ -1,111 +1,20 @@
 """Readers, prompts and preparation: hand-made files in the official layouts with known answers, and bad input."""
 
 import json
+import subprocess
+import sys
 
 import pytest
+from dataset_cases import WRITERS, dump_lines, write_narrativeqa, write_nq
 
 from retrotune.config import DatasetEntry
 from retrotune.datasets import get_spec
 from retrotune.datasets.base import Example, Passage
-from retrotune.datasets.prepare import load_examples, prepare_examples
+from retrotune.datasets.prepare import load_examples, prepare_examples, raw_files
 from retrotune.errors import DataError
 from retrotune.files import read_json, read_parquet
 
 READERS = ("nq", "triviaqa", "narrativeqa", "qasper", "quality", "qmsum")
-
-
-def dump_lines(path, records):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(record) + "\n" for record in records))
-
-
-def write_nq(folder):
-    dump_lines(folder / "NQ-open.train.jsonl", [{"question": "who wrote it", "answer": ["Ann", "A. B."]}])
-    dump_lines(folder / "NQ-open.dev.jsonl", [{"question": "where is it", "answer": ["Oslo"]}])
-
-
-def write_triviaqa(folder):
-    def file(split, question, value, aliases):
-        answer = {"Value": value, "Aliases": aliases, "NormalizedAliases": [a.lower() for a in aliases]}
-        data = [
-            {"QuestionId": f"{split}_1", "Question": question, "Answer": answer, "SearchResults": [], "EntityPages": []}
-        ]
-        path = folder / "triviaqa-unfiltered" / f"unfiltered-web-{split}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"Data": data, "Domain": "unfiltered-web", "VerifiedEval": False}))
-
-    file("train", "Who wrote it?", "Ann", ["Ann", "Anne"])
-    file("dev", "Where is it?", "Oslo", ["Oslo", "Christiania"])
-
-
-def write_narrativeqa(folder):
-    (folder / "tmp").mkdir(parents=True)
-    header = (
-        "document_id,set,kind,story_url,story_file_size,wiki_url,wiki_title,story_word_count,story_start,story_end\n"
-    )
-    rows = [f"{doc},{split},gutenberg,u,1,w,Tale {doc},5,a,b\n" for doc, split in (("aa", "train"), ("bb", "test"))]
-    (folder / "documents.csv").write_text(header + "".join(rows))
-    header = "document_id,set,question,answer1,answer2,question_tokenized,answer1_tokenized,answer2_tokenized\n"
-    rows = ["aa,train,Who wrote it?,Ann,Anne,q,a,a\n", "bb,test,Where is it?,Oslo,in Oslo,q,a,a\n"]
-    (folder / "qaps.csv").write_text(header + "".join(rows))
-    (folder / "tmp" / "aa.content").write_text("Ann wrote it.")
-    (folder / "tmp" / "bb.content").write_text("<html><body><p>It is in Oslo.</p></body></html>")
-
-
-def qasper_answer(**answer):
-    empty = {"unanswerable": False, "extractive_spans": [], "yes_no": None, "free_form_answer": "", "evidence": []}
-    return {"answer": {**empty, **answer}, "annotation_id": "a", "worker_id": "w"}
-
-
-def write_qasper(folder):
-    folder.mkdir(parents=True)
-    for split, answers in (
-        ("train", [qasper_answer(extractive_spans=["Ann", "Bo"]), qasper_answer(yes_no=False)]),
-        ("test", [qasper_answer(free_form_answer="in Oslo"), qasper_answer(unanswerable=True)]),
-    ):
-        paper = {
-            "title": "T", "abstract": "Ab.", "full_text": [{"section_name": "S", "paragraphs": ["One.", "Two."]}],
-            "qas": [{"question": f"{split}?", "question_id": f"{split}1", "answers": answers}],
-            "figures_and_tables": [],
-        }  # fmt: skip
-        (folder / f"qasper-{split}-v0.3.json").write_text(json.dumps({f"{split}-paper": paper}))
-
-
-def write_quality(folder):
-    def article(writer, number, gold):
-        question = {
-            "question": f"Which {number}?", "question_unique_id": f"q{number}", "options": ["a", "b", "c", "d"],
-            "writer_label": gold, "gold_label": gold, "validation": [], "speed_validation": [], "difficult": 0,
-        }  # fmt: skip
-        return {
-            "article_id": "1", "set_unique_id": f"1_{writer}", "batch_num": "", "writer_id": writer, "source": "",
-            "title": "T", "year": None, "author": "", "topic": "", "article": "The text.", "questions": [question],
-            "url": "", "license": "",
-        }  # fmt: skip
-
-    dump_lines(folder / "QuALITY.v1.0.1.htmlstripped.train", [article("w", 0, 1)])
-    dump_lines(folder / "QuALITY.v1.0.1.htmlstripped.dev", [article("x", 1, 2), article("y", 2, 4)])
-
-
-def write_qmsum(folder):
-    def meeting(word):
-        return {
-            "topic_list": [],
-            "general_query_list": [{"query": f"Summarize {word}.", "answer": f"All about {word}."}],
-            "specific_query_list": [
-                {"query": f"Why {word}?", "answer": f"For {word}.", "relevant_text_span": [["0", "0"]]}
-            ],
-            "meeting_transcripts": [{"speaker": "Ann", "content": f"I like {word} ."}],
-        }
-
-    for split in ("train", "val"):
-        dump_lines(folder / "ALL" / "jsonl" / f"{split}.jsonl", [meeting(split)])
-
-
-WRITERS = {
-    "nq": write_nq, "triviaqa": write_triviaqa, "narrativeqa": write_narrativeqa,
-    "qasper": write_qasper, "quality": write_quality, "qmsum": write_qmsum,
-}  # fmt: skip
 
 
 def prepare(root, reader, **entry):
@@ -238,6 +147,49 @@ def test_missing_files_are_named(tmp_path):
     (tmp_path / "narrativeqa" / "tmp" / "bb.content").write_text("  ")
     with pytest.raises(DataError, match="empty document"):
         prepare(tmp_path, "narrativeqa")
+
+
+RAW_FILES = {
+    "nq": ["NQ-open.train.jsonl", "NQ-open.dev.jsonl"],
+    "triviaqa": ["triviaqa-unfiltered/unfiltered-web-train.json", "triviaqa-unfiltered/unfiltered-web-dev.json"],
+    "narrativeqa": ["qaps.csv", "documents.csv", "tmp"],
+    "qasper": ["qasper-train-v0.3.json", "qasper-test-v0.3.json"],
+    "quality": ["QuALITY.v1.0.1.htmlstripped.train", "QuALITY.v1.0.1.htmlstripped.dev"],
+    "qmsum": ["ALL/jsonl/train.jsonl", "ALL/jsonl/val.jsonl"],
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_raw_files(tmp_path, reader):
+    WRITERS[reader](tmp_path / reader)
+    (tmp_path / reader / "notes.txt").write_text("not read")
+
+    def names(**entry):
+        files = raw_files(DatasetEntry(reader=reader, path=reader, **entry), tmp_path)
+        return [file.relative_to(tmp_path / reader).as_posix() for file in files]
+
+    assert names() == RAW_FILES[reader]
+    train = {"narrativeqa": 0}.get(reader, 1)  # its one file holds both splits
+    assert names(max_train=0) == RAW_FILES[reader][train:]
+    other = "dpr" if get_spec(reader).open_domain else "scrolls"
+    assert names(layout=other) == ["."]
+
+
+def test_raw_files_need_not_be_sound(tmp_path):
+    (tmp_path / "qmsum").mkdir()
+    for name in ("test.jsonl", "val.jsonl"):
+        (tmp_path / "qmsum" / name).write_bytes(b"\xff")
+    found = raw_files(DatasetEntry(reader="qmsum", path="qmsum"), tmp_path)
+    assert [file.name for file in found] == ["test.jsonl", "val.jsonl"]
+    assert raw_files(DatasetEntry(reader="nq", path="none"), tmp_path) == [tmp_path / "none"]
+    single = DatasetEntry(reader="qmsum", path="qmsum/val.jsonl")
+    assert raw_files(single, tmp_path) == [tmp_path / "qmsum" / "val.jsonl"]
+
+
+def test_listing_raw_files_imports_nothing_heavy():
+    code = "import sys, retrotune.corpus.documents, retrotune.datasets.prepare; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"torch", "pandas", "pyarrow", "numpy", "transformers"} & set(done.stdout.split())
 
 
 def test_prompts():

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from retrotune.config import CorpusEntry
-from retrotune.corpus.documents import Document, corpus_files, read_corpus
+from retrotune.corpus.documents import Document, find_corpus_files, read_corpus
 from retrotune.corpus.dpr import read_passages
 from retrotune.corpus.records import BadRecords, relative_name, squeeze
 from retrotune.errors import DataError
@@ -119,7 +119,7 @@ def _document_rows(documents: Iterable[Document], passage_words: int) -> Iterato
 
 def _article_rows(entry: CorpusEntry, root: str | Path, bad: BadRecords) -> Iterator[dict[str, str]]:
     articles, previous = 0, None
-    for passage in read_passages(corpus_files(entry, root), bad):
+    for passage in read_passages(find_corpus_files(entry, root), bad):
         articles += passage.doc_id != previous
         if entry.max_documents is not None and articles > entry.max_documents:
             return
@@ -142,7 +142,7 @@ def chunk_corpus(entry: CorpusEntry, root: str | Path, passage_words: int, out_p
     if not count:
         Path(out_passages).unlink()
         raise DataError(f"{Path(root) / entry.path}: holds no passage")
-    files = {relative_name(file, root): sha256(file) for file in corpus_files(entry, root)}
+    files = {relative_name(file, root): sha256(file) for file in find_corpus_files(entry, root)}
     manifest = {
         "stage_version": STAGE_VERSIONS["chunk_corpus"],
         "passages": count,

@@ -2,37 +2,70 @@
 
 import glob
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from retrotune.config import CorpusEntry
 from retrotune.corpus.dpr import read_articles
-from retrotune.corpus.records import BadRecords, Document, numbered_lines, relative_name
+from retrotune.corpus.records import BadRecords, Document, check_unicode, numbered_lines, relative_name
 from retrotune.errors import DataError
 
 TEXT_PATTERNS = ("*.txt", "*.text", "*.md", "*.tokens", "*.raw", "*.txt.gz")
+PASSAGE_FILES = ("psgs_w100.tsv.gz", "psgs_w100.tsv")
+PASSAGE_PATTERNS = ("*.tsv.gz", "*.tsv")
 _HEADING = re.compile(r"\s*= (?!= )(.+?) =\s*$")
 
 
 def corpus_files(entry: CorpusEntry, root: str | Path) -> list[Path]:
+    """Files of a corpus as `find_corpus_files` gives them; if it finds none, the entry's own path, to be reported."""
+    try:
+        return find_corpus_files(entry, root)
+    except DataError:
+        return [Path(root) / entry.path]
+
+
+def find_corpus_files(entry: CorpusEntry, root: str | Path) -> list[Path]:
     """Files of a corpus in the order of their names; `path` is a file, a folder or a glob below `root`.
 
-    Raises `DataError` naming what was looked for if there is none.
+    A folder with passages is read from one file: `psgs_w100.tsv.gz`, `psgs_w100.tsv`, else the only one there is.
+    Raises `DataError` naming what was looked for if there is none, and the candidates if there are several.
     """
     base = Path(root) / entry.path
-    patterns = TEXT_PATTERNS if entry.reader == "text" else ("*.tsv", "*.tsv.gz")
     if base.is_file():
         return [base]
-    if base.is_dir():
-        files = {file for pattern in patterns for file in base.rglob(pattern) if file.is_file()}
-        files = {file for file in files if not any(part.startswith(".") for part in file.relative_to(base).parts)}
-        wanted = f"files {', '.join(patterns)}"
-    else:
-        files = {Path(name) for name in glob.glob(str(base), recursive=True) if Path(name).is_file()}  # noqa: PTH207
+    if not base.is_dir():
+        files = sorted(Path(name) for name in glob.glob(str(base), recursive=True) if Path(name).is_file())  # noqa: PTH207
         wanted = "file, folder or glob match"
+    elif entry.reader == "text":
+        files, wanted = _files_below(base, TEXT_PATTERNS), f"files {', '.join(TEXT_PATTERNS)}"
+    else:
+        files, wanted = _passage_files(base), f"file {', '.join((*PASSAGE_FILES, *PASSAGE_PATTERNS))}"
     if not files:
         raise DataError(f"{base}: no {wanted}; put the corpus there or correct `path` and `data_root`")
-    return sorted(files)
+    return files
+
+
+def _files_below(folder: Path, patterns: Iterable[str]) -> list[Path]:
+    """Files that match, hidden ones and those in hidden folders left out, in the order of their names."""
+    files = {file for pattern in patterns for file in folder.rglob(pattern) if file.is_file()}
+    return sorted(file for file in files if not any(part.startswith(".") for part in file.relative_to(folder).parts))
+
+
+def _passage_files(folder: Path) -> list[Path]:
+    """The passage file of a folder, alone in a list that is empty if there is none."""
+    for name in PASSAGE_FILES:
+        if (folder / name).is_file():
+            return [folder / name]
+    files = _files_below(folder, PASSAGE_PATTERNS)
+    if len(files) > 1:
+        names = ", ".join(relative_name(file, folder) for file in files)
+        raise DataError(f"{folder}: several passage files ({names}); name one of them in `path`")
+    return files
+
+
+def count_bad(corpora: Mapping[str, CorpusEntry]) -> dict[str, BadRecords]:
+    """A counter of bad records for each corpus, to be filled by `read_corpus`."""
+    return {name: BadRecords(entry.skip_bad_records) for name, entry in corpora.items()}
 
 
 def read_corpus(entry: CorpusEntry, root: str | Path, bad: BadRecords | None = None) -> Iterator[Document]:
@@ -44,7 +77,7 @@ def read_corpus(entry: CorpusEntry, root: str | Path, bad: BadRecords | None = N
     """
     bad = bad or BadRecords(entry.skip_bad_records)
     if entry.reader == "dpr_passages":
-        documents = read_articles(corpus_files(entry, root), bad)
+        documents = read_articles(find_corpus_files(entry, root), bad)
     else:
         documents = _text_documents(entry, Path(root), bad)
     count = 0
@@ -59,14 +92,16 @@ def read_corpus(entry: CorpusEntry, root: str | Path, bad: BadRecords | None = N
 
 def _text_documents(entry: CorpusEntry, root: Path, bad: BadRecords) -> Iterator[Document]:
     split = {"file": _whole_file, "paragraph": _paragraphs, "wikitext": _wikitext_articles}[entry.documents]
-    for file in corpus_files(entry, root):
+    for file in find_corpus_files(entry, root):
         name = relative_name(file, root)
-        for number, line, title, text in split(file, numbered_lines(file, bad)):
-            doc_id = name if entry.documents == "file" else f"{name}#{number}"
-            if not text.strip():
-                bad.add(f"{file}:{line}", "empty document")
-                continue
-            yield Document(doc_id, title, text.strip())
+        with bad.at(file):
+            check_unicode("in the file's name", name)
+            for number, line, title, text in split(file, numbered_lines(file, bad)):
+                doc_id = name if entry.documents == "file" else f"{name}#{number}"
+                if not text.strip():
+                    bad.add(f"{file}:{line}", "empty document")
+                    continue
+                yield Document(doc_id, title, text.strip())
 
 
 Piece = tuple[int, int, str, str]

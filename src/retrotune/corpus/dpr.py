@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from retrotune.corpus.json_places import JsonPlace, JsonPlaces
 from retrotune.corpus.records import BadRecordError, BadRecords, Document, read_csv, read_json_document, squeeze
 from retrotune.errors import DataError
 
@@ -66,13 +67,13 @@ def read_articles(files: Iterable[Path], bad: BadRecords) -> Iterator[Document]:
         yield Document(doc_id, passages[0].title, " ".join(passage.text for passage in passages))
 
 
-def read_retriever_json(file: Path) -> Iterator[tuple[str, Any]]:
+def read_retriever_json(file: Path) -> Iterator[tuple[JsonPlace, Any]]:
     """Yield (place, record) of a DPR retriever file (`biencoder-nq-dev.json` and the like), plain or `.gz`.
 
-    Records have question, answers, positive_ctxs, negative_ctxs, hard_negative_ctxs; the place is the record's number.
+    Records have question, answers, positive_ctxs, negative_ctxs, hard_negative_ctxs.
     """
-    records = read_json_document(file)
+    records, places = read_json_document(file), JsonPlaces(file)
     if not isinstance(records, list):
-        raise DataError(f"{file}: not a list of records but {type(records).__name__}")
+        raise DataError(f"{file}:1: not a list of records but {type(records).__name__}; is this a retriever file?")
     for number, record in enumerate(records):
-        yield f"{file} record {number}", record
+        yield places.of(number, name=f"record {number}"), record

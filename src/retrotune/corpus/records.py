@@ -35,7 +35,8 @@ class BadRecordError(DataError):
 class BadRecords:
     """What to do with a record that cannot be used: stop with its place, or (`skip`) count it for the manifest.
 
-    A reason is counted without its details, which stand in brackets at its end.
+    A reason is counted without its details, which stand in brackets at its end. A place is anything whose text says
+    where the record stands; the text is made only when it is needed.
     """
 
     def __init__(self, skip: bool = False, keep_places: int = 20) -> None:
@@ -45,21 +46,27 @@ class BadRecords:
         self.places: list[str] = []
         self._keep_places = keep_places
 
-    def add(self, place: str, reason: str) -> None:
+    def add(self, place: object, reason: str) -> None:
         """Report one bad record; raises `DataError` with the place unless bad records are skipped."""
         if not self.skip:
-            raise DataError(f"{place}: {reason}; mend the file, or set skip_bad_records to leave such records out")
-        self.reasons[reason.split(" (")[0]] += 1
+            remedy = "mend the file, or set skip_bad_records to leave such records out"
+            raise DataError(_printable(f"{place}: {reason}; {remedy}"))
+        self.reasons[_printable(reason.split(" (")[0])] += 1
         if len(self.places) < self._keep_places:
-            self.places.append(f"{place}: {reason}")
+            self.places.append(_printable(f"{place}: {reason}"))
 
     @contextmanager
-    def at(self, place: str) -> Iterator[None]:
-        """Report a `BadRecordError` of the block as being at `place`."""
+    def at(self, place: object) -> Iterator[None]:
+        """Report what makes the block's record unusable as being at `place`.
+
+        That is a `BadRecordError`, or what Python raises where a record is built as no reader expected.
+        """
         try:
             yield
         except BadRecordError as error:
             self.add(place, str(error))
+        except (AttributeError, IndexError, KeyError, TypeError) as error:
+            self.add(place, f"unexpected structure ({type(error).__name__}: {error})")
 
     def summary(self) -> dict[str, Any]:
         """The manifest's account: how many records were left out, why, and where the first ones stand."""
@@ -69,6 +76,11 @@ class BadRecords:
             "first_skipped": self.places,
             "notes": dict(sorted(self.notes.items())),
         }
+
+
+def _printable(text: str) -> str:
+    """The text with half surrogate pairs escaped, so that messages and manifests can be written as UTF-8."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def need(record: Any, key: str, kind: type[T]) -> T:
@@ -83,6 +95,32 @@ def need(record: Any, key: str, kind: type[T]) -> T:
     return value
 
 
+def optional(record: Any, key: str, kind: type[T]) -> T | None:
+    """The field `key` of a record, None if it is missing or null; raises `BadRecordError` for any other type."""
+    if isinstance(record, dict) and record.get(key) is None:
+        return None
+    return need(record, key, kind)
+
+
+def need_texts(record: Any, key: str) -> list[str]:
+    """The field `key` of a record, which must be a list of texts; raises `BadRecordError` otherwise."""
+    values = need(record, key, list)
+    for value in values:
+        if not isinstance(value, str):
+            raise BadRecordError(f"field {key!r} holds something that is not text (but {type(value).__name__})")
+    return values
+
+
+def check_unicode(owner: str, *texts: str) -> None:
+    """Raise `BadRecordError` naming `owner` for half a surrogate pair: JSON can hold `\\ud800`, UTF-8 files cannot."""
+    for text in texts:
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            half = ascii(text[error.start])
+            raise BadRecordError(f"half a surrogate pair ({half} at character {error.start}, {owner})") from error
+
+
 def squeeze(text: str) -> str:
     """The text with every run of white space replaced by one space."""
     return " ".join(text.split())
@@ -94,11 +132,13 @@ def relative_name(file: Path, root: str | Path) -> str:
 
 
 def open_bytes(path: Path) -> BinaryIO:
-    """Open a plain or gzip-compressed (`.gz`) file; `DataError` if it is missing."""
+    """Open a plain or gzip-compressed (`.gz`) file; `DataError` if it is missing or may not be read."""
     try:
         return cast(BinaryIO, gzip.open(path, "rb")) if path.suffix == ".gz" else open(path, "rb")
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be opened ({error.strerror}); it must be a file that you may read") from error
 
 
 def numbered_lines(path: Path, bad: BadRecords) -> Iterator[tuple[int, str]]:
@@ -132,23 +172,35 @@ def read_json_lines(path: Path, bad: BadRecords) -> Iterator[tuple[str, Any]]:
         except json.JSONDecodeError as error:
             bad.add(place, f"not valid JSON ({error.msg}; truncated or damaged?)")
             continue
+        except (ValueError, RecursionError) as error:  # numbers of thousands of digits, thousands of brackets
+            bad.add(place, f"JSON that Python does not read ({error})")
+            continue
         yield place, record
 
 
-def read_json_document(path: Path) -> Any:
-    """Read a JSON file, plain or `.gz`, that is one value; every fault is a `DataError` with file and line."""
+def read_whole(path: Path) -> str:
+    """The text of a UTF-8 file, plain or `.gz`; every fault is a `DataError` with its place."""
     try:
         with open_bytes(path) as stream:
             content = stream.read()
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{path}: truncated or damaged archive ({error}); fetch it again") from error
     try:
-        return json.loads(content.decode("utf-8-sig"))
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise DataError(f"{path}:{line}: not UTF-8 (byte {error.start} of the file); convert the file") from error
+
+
+def read_json_document(path: Path) -> Any:
+    """Read a JSON file, plain or `.gz`, that is one value; every fault is a `DataError` with its place."""
+    text = read_whole(path)
+    try:
+        return json.loads(text)
     except json.JSONDecodeError as error:
         raise DataError(f"{path}:{error.lineno}: not valid JSON ({error.msg}); truncated or damaged?") from error
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, thousands of brackets
+        raise DataError(f"{path}:1: JSON that Python does not read ({error}); is it the right file?") from error
 
 
 def read_csv(path: Path, bad: BadRecords, delimiter: str = ",", strict: bool = True) -> Iterator[tuple[str, list[str]]]:

@@ -4,13 +4,13 @@ One dataset is one file of this folder, which declares a `DatasetSpec` and reads
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from retrotune.corpus.documents import Document
-from retrotune.corpus.records import BadRecordError, BadRecords, find_file, squeeze
+from retrotune.corpus.records import BadRecordError, BadRecords, check_unicode, find_file, squeeze
 from retrotune.errors import ConfigError, DataError
 
 VARIANTS = ("base", "instruct")
@@ -44,9 +44,12 @@ class Passage:
 
 @dataclass(frozen=True)
 class Record:
-    """What one raw record yields: at most one document, the questions about it, and further raw files it came from."""
+    """What one raw record yields: at most one document, the questions about it, and further raw files it came from.
 
-    examples: tuple[Example, ...]
+    Each question comes with its place, as `BadRecords` takes it.
+    """
+
+    placed: tuple[tuple[object, Example], ...]
     document: Document | None = None
     files: tuple[Path, ...] = ()
 
@@ -56,23 +59,49 @@ def make_example(
 ) -> Example:
     """An example with white space squeezed, empty and repeated answers left out.
 
-    Raises `BadRecordError` for an empty question, an answer that is not text, and if no answer is left.
+    Raises `BadRecordError` for an empty id or question, an answer that is not text, text that UTF-8 cannot hold, and if
+    no answer is left.
     """
-    if any(not isinstance(answer, str) for answer in answers):
-        raise BadRecordError(f"an answer is not text (question {question_id})")
+    owner = f"question {question_id!r}"
+    if not question_id:
+        raise BadRecordError(f"empty question id (question {question!r})")
+    for answer in answers:
+        if not isinstance(answer, str):
+            raise BadRecordError(f"an answer is not text (but {type(answer).__name__}, {owner})")
+    check_unicode(owner, question_id, question, *answers, *options, doc_id or "")
     kept = tuple(dict.fromkeys(answer for answer in map(squeeze, answers) if answer))
     if not squeeze(question):
-        raise BadRecordError(f"empty question (question {question_id})")
+        raise BadRecordError(f"empty question ({owner})")
     if not kept:
-        raise BadRecordError(f"no answers (question {question_id})")
+        raise BadRecordError(f"no answers ({owner})")
     return Example(question_id, squeeze(question), kept, doc_id, options)
 
 
 def make_document(doc_id: str, title: str, text: str) -> Document:
-    """A document with outer white space stripped; raises `BadRecordError` if nothing is left."""
+    """A document with outer white space stripped.
+
+    Raises `BadRecordError` if nothing is left, for an empty id, and for text that UTF-8 cannot hold.
+    """
+    owner = f"document {doc_id!r}"
+    if not doc_id:
+        raise BadRecordError(f"empty document id (title {title!r})")
+    check_unicode(owner, doc_id, title, text)
     if not text.strip():
-        raise BadRecordError(f"empty document (document {doc_id})")
+        raise BadRecordError(f"empty document ({owner})")
     return Document(doc_id, squeeze(title), text.strip())
+
+
+def any_answer(verdicts: Iterable[bool | None]) -> bool:
+    """Whether a split has answers, from whether each of its records has one (None: a malformed record says nothing).
+
+    A split about which no record says anything counts as having them: what is wrong with it is reported as it is read.
+    """
+    answered = None
+    for verdict in verdicts:
+        if verdict:
+            return True
+        answered = answered if verdict is None else verdict
+    return answered is None
 
 
 @dataclass(frozen=True)
@@ -81,7 +110,8 @@ class Layout:
 
     `patterns` are globs with `{split}` for the raw split's name, best first; one file per split is read, the highest
     version of the first pattern that matches. `test` names the raw splits to test on in order of preference: the one
-    that papers report comes first, and the first that is there with its answers (`usable`) is taken.
+    that papers report comes first, and the first that is there with its answers (`usable`) is taken. `companions` are
+    files and folders beside a split's file that belong to it.
     """
 
     patterns: tuple[str, ...]
@@ -89,30 +119,30 @@ class Layout:
     test: tuple[str, ...]
     read: Callable[[Path, str, BadRecords], Iterator[Record]]
     usable: Callable[[Path, str], bool] = field(default=lambda file, split: True)
+    companions: tuple[str, ...] = ()
 
     def find(self, path: Path, split: str) -> Path | None:
-        """The file with raw split `split` below `path` (or `path` itself), if it is there and usable."""
-        file = find_file(path, tuple(pattern.replace("{split}", split) for pattern in self.patterns))
-        return file if file is not None and self.usable(file, split) else None
+        """The file with raw split `split` below `path` (or `path` itself), if it is there, usable or not."""
+        return find_file(path, tuple(pattern.replace("{split}", split) for pattern in self.patterns))
 
     def find_test(self, path: Path) -> tuple[str, Path]:
         """Raw split and file to test on; `DataError` names every file that would do."""
-        for split in self.test:
-            file = self.find(path, split)
-            if file is not None:
-                return split, file
-        raise DataError(f"{path}: no test questions; looked for {self._wanted(self.test)}")
+        return self._find_usable(path, self.test, "test")
 
     def find_train(self, path: Path) -> tuple[str, Path]:
         """Raw split and file to train on; `DataError` names every file that would do."""
-        file = self.find(path, self.train)
-        if file is None:
-            raise DataError(f"{path}: no training questions; looked for {self._wanted((self.train,))}; "
-                            "to test only, set max_train to 0")  # fmt: skip
-        return self.train, file
+        return self._find_usable(path, (self.train,), "training", "; to test only, set max_train to 0")
 
-    def _wanted(self, splits: tuple[str, ...]) -> str:
-        return " or ".join(pattern.replace("{split}", split) for split in splits for pattern in self.patterns)
+    def _find_usable(self, path: Path, splits: tuple[str, ...], purpose: str, remedy: str = "") -> tuple[str, Path]:
+        rejected = ""
+        for split in splits:
+            file = self.find(path, split)
+            if file is not None and self.usable(file, split):
+                return split, file
+            if file is not None:
+                rejected += f"; {file} has no {split} questions with answers"
+        wanted = " or ".join(pattern.replace("{split}", split) for split in splits for pattern in self.patterns)
+        raise DataError(f"{path}: no {purpose} questions; looked for {wanted}{rejected}{remedy}")
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from retrotune.corpus.documents import Document
-from retrotune.corpus.records import BadRecordError, BadRecords, read_table
+from retrotune.corpus.records import BadRecordError, BadRecords, open_bytes, read_table
 from retrotune.datasets.base import (
     BASE,
     INSTRUCT_SHORT,
@@ -25,6 +25,9 @@ _INVISIBLE = re.compile(r"(?is)<(script|style|head)\b.*?</\1\s*>|<!--.*?-->")
 _BLOCK = re.compile(r"(?i)</?(?:p|br|div|pre|h[1-6]|tr|li|table|hr|blockquote)\b[^>]*>")
 _TAG = re.compile(r"</?[a-zA-Z!][^<>]*>")
 _IS_HTML = re.compile(r"(?i)<(?:!doctype\s+html|html|body|pre)\b")
+_FILE_NAME = re.compile(r"[\w.-]{1,200}", re.ASCII)
+_SETS = ("train", "valid", "test")
+_COMPANIONS = ("documents.csv", "tmp")
 
 
 def strip_html(text: str) -> str:
@@ -37,10 +40,10 @@ def strip_html(text: str) -> str:
 
 def read_story(file: Path, title: str, bad: BadRecords) -> Document:
     """A downloaded story. Sources differ in encoding: UTF-8 is tried first, then Latin-1, which the manifest counts."""
-    try:
-        content = file.read_bytes()
-    except FileNotFoundError as error:
-        raise BadRecordError(f"no story ({file} is missing)") from error
+    if not file.is_file():
+        raise BadRecordError("the story is missing")
+    with open_bytes(file) as stream:
+        content = stream.read()
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -49,7 +52,7 @@ def read_story(file: Path, title: str, bad: BadRecords) -> Document:
     return make_document(file.stem, title, strip_html(text.replace("\r\n", "\n")))
 
 
-def _folder(qaps: Path, name: str) -> Path:
+def _companion(qaps: Path, name: str) -> Path:
     path = qaps.parent / name
     if not path.exists():
         raise DataError(f"{path}: missing beside {qaps.name}; NarrativeQA needs documents.csv, qaps.csv and tmp/")
@@ -62,28 +65,32 @@ def _has_split(file: Path, split: str) -> bool:
 
 def _read_narrativeqa(file: Path, split: str, bad: BadRecords) -> Iterator[Record]:
     """`qaps.csv` (two answers per question), `documents.csv` (title) and `tmp/<document_id>.content` (the story)."""
-    documents, stories = _folder(file, "documents.csv"), _folder(file, "tmp")
+    documents, stories = (_companion(file, name) for name in _COMPANIONS)
     titles = {
         row["document_id"]: row["wiki_title"] for _, row in read_table(documents, bad, ("document_id", "wiki_title"))
     }
     columns = ("document_id", "set", "question", "answer1", "answer2")
-    questions: dict[str, list[tuple[str, Example]]] = {}
+    questions: dict[str, list[tuple[object, Example]]] = {}
     numbers: dict[str, int] = {}
     for place, row in read_table(file, bad, columns):
-        if row["set"] != split:
-            continue
         with bad.at(place):
+            if row["set"] not in _SETS:
+                raise BadRecordError(f"the set is not {', '.join(_SETS)} (but {row['set']!r})")
+            if row["set"] != split:
+                continue
             doc_id = row["document_id"]
             number = numbers[doc_id] = numbers.get(doc_id, -1) + 1
             if doc_id not in titles:
-                raise BadRecordError(f"document unknown to documents.csv (document {doc_id})")
+                raise BadRecordError(f"document unknown to {documents.name} (document {doc_id!r})")
+            if not _FILE_NAME.fullmatch(doc_id):
+                raise BadRecordError(f"the document id is no file's name (it is {doc_id!r})")
             example = make_example(f"{doc_id}:{number}", row["question"], [row["answer1"], row["answer2"]], doc_id)
             questions.setdefault(doc_id, []).append((place, example))
     for doc_id, placed in questions.items():
         story = stories / f"{doc_id}.content"
-        with bad.at(placed[0][0]):
+        with bad.at(f"{placed[0][0]}, story {story}"):
             document = read_story(story, titles[doc_id], bad)
-            yield Record(tuple(example for _, example in placed), document, (documents, story))
+            yield Record(tuple(placed), document, (documents, story))
 
 
 SPEC = DatasetSpec(
@@ -100,6 +107,7 @@ SPEC = DatasetSpec(
             test=("test", "valid"),
             read=_read_narrativeqa,
             usable=_has_split,
+            companions=_COMPANIONS,
         ),
         "scrolls": scrolls_layout("narrative_qa"),
     },

@@ -13,15 +13,16 @@ def _read_nq_open(file: Path, split: str, bad: BadRecords) -> Iterator[Record]:
     for place, raw in read_json_lines(file, bad):
         with bad.at(place):
             question_id = f"{split}:{place.rsplit(':', 1)[1]}"
-            yield Record((make_example(question_id, need(raw, "question", str), need(raw, "answer", list)),))
+            example = make_example(question_id, need(raw, "question", str), need(raw, "answer", list))
+            yield Record(((place, example),))
 
 
 def read_dpr(file: Path, split: str, bad: BadRecords) -> Iterator[Record]:
     """DPR retriever records `{"question", "answers": [...], "positive_ctxs", ...}`; the record's number is the id."""
     for number, (place, raw) in enumerate(read_retriever_json(file)):
         with bad.at(place):
-            answers = need(raw, "answers", list)
-            yield Record((make_example(f"{split}:{number}", need(raw, "question", str), answers),))
+            example = make_example(f"{split}:{number}", need(raw, "question", str), need(raw, "answers", list))
+            yield Record(((place, example),))
 
 
 def dpr_layout(name: str) -> Layout:

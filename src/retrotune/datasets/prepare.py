@@ -1,6 +1,6 @@
 """The stage from raw files to examples and documents, the same tables for every dataset."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +14,39 @@ from retrotune.log import logger
 from retrotune.stages import STAGE_VERSIONS
 
 
+def raw_files(entry: DatasetEntry, root: str | Path) -> list[Path]:
+    """Files and folders below `root` that preparing `entry` would read, as far as they are there.
+
+    Both splits' files (of all that could serve as the test split, as which one does is known only after reading), and
+    what belongs beside them. If there are none, the entry's own path, for the caller to report. Reads no file.
+    """
+    layout = get_spec(entry.reader).layout(entry.layout)
+    path = Path(root) / entry.path
+    splits = layout.test if entry.max_train == 0 else (layout.train, *layout.test)
+    files = [file for file in (layout.find(path, split) for split in splits) if file is not None]
+    companions = [file.parent / name for file in files for name in layout.companions]
+    return list(dict.fromkeys([*files, *(file for file in companions if file.exists())])) or [path]
+
+
 class _Split:
     """The first `limit` examples of a raw split; as they are read, `documents` yields the documents they refer to."""
 
-    def __init__(self, records: Iterable[Record], limit: int | None, bad: BadRecords, place: Path) -> None:
+    def __init__(self, records: Iterable[Record], limit: int | None, bad: BadRecords, file: Path) -> None:
         self.examples: list[Example] = []
-        self.files: set[Path] = {place}
+        self.files: set[Path] = {file}
+        self.places: dict[str, object] = {}
         self.overlap = 0
-        self._records, self._limit, self._bad, self._place = records, limit, bad, place
+        self.file = file
+        self._records, self._limit, self._bad = records, limit, bad
 
     def documents(
-        self, taken: set[tuple[str, str | None]], ids: set[str], texts: dict[str, int]
+        self, taken: Container[tuple[str, str | None]], ids: Container[str], texts: dict[str, int]
     ) -> Iterator[dict[str, str]]:
-        """Read the split. `taken`: questions of the test split; `ids`, `texts`: ids and documents of splits before."""
-        before, own = frozenset(ids), set[str]()
+        """Read the split. `taken` and `ids` are the questions of the test split and their ids, `texts` the documents of
+        all splits so far.
+        """
         for record in self._records:
-            kept = list(self._kept(record, taken, before, own))
-            ids.update(own)
+            kept = list(self._kept(record, taken, ids))
             self.examples.extend(kept)
             if kept:
                 self.files.update(record.files)
@@ -44,20 +60,18 @@ class _Split:
             if self._limit is not None and len(self.examples) >= self._limit:
                 return
 
-    def _kept(
-        self, record: Record, taken: set[tuple[str, str | None]], before: frozenset[str], own: set[str]
-    ) -> Iterator[Example]:
+    def _kept(self, record: Record, taken: Container[tuple[str, str | None]], ids: Container[str]) -> Iterator[Example]:
         room = None if self._limit is None else self._limit - len(self.examples)
-        for example in record.examples:
+        for place, example in record.placed:
             if room is not None and room <= 0:
                 return
-            if example.question_id in before or question_key(example) in taken:
+            if example.question_id in ids or question_key(example) in taken:
                 self.overlap += 1
                 continue
-            if example.question_id in own:
-                self._bad.add(str(self._place), f"question id used twice (it is {example.question_id!r})")
+            first = self.places.setdefault(example.question_id, place)
+            if first is not place:
+                self._bad.add(place, f"question id used twice ({example.question_id!r}, first at {first})")
                 continue
-            own.add(example.question_id)
             room = None if room is None else room - 1
             yield example
 
@@ -103,11 +117,11 @@ def prepare_examples(
 
     def rows() -> Iterator[dict[str, str]]:
         nonlocal documents
-        ids, texts = set[str](), dict[str, int]()
-        for document in test.documents(set(), ids, texts):
+        texts = dict[str, int]()
+        for document in test.documents((), (), texts):
             documents += 1
             yield document
-        for document in train.documents({question_key(example) for example in test.examples}, ids, texts):
+        for document in train.documents({question_key(example) for example in test.examples}, test.places, texts):
             documents += 1
             yield document
 
@@ -118,7 +132,10 @@ def prepare_examples(
         write_parquet_rows(out_documents, rows(), _document_schema(), group_rows=500)
     for name, split, wanted in (("test", test, True), ("train", train, entry.max_train != 0)):
         if wanted and not split.examples:
-            raise DataError(f"{path}: no usable {name} questions; {bad[name].summary()}")
+            raise DataError(
+                f"{split.file}: no usable {name} questions ({split.overlap} are test questions, "
+                f"{bad[name].reasons.total()} bad records {dict(bad[name].reasons)}); is it the right file?"
+            )
     write_examples(out_train, train.examples)
     write_examples(out_test, test.examples)
     manifest = {

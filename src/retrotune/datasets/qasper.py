@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from retrotune.corpus.records import BadRecordError, BadRecords, need, read_json_document
+from retrotune.corpus.json_places import JsonPlaces
+from retrotune.corpus.records import BadRecords, need, need_texts, optional, read_json_document
 from retrotune.datasets.base import BASE, INSTRUCT_SHORT, DatasetSpec, Layout, Record, make_document, make_example
 from retrotune.datasets.scrolls import scrolls_layout
 from retrotune.errors import DataError
@@ -17,40 +18,41 @@ def answer_text(answer: Any) -> str:
     """
     if need(answer, "unanswerable", bool):
         return "Unanswerable"
-    spans = need(answer, "extractive_spans", list)
+    spans = need_texts(answer, "extractive_spans")
     if spans:
-        return ", ".join(str(span) for span in spans)
-    if need(answer, "free_form_answer", str).strip():
-        return str(answer["free_form_answer"])
-    return {True: "Yes", False: "No"}.get(answer.get("yes_no"), "")
+        return ", ".join(spans)
+    free_form = need(answer, "free_form_answer", str)
+    if free_form.strip():
+        return free_form
+    yes = optional(answer, "yes_no", bool)
+    return "" if yes is None else "Yes" if yes else "No"
 
 
 def paper_text(paper: Any) -> str:
     """Abstract and sections, each with its heading; paragraphs are separated by blank lines."""
     parts = [need(paper, "abstract", str)]
     for section in need(paper, "full_text", list):
-        parts.append(section.get("section_name") or "")
-        parts.extend(paragraph for paragraph in need(section, "paragraphs", list) if isinstance(paragraph, str))
+        parts.append(optional(section, "section_name", str) or "")
+        parts.extend(need_texts(section, "paragraphs"))
     return "\n\n".join(part.strip() for part in parts if part.strip())
 
 
 def _read_qasper(file: Path, split: str, bad: BadRecords) -> Iterator[Record]:
     """`{paper_id: {title, abstract, full_text, qas}}`; the answers of all annotators are references."""
-    papers = read_json_document(file)
+    papers, places = read_json_document(file), JsonPlaces(file)
     if not isinstance(papers, dict):
-        raise DataError(f"{file}: not an object of papers but {type(papers).__name__}")
+        raise DataError(f"{file}:1: not an object of papers but {type(papers).__name__}; is this a Qasper file?")
     for paper_id, paper in papers.items():
-        with bad.at(f"{file} paper {paper_id}"):
+        with bad.at(places.of(paper_id, name=f"paper {paper_id}")):
             document = make_document(paper_id, need(paper, "title", str), paper_text(paper))
-            examples = []
+            placed = []
             for number, qa in enumerate(need(paper, "qas", list)):
-                with bad.at(f"{file} paper {paper_id} question {number}"):
+                place = places.of(paper_id, "qas", number, name=f"paper {paper_id} question {number}")
+                with bad.at(place):
                     answers = [answer_text(need(entry, "answer", dict)) for entry in need(qa, "answers", list)]
                     question_id = need(qa, "question_id", str)
-                    if not question_id:
-                        raise BadRecordError("empty question_id")
-                    examples.append(make_example(question_id, need(qa, "question", str), answers, paper_id))
-            yield Record(tuple(examples), document)
+                    placed.append((place, make_example(question_id, need(qa, "question", str), answers, paper_id)))
+            yield Record(tuple(placed), document)
 
 
 SPEC = DatasetSpec(

@@ -2,20 +2,43 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from retrotune.corpus.records import BadRecords, need, read_json_lines, squeeze
-from retrotune.datasets.base import BASE, INSTRUCT_LONG, DatasetSpec, Layout, Record, make_document, make_example
+from retrotune.corpus.records import BadRecordError, BadRecords, need, optional, read_json_lines, squeeze
+from retrotune.datasets.base import (
+    BASE,
+    INSTRUCT_LONG,
+    DatasetSpec,
+    Layout,
+    Record,
+    any_answer,
+    make_document,
+    make_example,
+)
 from retrotune.datasets.scrolls import scrolls_layout
 
 _QUERIES = ("general_query_list", "specific_query_list")
 
 
 def _has_answers(file: Path, split: str) -> bool:
-    for _, meeting in read_json_lines(file, BadRecords(skip=True)):
-        for queries in _QUERIES:
-            for query in meeting.get(queries, ()):
-                return bool(query.get("answer"))
-    return True  # an empty or broken file is reported when it is read
+    meetings = read_json_lines(file, BadRecords(skip=True))
+    return any_answer(_is_answered(query) for _, meeting in meetings for query in _queries(meeting))
+
+
+def _queries(meeting: Any) -> Iterator[Any]:
+    if isinstance(meeting, dict):
+        for kind in _QUERIES:
+            queries = meeting.get(kind)
+            yield from queries if isinstance(queries, list) else ()
+
+
+def _is_answered(query: Any) -> bool | None:
+    """Whether a query has an answer; None if it is malformed."""
+    try:
+        need(query, "query", str)
+        return bool(optional(query, "answer", str))
+    except BadRecordError:
+        return None
 
 
 def _read_qmsum(file: Path, split: str, bad: BadRecords) -> Iterator[Record]:
@@ -31,14 +54,15 @@ def _read_qmsum(file: Path, split: str, bad: BadRecords) -> Iterator[Record]:
                 for turn in need(raw, "meeting_transcripts", list)
             ]
             document = make_document(doc_id, "", "\n".join(turns))
-            examples = []
+            placed = []
             for kind in _QUERIES:
                 for number, query in enumerate(need(raw, kind, list)):
-                    with bad.at(f"{place} {kind} {number}"):
+                    part = f"{place} {kind} {number}"
+                    with bad.at(part):
                         question_id = f"{doc_id}:{kind[0]}{number}"
-                        answers = [query["answer"]] if query.get("answer") is not None else []
-                        examples.append(make_example(question_id, need(query, "query", str), answers, doc_id))
-            yield Record(tuple(examples), document)
+                        answers = [optional(query, "answer", str) or ""]
+                        placed.append((part, make_example(question_id, need(query, "query", str), answers, doc_id)))
+            yield Record(tuple(placed), document)
 
 
 SPEC = DatasetSpec(

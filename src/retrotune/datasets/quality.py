@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from retrotune.corpus.records import BadRecordError, BadRecords, need, read_json_lines, squeeze
+from retrotune.corpus.records import BadRecordError, BadRecords, need, need_texts, optional, read_json_lines, squeeze
 from retrotune.datasets.base import LETTERS, SYSTEM, DatasetSpec, Layout, Record, Template, make_document, make_example
 from retrotune.datasets.scrolls import scrolls_layout
 
@@ -16,22 +16,24 @@ def _read_quality(file: Path, split: str, bad: BadRecords) -> Iterator[Record]:
     for place, raw in read_json_lines(file, bad):
         with bad.at(place):
             doc_id = need(raw, "article_id", str)
-            document = make_document(doc_id, raw.get("title") or "", need(raw, "article", str))
-            examples = []
+            document = make_document(doc_id, optional(raw, "title", str) or "", need(raw, "article", str))
+            placed = []
             for number, entry in enumerate(need(raw, "questions", list)):
-                with bad.at(f"{place} question {number}"):
+                part = f"{place} question {number}"
+                with bad.at(part):
                     question_id = need(entry, "question_unique_id", str)
-                    options = tuple(squeeze(str(option)) for option in need(entry, "options", list))
+                    options = tuple(squeeze(option) for option in need_texts(entry, "options"))
                     if not 2 <= len(options) <= len(LETTERS):
                         raise BadRecordError(f"a multiple-choice question needs options (it has {len(options)})")
                     if "gold_label" not in entry:
-                        raise BadRecordError(f"no answers (question {question_id} has no gold_label)")
+                        raise BadRecordError(f"no answers (question {question_id!r} has no gold_label)")
                     gold = need(entry, "gold_label", int)
                     if not 1 <= gold <= len(options):
                         raise BadRecordError(f"gold_label is no option (it is {gold} of {len(options)})")
                     question = need(entry, "question", str)
-                    examples.append(make_example(question_id, question, [options[gold - 1]], doc_id, options))
-            yield Record(tuple(examples), document)
+                    example = make_example(question_id, question, [options[gold - 1]], doc_id, options)
+                    placed.append((part, example))
+            yield Record(tuple(placed), document)
 
 
 _CHOOSE = "{question} Choose one based on the following options: {options}"

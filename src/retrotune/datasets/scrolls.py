@@ -4,10 +4,10 @@ import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from retrotune.corpus.records import BadRecordError, BadRecords, need, read_json_lines, squeeze
-from retrotune.datasets.base import Layout, Record, make_document, make_example
+from retrotune.corpus.records import BadRecordError, BadRecords, check_unicode, need, optional, read_json_lines, squeeze
+from retrotune.datasets.base import Layout, Record, any_answer, make_document, make_example
 from retrotune.files import sha256_text
 
 _OPTION = re.compile(r"^\s*\(([A-Z])\)\s*", re.MULTILINE)
@@ -15,9 +15,16 @@ _OPTION = re.compile(r"^\s*\(([A-Z])\)\s*", re.MULTILINE)
 
 def _has_outputs(file: Path, split: str) -> bool:
     """The release withholds test outputs (null); its validation split then takes the place of the test split."""
-    for _, record in read_json_lines(file, BadRecords(skip=True)):
-        return not isinstance(record, dict) or record.get("output") is not None
-    return True  # an empty or broken file is reported when it is read
+    return any_answer(_is_answered(raw) for _, raw in read_json_lines(file, BadRecords(skip=True)))
+
+
+def _is_answered(raw: Any) -> bool | None:
+    """Whether a record has an answer; None if it is malformed."""
+    try:
+        need(raw, "input", str)
+        return bool(optional(raw, "output", str))
+    except BadRecordError:
+        return None
 
 
 def split_input(text: str, multiple_choice: bool) -> tuple[str, tuple[str, ...], str]:
@@ -34,24 +41,35 @@ def split_input(text: str, multiple_choice: bool) -> tuple[str, tuple[str, ...],
     return question, options, document
 
 
+class _Line(NamedTuple):
+    """One reference of a question; `output` is empty where the release withholds it."""
+
+    place: str
+    question_id: str
+    input: str
+    output: str
+
+
+def _read_lines(file: Path, bad: BadRecords) -> Iterator[_Line]:
+    for place, raw in read_json_lines(file, bad):
+        with bad.at(place):
+            line = _Line(place, need(raw, "id", str), need(raw, "input", str), optional(raw, "output", str) or "")
+            check_unicode(f"question {line.question_id!r}", line.input)
+            yield line
+
+
 def _read(file: Path, bad: BadRecords, multiple_choice: bool) -> Iterator[Record]:
     """One line per reference: lines with the same `id` are one question. Documents are known by their text."""
-
-    def identity(placed: tuple[str, Any]) -> Any:
-        return placed[1].get("id") if isinstance(placed[1], dict) else placed[0]
-
-    for _, lines in itertools.groupby(read_json_lines(file, bad), key=identity):
-        placed = list(lines)
-        place, raw = placed[0]
-        with bad.at(place):
-            question_id = need(raw, "id", str)
-            question, options, text = split_input(need(raw, "input", str), multiple_choice)
+    for question_id, lines in itertools.groupby(_read_lines(file, bad), key=lambda line: line.question_id):
+        first, *others = lines
+        with bad.at(first.place):
+            question, options, text = split_input(first.input, multiple_choice)
             doc_id = sha256_text(text.strip())[:16]
-            answers = [record["output"] for _, record in placed if record.get("output") is not None]
+            answers = [line.output for line in (first, *others)]
             example = make_example(question_id, question, answers, doc_id, options)
             if options and example.answers[0] not in options:
-                raise BadRecordError(f"the output is none of the options (question {question_id})")
-            yield Record((example,), make_document(doc_id, "", text))
+                raise BadRecordError(f"the output is none of the options (question {question_id!r})")
+            yield Record(((first.place, example),), make_document(doc_id, "", text))
 
 
 def scrolls_layout(task: str, multiple_choice: bool = False) -> Layout:

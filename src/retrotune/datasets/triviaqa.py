@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from retrotune.corpus.json_places import JsonPlaces
 from retrotune.corpus.records import BadRecords, need, read_json_document
 from retrotune.datasets.base import BASE, INSTRUCT_SHORT, DatasetSpec, Layout, Record, make_example
 from retrotune.datasets.nq import dpr_layout
@@ -14,20 +15,22 @@ def _read_triviaqa(file: Path, split: str, bad: BadRecords) -> Iterator[Record]:
 
     All aliases are references, the value first: it is what a model learns to say.
     """
-    content = read_json_document(file)
+    content, places = read_json_document(file), JsonPlaces(file)
     if not isinstance(content, dict) or not isinstance(content.get("Data"), list):
-        raise DataError(f"{file}: no list under 'Data'; is this a TriviaQA file?")
+        raise DataError(f"{file}:1: no list under 'Data'; is this a TriviaQA file?")
     seen: set[str] = set()
     for number, raw in enumerate(content["Data"]):
-        with bad.at(f"{file} record {number}"):
+        place = places.of("Data", number, name=f"record {number}")
+        with bad.at(place):
             question_id = need(raw, "QuestionId", str)
             if question_id in seen:  # the verified and evidence-wise parts of a release repeat questions
                 bad.notes["questions that the file repeats"] += 1
                 continue
-            seen.add(question_id)
             answer = need(raw, "Answer", dict)
             answers = [need(answer, "Value", str), *need(answer, "Aliases", list)]
-            yield Record((make_example(question_id, need(raw, "Question", str), answers),))
+            example = make_example(question_id, need(raw, "Question", str), answers)
+            seen.add(question_id)
+            yield Record(((place, example),))
 
 
 _FILES = ("unfiltered-web-{split}.json", "qa/web-{split}.json", "web-{split}.json")

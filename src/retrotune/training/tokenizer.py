@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from retrotune.config import CorpusEntry
-from retrotune.corpus.documents import read_corpus
+from retrotune.corpus.documents import count_bad, read_corpus
 from retrotune.errors import ModelError, TrainingError
-from retrotune.files import atomic_write
+from retrotune.files import atomic_write, write_json
 from retrotune.log import logger
+from retrotune.stages import STAGE_VERSIONS
 
 PAD, EOS = "<pad>", "<eos>"
 
@@ -19,7 +20,8 @@ def train_tokenizer(
     """Train byte-level BPE on all documents of `corpora` and write tokenizers' JSON to `out_json`.
 
     The same corpora give the same file. Any text can be encoded, as the 256 bytes are always pieces; ids 0 and 1 are
-    `<pad>` and `<eos>`. Raises `TrainingError` if `vocab_size` leaves no room for bytes and special tokens.
+    `<pad>` and `<eos>`. `manifest.json` beside it says how many pieces there are, what they were learned from, and what
+    was left out. Raises `TrainingError` if `vocab_size` leaves no room for bytes and special tokens.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -29,9 +31,12 @@ def train_tokenizer(
             f"vocab_size={vocab_size} is below the {len(alphabet)} bytes and 2 special tokens: raise it"
         )
 
+    bad, documents = count_bad(corpora), dict.fromkeys(corpora, 0)
+
     def texts() -> Iterator[str]:
-        for entry in corpora.values():
-            for document in read_corpus(entry, root):
+        for name, entry in corpora.items():
+            for document in read_corpus(entry, root, bad[name]):
+                documents[name] += 1
                 yield f"{document.title}\n{document.text}" if document.title else document.text
 
     tokenizer = Tokenizer(models.BPE())
@@ -45,6 +50,13 @@ def train_tokenizer(
         logger.warning("the corpora give only %d pieces of %d", tokenizer.get_vocab_size(), vocab_size)
     with atomic_write(out_json) as temporary:
         tokenizer.save(str(temporary))
+    manifest = {
+        "stage_version": STAGE_VERSIONS["train_tokenizer"],
+        "vocab_size": tokenizer.get_vocab_size(),
+        "documents": documents,
+        "bad_records": {name: records.summary() for name, records in bad.items()},
+    }
+    write_json(Path(out_json).with_name("manifest.json"), manifest)
 
 
 def wrap_tokenizer(tokenizer_json: str | Path, max_length: int | None = None) -> Any:
