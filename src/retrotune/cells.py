@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import SerializerFunctionWrapHandler, model_serializer
+
 from retrotune.config import (
     OPEN_DOMAIN,
     Config,
@@ -163,6 +165,10 @@ class Paths:
         """Manifest of a base model: written last, its existence says that the model is whole."""
         return f"{self.model(model)}/manifest.json"
 
+    def model_work(self, model: str) -> str:
+        """Work folder of a base model's training, beside the model, which studies with these resources share."""
+        return f"{self.resources}/work/models/{model}"
+
     # cells ---------------------------------------------------------------------------------------------------------
     def cell(self, cell: Cell | str, file: str = "") -> str:
         """Folder of a cell, or a file in it."""
@@ -181,13 +187,24 @@ class Paths:
         """A table, figure or page made from all cells."""
         return f"{self.study}/{file}"
 
+    def so_far(self, file: str = "") -> str:
+        """Folder of what `retrotune tables` makes of unfinished or selected cells, or a file in it.
+
+        The workflow never writes there: what lies in its own folders is what it made of all its cells.
+        """
+        return f"{self.study}/so-far" + (f"/{file}" if file else "")
+
     def metrics(self, cells: Iterable[Cell]) -> list[str]:
         """The `metrics.json` of each cell."""
         return [self.cell(cell, "metrics.json") for cell in cells]
 
 
 class ResolvedCell(Entry):
-    """Everything that determines one cell's result; its rules pass it on, `config.yaml` in its folder keeps it."""
+    """Everything that determines one cell's result; its rules pass it on, `config.yaml` in its folder keeps it.
+
+    `shared` holds, by section and name as in the configuration, the entries that made what the cell shares with others
+    (neighbors, base model). They are recorded with the score; other stages see their effect in their input files.
+    """
 
     model: str
     method: str
@@ -203,6 +220,15 @@ class ResolvedCell(Entry):
     finetuning: Finetuning | None
     evaluation: Evaluation
     max_length: int
+    shared: dict[str, dict[str, dict[str, Any]]] | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_empty_shared(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave `shared` out where a stage does not use it, as everything written here is part of rules' params."""
+        values: dict[str, Any] = handler(self)
+        if self.shared is None:
+            values.pop("shared", None)
+        return values
 
     @property
     def cell(self) -> Cell:
@@ -226,10 +252,10 @@ class ResolvedCell(Entry):
         """
         unused: dict[str, Any] = {
             "model_entry": self.model_entry.model_copy(update={"resources": Resources()}),
-            "retrieval_entry": self.retrieval_entry.model_copy(
-                update={("retro" if self.family == "gpt" else "gpt"): Passages()}
-            ),
+            "retrieval_entry": _for_family(self.retrieval_entry, self.family),
         }
+        if stage != "score":
+            unused["shared"] = None
         if stage == "finetune":
             unused["evaluation"] = Evaluation()
         elif stage == "predict":
@@ -257,4 +283,52 @@ def resolve_cell(config: Config, cell: Cell) -> ResolvedCell:
         finetuning=None if method.kind == "zeroshot" else config.finetuning_of(cell.method),
         evaluation=config.evaluation,
         max_length=config.max_length,
+        shared=_shared_entries(config, cell),
     )
+
+
+def _for_family(entry: RetrievalEntry, family: str) -> RetrievalEntry:
+    """A retrieval whose layout for the other family is set to its default."""
+    return entry.model_copy(update={("retro" if family == "gpt" else "gpt"): Passages()})
+
+
+def _shared_entries(config: Config, cell: Cell) -> dict[str, dict[str, dict[str, Any]]]:
+    """Entries that made a cell's neighbors and base model, those only that were used."""
+    model = config.models[cell.model]
+    named = _searched_with(config, cell.retrieval, is_open_domain(config, cell.dataset))
+    if model.pretraining is not None:
+        named += _pretrained_with(config, model.pretraining)
+    if model.hub is None and model.path is None:
+        named.append(("sizes", model.size))
+    shared: dict[str, dict[str, dict[str, Any]]] = {}
+    for section, name in named:
+        entry = getattr(config, section).get(name)
+        if isinstance(entry, RetrievalEntry):
+            entry = _for_family(entry, model.family)
+        if entry is not None:
+            shared.setdefault(section, {})[str(name)] = entry.model_dump(mode="json")
+    return shared
+
+
+def _searched_with(config: Config, retrieval: str, in_corpus: bool) -> list[tuple[str, str | None]]:
+    """Sections and names of what a retrieval searches with; a question's own document has no corpus and no index."""
+    entry = config.retrievals[retrieval]
+    if entry.retriever is None:
+        return []
+    named = [("retrievers", entry.retriever), ("chunkings", entry.chunking)]
+    if in_corpus:
+        named.append(("corpora", entry.corpus))
+        if config.retrievers[entry.retriever].kind != "bm25":
+            named.append(("indexes", entry.index))
+    return named
+
+
+def _pretrained_with(config: Config, pretraining: str) -> list[tuple[str, str | None]]:
+    """Sections and names of what a pretraining learns from."""
+    entry = config.pretrainings[pretraining]
+    texts = (*entry.corpora, *config.tokenizers[entry.tokenizer].corpora)
+    named: list[tuple[str, str | None]] = [("pretrainings", pretraining), ("tokenizers", entry.tokenizer)]
+    named += [("corpora", name) for name in texts]
+    if entry.retrieval is not None:
+        named += [("retrievals", entry.retrieval), *_searched_with(config, entry.retrieval, in_corpus=True)]
+    return named

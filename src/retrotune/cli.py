@@ -1,14 +1,14 @@
-"""The `retrotune` command: tables of whatever is done, and the generated documentation."""
+"""The `retrotune` command: tables of a finished study or of the cells done so far, and generated documentation."""
 
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from retrotune.cells import Paths
-from retrotune.config import Config, load_config, read_yaml
+from retrotune.config import Config, Select, load_config, read_yaml
 from retrotune.errors import ConfigError, RetrotuneError
+from retrotune.report.collect import Result, holds, read_cells, write_results
 
 
 def merged_config(files: Sequence[str], settings: Sequence[str]) -> Config:
@@ -35,21 +35,42 @@ def _merge(target: dict[str, Any], update: Mapping[str, Any]) -> None:
 
 
 def show_tables(arguments: argparse.Namespace) -> None:
-    """Write tables and figures of all cells that are done and print the comparison; missing cells are dashes."""
-    from retrotune.report.collect import collect_metrics
-    from retrotune.report.plots import plot_scaling
-    from retrotune.report.tables import format_table, make_tables
+    """Print the comparison of a finished study from the workflow's own tables, else that of the cells done so far.
+
+    The latter is written, with the other tables and figures, to a folder of its own, because Snakemake takes whatever
+    lies in the workflow's folders for what the workflow made there. Missing cells are dashes.
+    """
+    from retrotune.report.tables import format_table
 
     config = merged_config(arguments.configfile, arguments.config)
     paths = Paths.of(config)
-    results = paths.report("tables/results.json")
-    collect_metrics(config, paths.report("tables/metrics.csv"), results)
-    make_tables(results, Path(results).parent)
-    plot_scaling(results, [paths.report(f"figures/scaling.{suffix}") for suffix in ("svg", "pdf", "png")])
-    print(format_table(results))
-    print(f"\ntables:  {Path(results).parent}/comparison.{{html,md,tex,csv}}, cost.html")
-    print(f"figures: {paths.report('figures/scaling.{svg,pdf,png}')}")
+    results = read_cells(config)
+    selected = config.select != Select()
+    done = sum(result.status == "done" for result in results)
+    finished = paths.report("tables/results.json")
+    if not selected and done == len(results) and holds(finished, results):
+        folder = paths.study
+        print(format_table(finished))
+    else:
+        folder = paths.so_far()
+        print(format_table(_report_so_far(paths, results)))
+        cells = "selected cells" if selected else "cells"
+        print(f"\n{done} of {len(results)} {cells} are done: these are the tables so far, snakemake makes the study's.")
+    print(f"\ntables:  {folder}/tables/comparison.{{html,md,tex,csv}}, cost.html")
+    print(f"figures: {folder}/figures/scaling.{{svg,pdf,png}}")
     print(f"cells:   {paths.report('cells')}/MODEL/METHOD/DATASET/RETRIEVAL/seedN/predictions.jsonl")
+
+
+def _report_so_far(paths: Paths, results: Sequence[Result]) -> str:
+    """Write tables and figures of `results` into the folder of unfinished studies; the path of its results.json."""
+    from retrotune.report.plots import plot_scaling
+    from retrotune.report.tables import make_tables
+
+    collected = paths.so_far("tables/results.json")
+    write_results(paths.name, results, paths.so_far("tables/metrics.csv"), collected)
+    make_tables(collected, paths.so_far("tables"))
+    plot_scaling(collected, [paths.so_far(f"figures/scaling.{suffix}") for suffix in ("svg", "pdf", "png")])
+    return collected
 
 
 def write_docs(arguments: argparse.Namespace) -> None:
@@ -64,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status. Errors that a user can mend print without a traceback."""
     parser = argparse.ArgumentParser(prog="retrotune", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    tables = commands.add_parser("tables", help="print and write tables and figures of the cells that are done")
+    tables = commands.add_parser("tables", help="print a finished study's table, or make tables of what is done")
     tables.add_argument("--configfile", nargs="+", default=[], metavar="FILE", help="as for snakemake")
     tables.add_argument("--config", nargs="+", default=[], metavar="KEY=VALUE", help="as for snakemake")
     tables.set_defaults(run=show_tables)

@@ -65,11 +65,98 @@ def test_a_stage_depends_only_on_what_it_uses():
 
 def test_resolved_cell_survives_json():
     cell = resolve_cell(load_config(SMALL), Cell("g", "lora", "qasper", "bm5", 3))
-    assert type(cell).model_validate_json(cell.model_dump_json()) == cell
+    for stage in ("finetune", "predict", "score"):
+        part = cell.for_stage(stage)
+        assert type(part).model_validate_json(part.model_dump_json()) == part
     assert cell.prompt_variant == "base"
+    assert cell.model_dump(include={"model", "seed"}) == {"model": "g", "seed": 3}
+
+
+def trained_here():
+    """SMALL with a dense retriever and a RETRO of its own size that is pretrained here."""
+    raw = changed("retrievers.minilm", {"query_model": "m", "batch_size": 7})
+    raw["world"] = {}
+    raw["corpora"]["pages"] = {"reader": "text", "path": "pages.txt"}
+    raw["corpora"]["words"] = {"reader": "text", "path": "words.txt"}
+    raw["indexes"] = {"flat": {"factory": "Flat"}, "unused": {"factory": "IVF16,Flat"}}
+    raw["retrievals"]["dense"] = {**raw["retrievals"]["bm5"], "retriever": "minilm", "index": "flat"}
+    raw["retrievals"]["reading"] = {
+        "retriever": "bm25", "corpus": "pages", "chunking": "words100", "top_k": 2,
+        "gpt": {"num_contexts": 2}, "retro": {"num_neighbors": 1},
+    }  # fmt: skip
+    raw["tokenizers"] = {"bpe": {"corpora": ["words"]}}
+    raw["sizes"] = {
+        "tiny": {"num_layers": 2, "hidden_size": 8, "num_heads": 2, "ffn_size": 16, "cross_attention_layers": [1]}
+    }
+    raw["pretrainings"] = {
+        "short": {"corpora": ["pages"], "tokenizer": "bpe", "retrieval": "reading", "neighbors_per": "document"}
+    }
+    raw["models"]["r"] = {"family": "retro", "size": "tiny", "pretraining": "short"}
+    raw["grid"] = {"retrievals": ["bm5", "dense", "none"]}
+    return raw
+
+
+def shared_names(raw, *cell):
+    shared = resolve_cell(load_config(raw), Cell(*cell, 0)).shared
+    return {section: sorted(entries) for section, entries in shared.items()}
+
+
+def test_the_score_records_the_entries_that_shared_inputs_were_made_with():
+    raw = trained_here()
+    pretraining = {
+        "pretrainings": ["short"],
+        "tokenizers": ["bpe"],
+        "retrievals": ["reading"],
+        "sizes": ["tiny"],
+        "retrievers": ["bm25"],
+        "chunkings": ["words100"],
+        "corpora": ["pages", "words"],
+    }
+    assert shared_names(raw, "r", "lora", "nq", "none") == pretraining
+    assert shared_names(raw, "r", "lora", "nq", "dense") == {
+        **pretraining,
+        "retrievers": ["bm25", "minilm"],
+        "corpora": ["pages", "wiki", "words"],
+        "indexes": ["flat"],
+    }
+    fetched = {"retrievers": ["minilm"], "chunkings": ["words100"]}
+    assert shared_names(raw, "g", "lora", "qasper", "dense") == fetched, "a document of its own has no index"
+    assert shared_names(raw, "g", "lora", "nq", "bm5") == {
+        "retrievers": ["bm25"], "chunkings": ["words100"], "corpora": ["wiki"]
+    }  # fmt: skip
+    assert shared_names(raw, "g", "lora", "nq", "none") == {}
+    shared = resolve_cell(load_config(raw), Cell("r", "lora", "nq", "dense", 0)).shared
+    assert shared["retrievers"]["minilm"]["batch_size"] == 7
+    assert shared["sizes"]["tiny"]["cross_attention_layers"] == [1]
+
+
+def test_shared_entries_are_params_of_scoring_only():
+    def stages(raw):
+        cell = resolve_cell(load_config(raw), Cell("r", "lora", "nq", "dense", 0))
+        return {stage: cell.for_stage(stage).model_dump(mode="json") for stage in ("finetune", "predict", "score")}
+
+    before = stages(trained_here())
+    assert "shared" not in before["finetune"].keys() | before["predict"].keys()
+    raw = trained_here()
+    raw["pretrainings"]["short"]["steps"] = 7
+    raw["indexes"]["flat"]["factory"] = "HNSW32"
+    after = stages(raw)
+    assert (after["finetune"], after["predict"]) == (before["finetune"], before["predict"])
+    assert after["score"]["shared"]["pretrainings"]["short"]["steps"] == 7
+    assert after["score"]["shared"]["indexes"]["flat"]["factory"] == "HNSW32"
+    raw = trained_here()
+    raw["retrievals"]["reading"]["gpt"] = {"num_contexts": 1}
+    assert stages(raw) == before, "how the other family reads in pretraining does not matter to this cell"
 
 
 def test_paths_take_names_and_wildcards():
     paths = Paths("resources/x", "results", "study")
     assert paths.cell(Cell("m", "k", "d", "r", 1), "metrics.json") == "results/study/cells/m/k/d/r/seed1/metrics.json"
     assert paths.examples("{dataset}", "train") == "resources/x/datasets/{dataset}/train.parquet"
+    assert paths.so_far("tables") == "results/study/so-far/tables"
+
+
+def test_work_on_models_lies_with_the_models_not_with_a_study():
+    one, two = Paths("resources/x", "results", "one"), Paths("resources/x", "elsewhere", "two")
+    assert one.model_work("{model}") == two.model_work("{model}") == "resources/x/work/models/{model}"
+    assert one.work("m") != two.work("m")

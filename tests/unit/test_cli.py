@@ -1,13 +1,22 @@
 """The `retrotune` command."""
 
-import os
-
 import pytest
 import yaml
 from test_config import SMALL
 
+from retrotune.cells import Paths, expand_grid
 from retrotune.cli import main, merged_config
+from retrotune.config import load_config
+from retrotune.datasets import get_spec
 from retrotune.errors import ConfigError
+from retrotune.files import write_json
+from retrotune.report.collect import collect_metrics, load_results
+from retrotune.report.tables import make_tables
+
+CONFIG = load_config(SMALL)
+PATHS = Paths.of(CONFIG)
+FOLDER = "results/small"
+FIGURES = ["scaling.pdf", "scaling.png", "scaling.svg"]
 
 
 @pytest.fixture
@@ -17,13 +26,96 @@ def study(tmp_path, monkeypatch):
     return tmp_path
 
 
+def finish(cell, score=40.0):
+    """A cell's result, as far as tables need it."""
+    metric = get_spec(CONFIG.datasets[cell.dataset].reader).metric
+    entry = {"value": score, "ci_low": None, "ci_high": None, "n": 9, "higher_is_better": True, "primary": True}
+    result = {"cell": vars(cell), "status": "done", "metrics": {metric: entry}}
+    write_json(PATHS.cell(cell, "metrics.json"), result)
+
+
+def workflow_report(config=CONFIG):
+    """What the workflow's own rules write."""
+    collect_metrics(config, PATHS.report("tables/metrics.csv"), PATHS.report("tables/results.json"))
+    make_tables(PATHS.report("tables/results.json"), PATHS.report("tables"))
+
+
+def tables(capsys, *settings):
+    assert main(["tables", "--configfile", "study.yaml", *(["--config", *settings] if settings else [])]) == 0
+    return capsys.readouterr().out
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
 def test_tables_of_a_study_without_results_show_what_is_missing(study, capsys):
-    assert main(["tables", "--configfile", "study.yaml"]) == 0
-    printed = capsys.readouterr().out
+    printed = tables(capsys)
     assert "zeroshot" in printed
     assert "g/lora/qasper/bm5/seed0" in printed, "missing cells are listed"
-    assert "results/small/tables" in printed
-    assert sorted(os.listdir(study / "results/small/figures")) == ["scaling.pdf", "scaling.png", "scaling.svg"]
+    assert "0 of 4 cells are done: these are the tables so far" in printed
+    assert f"{FOLDER}/so-far/tables/comparison" in printed
+    assert sorted(path.name for path in (study / FOLDER / "so-far/figures").iterdir()) == FIGURES
+    assert [path.name for path in (study / FOLDER).iterdir()] == ["so-far"]
+
+
+def test_a_finished_study_prints_the_workflows_tables_and_writes_nothing(study, capsys):
+    for cell in expand_grid(CONFIG):
+        finish(cell)
+    workflow_report()
+    before = contents(study)
+    printed = tables(capsys)
+    assert "40.0" in printed
+    assert "so far" not in printed
+    assert f"{FOLDER}/tables/comparison" in printed
+    assert contents(study) == before
+
+
+def test_a_selection_leaves_the_workflows_tables_alone(study, capsys):
+    for cell in expand_grid(CONFIG):
+        finish(cell)
+    workflow_report()
+    before = contents(study / FOLDER / "tables")
+    printed = tables(capsys, "select={method: lora}")
+    assert "2 of 2 selected cells are done" in printed
+    assert "zeroshot" not in printed
+    assert contents(study / FOLDER / "tables") == before
+    assert len(load_results(PATHS.so_far("tables/results.json"))) == 2
+
+
+@pytest.mark.parametrize("reason", ["missing", "damaged", "of a selection", "of a cell that was run again"])
+def test_workflow_tables_that_do_not_hold_all_results_are_not_printed(study, capsys, reason):
+    cells = expand_grid(CONFIG)
+    for cell in cells:
+        finish(cell)
+    if reason == "damaged":
+        write_json(PATHS.report("tables/results.json"), {"results": [{"model": "g"}]})
+    elif reason == "of a selection":
+        workflow_report(load_config({**SMALL, "select": {"method": "lora"}}))
+    elif reason == "of a cell that was run again":
+        workflow_report()
+        finish(cells[0], 55.0)
+    before = contents(study)
+    printed = tables(capsys)
+    assert "4 of 4 cells are done: these are the tables so far" in printed
+    assert "zeroshot" in printed
+    after = contents(study)
+    assert {path: data for path, data in after.items() if "so-far" not in path.parts} == before
+
+
+def test_an_unfinished_study_counts_its_cells(study, capsys):
+    for cell in expand_grid(CONFIG)[:3]:
+        finish(cell)
+    workflow_report()
+    assert "3 of 4 cells are done" in tables(capsys)
+    help_text = " ".join(show_help(capsys).split())
+    assert "print a finished study's table, or make tables of what is done" in help_text
+
+
+def show_help(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    return capsys.readouterr().out
 
 
 def test_later_files_and_settings_win(study):

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from retrotune.cells import Cell, ResolvedCell, resolve_cell
 from retrotune.config import load_config
 from retrotune.datasets import SPECS, Example
 from retrotune.datasets.prepare import write_examples
-from retrotune.errors import DataError, ResultError
+from retrotune.errors import DataError, ModelError, ResultError
 from retrotune.evaluation import generate
 from retrotune.evaluation.generate import predict_cell
 from retrotune.evaluation.metrics import score_prediction
@@ -215,6 +216,14 @@ def test_what_a_line_records(study: Study) -> None:
     assert not study.partial.exists()
 
 
+def test_a_model_of_the_other_family_is_refused(study: Study) -> None:
+    cell = study.cell().model_copy(update={"family": "retro"})
+    with pytest.raises(
+        ModelError, match="is of family retro, but its folder holds a llama model with no cross-attention"
+    ):
+        study.predict(cell)
+
+
 def test_contexts_are_cut_for_the_window_and_counted(study: Study) -> None:
     records = study.predict(study.cell().model_copy(update={"max_length": 72}))
     assert any(record["num_truncated_tokens"] for record in records)
@@ -228,18 +237,6 @@ def test_the_checkpoints_own_sampling_is_ignored(study: Study, model_dir: Path, 
     model.generation_config.update(do_sample=False, temperature=1.0, repetition_penalty=1.0)
     other = Study(tmp_path, save_model(model, plain))
     assert study.predict(study.cell()) == other.predict(other.cell())
-
-
-def interrupt_after(count: int) -> Callable[..., dict[str, float]]:
-    """A scorer that is interrupted at its call number `count` + 1."""
-    calls = iter(range(count))
-
-    def score(*arguments: Any) -> dict[str, float]:
-        if next(calls, None) is None:
-            raise KeyboardInterrupt
-        return score_prediction(*arguments)
-
-    return score
 
 
 @pytest.fixture
@@ -259,8 +256,15 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def interrupted(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run until the third batch of four, with two batches kept."""
     study.out.unlink(missing_ok=True)
+    batches, original = iter(range(2)), generate._Generator.__call__
+
+    def until_the_third(self: Any, batch: dict[str, torch.Tensor]) -> Any:
+        if next(batches, None) is None:
+            raise KeyboardInterrupt
+        return original(self, batch)
+
     with monkeypatch.context() as patch:
-        patch.setattr(generate, "score_prediction", interrupt_after(8))
+        patch.setattr(generate._Generator, "__call__", until_the_third)
         with pytest.raises(KeyboardInterrupt):
             study.predict(study.cell())
     assert not study.out.exists()
@@ -298,6 +302,18 @@ def test_answers_of_another_cell_or_prompt_are_not_used(
     records = study.predict(study.cell())
     assert records[0]["question"] == "Is it another question?"
     assert sum(asked) == 2  # the question that was left, and the one that changed
+
+
+def test_kept_answers_are_scored_against_the_references_of_now(
+    study: Study, monkeypatch: pytest.MonkeyPatch, asked: list[int]
+) -> None:
+    interrupted(study, monkeypatch)
+    asked.clear()
+    write_examples(study.examples, [replace(example, answers=("Dana",)) for example in EXAMPLES])
+    records = study.predict(study.cell())
+    assert sum(asked) == 1
+    assert all(record["answers"] == ["Dana"] for record in records)
+    assert all(record["scores"] == score_prediction(record["prediction"], ["Dana"]) for record in records)
 
 
 def test_no_questions_is_an_error(study: Study) -> None:

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from retrotune.cells import Cell, Paths, expand_grid
+from retrotune.cells import Cell, Paths, expand_grid, resolve_cell
 from retrotune.config import Config, load_config
-from retrotune.files import write_json
+from retrotune.evaluation.score import score_cell
+from retrotune.files import read_json, write_json, write_jsonl
 from retrotune.report.collect import Result, collect_metrics, load_results
 from retrotune.report.cost import cost_table, write_cell_costs
 from retrotune.report.plots import plot_scaling, points, save, scaling_chart
@@ -131,6 +132,12 @@ def test_comparison_table_in_the_papers_shape(collected: Path) -> None:
     assert "2 of 16 cells" in notes
 
 
+def test_a_column_of_equal_values_has_no_best() -> None:
+    table = Table("t", ["row", "a", "b"], [["x", 0.01, 1.0], ["y", 0.02, 2.0], ["z", None, 2.01]], 1, [".1f", ".1f"])
+    table.mark_best()
+    assert table.best == {(1, 2), (2, 2)}
+
+
 def test_all_forms_show_the_dash_and_the_best(collected: Path, tmp_path: Path) -> None:
     assert make_tables(collected, tmp_path / "tables") == ["comparison", "cost"]
     texts = {suffix: (tmp_path / f"tables/comparison.{suffix}").read_text(encoding="utf-8") for suffix in FORMS}
@@ -177,6 +184,65 @@ def test_models_of_one_family_and_size_are_told_apart(collected: Path) -> None:
     table = comparison_table([*results, instruct])
     assert "Model" not in table.columns
     assert table.rows[-1][0] == "GPT instruct"
+
+
+KEYS, TIED, LAYERS = "keys are mixed", "embeddings are tied", "cross-attention in layers [1, 3] (0-based)"
+
+
+@pytest.mark.parametrize(
+    ("departures", "stated"),
+    [
+        ({}, None),
+        ({"gpt": [KEYS, TIED], "retro": [KEYS, TIED]}, f"{KEYS}; {TIED}."),
+        ({"gpt": [KEYS], "retro": [LAYERS, KEYS, TIED]}, f"{KEYS}; RETRO only: {LAYERS}; {TIED}."),
+        ({"gpt": [KEYS], "retro": [TIED]}, f"GPT only: {KEYS}; RETRO only: {TIED}."),
+        ({"gpt": [KEYS]}, f"GPT only: {KEYS}."),
+    ],
+)
+def test_departures_stand_below_the_comparison(
+    collected: Path, departures: dict[str, list[str]], stated: str | None
+) -> None:
+    results = [replace(r, departures=departures.get(r.family, [])) for r in load_results(collected)]
+    notes = [note for note in comparison_table(results).notes if "architecture" in note]
+    assert notes == ([f"Models depart from NVIDIA's architecture: {stated}"] if stated else [])
+
+
+def test_departures_of_one_family_and_of_some_models(collected: Path) -> None:
+    results = [replace(r, departures=[LAYERS] if r.model == "retro-b" else []) for r in load_results(collected)]
+    retro = [result for result in results if result.family == "retro"]
+    assert comparison_table(retro).notes[-2].endswith(f"architecture: {LAYERS}.")
+    unscored = [replace(r, status="missing") if r.family == "gpt" else r for r in results]
+    assert any(note.endswith(f"architecture: {LAYERS}.") for note in comparison_table(unscored).notes)
+
+
+def test_departures_travel_from_the_manifest_to_every_form(config: Config, collected: Path, tmp_path: Path) -> None:
+    cell = Cell("gpt-a", "zeroshot", "nq", "bm25", 0)
+    write_jsonl(tmp_path / "predictions.jsonl", [{"question_id": "q", "scores": {"exact_match": 100.0}}])
+    write_json(tmp_path / "predict.json", {"num_questions": 1})
+    metrics = Path(Paths.of(config).cell(cell, "metrics.json"))
+    for manifest, expected in (({"num_parameters": 5}, []), ({"departures": [KEYS, TIED]}, [KEYS, TIED])):
+        write_json(tmp_path / "manifest.json", manifest)
+        score_cell(
+            resolve_cell(config, cell), tmp_path / "predictions.jsonl", tmp_path / "predict.json", None,
+            tmp_path / "manifest.json", {}, metrics, metrics.with_name("config.yaml"),
+        )  # fmt: skip
+        assert read_json(metrics)["model"]["departures"] == expected
+        collect_metrics(config, collected.parent / "metrics.csv", collected)
+        assert load_results(collected)[0].departures == expected
+    make_tables(collected, tmp_path / "tables")
+    for suffix in ("md", "tex", "html"):
+        assert f"{KEYS}; {TIED}" in (tmp_path / f"tables/comparison.{suffix}").read_text(encoding="utf-8")
+    assert f"{KEYS}; {TIED}" in format_table(collected)
+    assert KEYS not in (tmp_path / "tables/comparison.csv").read_text(encoding="utf-8")
+
+
+def test_collected_results_of_older_runs_are_read(collected: Path) -> None:
+    older = read_json(collected)
+    for record in older["results"]:
+        del record["departures"]
+    expected = load_results(collected)
+    write_json(collected, older)
+    assert load_results(collected) == expected
 
 
 def test_costs_by_model_and_method(collected: Path, tmp_path: Path) -> None:

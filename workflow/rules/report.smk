@@ -24,6 +24,7 @@ rule make_tables:
     output:
         multiext(PATHS.report("tables/comparison"), ".csv", ".md", ".tex"),
         [PATHS.report(f"tables/retrievals.{suffix}") for suffix in RETRIEVAL_TABLES],
+        multiext(PATHS.report("tables/cost"), ".csv", ".md", ".tex"),
         PATHS.report("tables/cost_cells.csv"),
         html=report(
             PATHS.report("tables/comparison.html"),

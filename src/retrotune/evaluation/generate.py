@@ -7,6 +7,7 @@ question's result depends on its own prompt only, not on the batch it happens to
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -80,25 +81,29 @@ def predict_cell(
         start = time.monotonic()
         texts, counts = answer(collator.prompts([encoded[place] for place in batch]))
         seconds = (time.monotonic() - start) / len(batch)
-        for place, text, count in zip(batch, texts, counts, strict=True):
-            question = questions[place]
-            found = passages.get(question.question_id, ())
-            prediction = postprocess(text)
-            record = _record(question, found, resolved.passages, encoded[place], hashes[place], text, prediction)
-            done[question.question_id] = {"seconds": seconds, "generated_tokens": count, "record": record}
-        store.append([done[questions[place].question_id] for place in batch])
+        answered = [
+            Answer(questions[place].question_id, hashes[place], text, count, seconds)
+            for place, text, count in zip(batch, texts, counts, strict=True)
+        ]
+        store.append(answered)
+        done.update((entry.question_id, entry) for entry in answered)
 
-    ordered = [done[question.question_id] for question in questions]
-    write_jsonl(out, [entry["record"] for entry in ordered])
+    answers = [done[question.question_id] for question in questions]
+    # Scored here, not when generated: an answer of an interrupted run may meet other references now.
+    records = [
+        _record(question, passages.get(question.question_id, ()), resolved.passages, item, entry, postprocess)
+        for question, item, entry in zip(questions, encoded, answers, strict=True)
+    ]
+    write_jsonl(out, records)
     write_json(
         out_summary,
         {
-            "num_questions": len(ordered),
-            "seconds": sum(entry["seconds"] for entry in ordered),
-            "prompt_tokens": sum(entry["record"]["num_prompt_tokens"] for entry in ordered),
-            "generated_tokens": sum(entry["generated_tokens"] for entry in ordered),
-            "num_truncated_questions": sum(entry["record"]["num_truncated_tokens"] > 0 for entry in ordered),
-            "num_truncated_tokens": sum(entry["record"]["num_truncated_tokens"] for entry in ordered),
+            "num_questions": len(answers),
+            "seconds": sum(entry.seconds for entry in answers),
+            "prompt_tokens": sum(len(item.prompt_ids) for item in encoded),
+            "generated_tokens": sum(entry.generated_tokens for entry in answers),
+            "num_truncated_questions": sum(item.truncated > 0 for item in encoded),
+            "num_truncated_tokens": sum(item.truncated for item in encoded),
             "peak_memory_bytes": peak_memory_bytes(device),
             "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
         },
@@ -117,27 +122,38 @@ def peak_memory_bytes(device: str) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What generation gave for one question, as kept for a run that is interrupted."""
+
+    question_id: str
+    prompt_hash: str
+    text: str
+    generated_tokens: int
+    seconds: float
+
+
 def _record(
     question: Example,
     passages: Sequence[Passage],
     layout: Passages,
     encoded: EncodedExample,
-    prompt_hash: str,
-    text: str,
-    prediction: str,
+    answer: Answer,
+    postprocess: Callable[[str], str],
 ) -> dict[str, Any]:
     """One question's line of predictions.jsonl."""
     contexts, neighbors = select_passages(passages, layout, question.question_id, may_be_fewer=True)
+    prediction = postprocess(answer.text)
     return {
         "question_id": question.question_id,
         "question": question.question,
         "prediction": prediction,
-        "text": text,
+        "text": answer.text,
         "answers": list(question.answers),
         "options": list(question.options),
         "context_ids": [passage.passage_id for passage in contexts],
         "neighbor_ids": [passage.passage_id for passage in neighbors],
-        "prompt_hash": prompt_hash,
+        "prompt_hash": answer.prompt_hash,
         "num_prompt_tokens": len(encoded.prompt_ids),
         "num_truncated_tokens": encoded.truncated,
         "scores": score_prediction(prediction, question.answers, question.options),
@@ -225,23 +241,20 @@ class _Partial:
     def __init__(self, path: Path, identity: str) -> None:
         self.path, self.identity = path, identity
 
-    def read(self, hashes: dict[str, str]) -> dict[str, Any]:
-        """Entries that are still good, by question id; the file is left with these only."""
+    def read(self, hashes: dict[str, str]) -> dict[str, Answer]:
+        """Answers whose prompt is still the same, by question id; the file is left with these only."""
         entries = list(self._whole_lines())
         if not entries or entries[0] != {"identity": self.identity}:
             entries = []
-        good = {
-            entry["record"]["question_id"]: entry
-            for entry in entries[1:]
-            if hashes.get(entry["record"]["question_id"]) == entry["record"]["prompt_hash"]
-        }
-        write_jsonl(self.path, [{"identity": self.identity}, *good.values()])
-        return good
+        answers = [Answer(**entry) for entry in entries[1:]]
+        good = [entry for entry in answers if hashes.get(entry.question_id) == entry.prompt_hash]
+        write_jsonl(self.path, [{"identity": self.identity}, *map(asdict, good)])
+        return {entry.question_id: entry for entry in good}
 
-    def append(self, entries: Sequence[Any]) -> None:
+    def append(self, answers: Sequence[Answer]) -> None:
         """Add answered questions at once."""
         with open(self.path, "a", encoding="utf-8") as stream:
-            stream.writelines(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
+            stream.writelines(json.dumps(asdict(entry), ensure_ascii=False) + "\n" for entry in answers)
 
     def _whole_lines(self) -> Iterator[Any]:
         """Lines up to the first that is not whole, as a killed run may leave it."""

@@ -45,6 +45,7 @@ def score_cell(
     model's manifest); their sha256 is recorded. Values are means over questions, 0 to 100, with 95 % bootstrap
     intervals. Raises `ResultError` if the predictions are empty, incomplete, or do not hold the primary metric.
     """
+    manifest = read_result(model_manifest)
     metric = get_spec(resolved.dataset_entry.reader).metric
     scores = _read_scores(predictions, metric)
     predicted = read_result(predict_json)
@@ -62,7 +63,8 @@ def score_cell(
                 "family": resolved.family,
                 "size": resolved.size,
                 "instruct": resolved.model_entry.instruct,
-                "num_parameters": read_result(model_manifest).get("num_parameters"),
+                "num_parameters": manifest.get("num_parameters"),
+                "departures": manifest.get("departures", []),
             },
             "metrics": {
                 name: summarize(values, resolved.evaluation.bootstrap_samples, primary=name == metric)

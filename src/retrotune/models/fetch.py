@@ -1,11 +1,12 @@
 """Base models that exist already: fetched from the hub, or a local folder used as it is."""
 
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
 from retrotune.errors import ModelError
-from retrotune.files import read_json, sha256_text, write_json
+from retrotune.files import read_json, sha256, sha256_text, write_json, write_text
 from retrotune.log import logger
 
 PATTERNS = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.txt"]
@@ -16,10 +17,10 @@ def fetch_model(out_dir: str | Path, hub: str | None = None, path: str | Path | 
     """Make `out_dir` a model folder: downloaded from the hub, or links to the files of the local folder `path`.
 
     `manifest.json` is written last: source, number of parameters (read from the safetensors headers), and sha256 of
-    the list of tensors. Raises `ModelError` if the model cannot be reached or holds no safetensors weights.
+    the list of tensors and of each weights file. Raises `ModelError` if the model cannot be reached or holds no
+    safetensors weights.
     """
     out = Path(out_dir)
-    out.mkdir(parents=True, exist_ok=True)
     if path is not None:
         _link(Path(path), out)
     elif hub is not None:
@@ -34,6 +35,7 @@ def fetch_model(out_dir: str | Path, hub: str | None = None, path: str | Path | 
             "model_type": read_json(out / "config.json").get("model_type"),
             "num_parameters": sum(math.prod(shape) for shape in tensors.values()),
             "tensors_sha256": sha256_text(repr(sorted(tensors.items()))),
+            "weights_sha256": {file.name: sha256(file) for file in sorted(out.glob("*.safetensors"))},
         },
     )
     logger.info("%s: %d tensors", out, len(tensors))
@@ -59,13 +61,11 @@ def tensor_shapes(folder: str | Path) -> dict[str, tuple[int, ...]]:
 def _link(source: Path, out: Path) -> None:
     if not (source / "config.json").is_file():
         raise ModelError(f"{source}: no model there (no config.json); put a folder in transformers layout there")
-    for pattern in PATTERNS:
-        for file in sorted(source.glob(pattern)):
-            target = out / file.name
-            if file.name == "manifest.json":
-                continue
-            target.unlink(missing_ok=True)
-            target.symlink_to(file.resolve())
+    shutil.rmtree(out, ignore_errors=True)  # another source's files would pass for a part of this model
+    out.mkdir(parents=True)
+    files = {file.name: file for pattern in PATTERNS for file in source.glob(pattern)}
+    for name in sorted(files.keys() - {"manifest.json"}):
+        (out / name).symlink_to(files[name].resolve())
 
 
 def _download(hub: str, out: Path) -> None:
@@ -73,9 +73,13 @@ def _download(hub: str, out: Path) -> None:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     # What an offline machine, a wrong name and a missing licence raise; each message of the hub says which it was.
+    owner = out / ".hub"
+    if out.exists() and not (owner.is_file() and owner.read_text(encoding="utf-8") == hub):
+        shutil.rmtree(out)  # as above; an interrupted download of the same model goes on
+    write_text(owner, hub)
     known: tuple[type[Exception], ...] = (HfHubHTTPError, LocalEntryNotFoundError, OSError)
     try:
-        options: dict[str, Any] = {"allow_patterns": PATTERNS, "local_dir": out}
+        options: dict[str, Any] = {"allow_patterns": PATTERNS, "ignore_patterns": ["manifest.json"], "local_dir": out}
         snapshot_download(hub, **options)
     except known as error:
         raise ModelError(

@@ -1,25 +1,60 @@
 """Loading base models and tokenizers from folders in transformers layout."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from retrotune.errors import ModelError
+
+NAMED_WEIGHTS = 3
+"""So many weights are named where a model folder is not whole; the others are counted."""
+
+REMEDY = "repair its source, or delete the folder and make it again with the workflow's `models` target"
 
 
 def load_model(path: str | Path, dtype: torch.dtype | None = None, device: str | None = None) -> PreTrainedModel:
     """The causal language model in folder `path`, in evaluation mode; safetensors only.
 
-    Raises `ModelError` if the folder is missing or holds no model that transformers knows.
+    Raises `ModelError` if the folder is missing, holds no model that transformers knows, or if its weights are damaged
+    or not exactly those of its configuration: transformers would fill gaps with random numbers.
     """
     folder = _folder(path)
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype or torch.float32, use_safetensors=True)
+        model, info = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype or torch.float32,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # reported below, by name
+        )
+    except SafetensorError as error:
+        raise ModelError(f"{folder}: weights are truncated or damaged ({error}); {REMEDY}") from error
     except (ValueError, OSError, KeyError, RuntimeError) as error:
         raise ModelError(f"{folder}: cannot be loaded as a causal language model: {error}") from error
+    _check_whole(folder, info)
     return (model.to(device) if device else model).eval()
+
+
+def _check_whole(folder: Path, info: Mapping[str, Any]) -> None:
+    """Raise `ModelError` unless each weight of the model came from its folder; tied weights come with their other."""
+    weights = {
+        "missing": sorted(info["missing_keys"]),
+        "unexpected": sorted(info["unexpected_keys"]),
+        "of another shape": [
+            f"{name} {tuple(found)}, not {tuple(wanted)}" for name, found, wanted in sorted(info["mismatched_keys"])
+        ],
+    }
+    problems = [
+        f"{len(names)} {problem} ({', '.join(names[:NAMED_WEIGHTS])}{', ...' if len(names) > NAMED_WEIGHTS else ''})"
+        for problem, names in weights.items()
+        if names
+    ]
+    if problems:
+        raise ModelError(f"{folder}: weights do not fit config.json: {'; '.join(problems)}; {REMEDY}")
 
 
 def load_tokenizer(path: str | Path) -> Any:

@@ -74,7 +74,13 @@ def departures(config: RetroConfig) -> list[str]:
         found.append("each key is mixed with the previous token's key (key shift)")
     if config.tie_word_embeddings:
         found.append("input and output embeddings are one matrix")
+    if config.norm != "layernorm1p":
+        found.append(f"norms are {config.norm} (layernorm1p)")
+    if not config.final_norm:
+        found.append("the decoder does not end in a norm")
     if config.cross_attention_layers:
+        if config.encoder_num_layers != 2:
+            found.append(f"layers of the neighbor encoder: {config.encoder_num_layers} (2)")
         if not config.encoder_attends_chunk:
             found.append("the neighbor encoder does not attend to the chunk")
         if list(config.cross_attention_layers) != default_cross_attention_layers(config.num_hidden_layers):

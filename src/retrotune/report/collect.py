@@ -5,8 +5,8 @@ in and no cell disappears.
 """
 
 import csv
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ class Result:
     metrics: dict[str, dict[str, Any]]
     train: dict[str, Any]
     predict: dict[str, Any]
+    departures: list[str] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -63,13 +64,22 @@ def collect_metrics(config: Config, out_csv: str | Path, out_json: str | Path) -
 
     A missing, unreadable or failed cell keeps its row, with a status and no value.
     """
+    write_results(config.study, read_cells(config), out_csv, out_json)
+
+
+def read_cells(config: Config) -> list[Result]:
+    """Results of the study's cells as they are on disk now, in the order of the config."""
     paths = Paths.of(config)
-    results = [_result(config, cell, Path(paths.cell(cell, "metrics.json"))) for cell in expand_grid(config)]
+    return [_result(config, cell, Path(paths.cell(cell, "metrics.json"))) for cell in expand_grid(config)]
+
+
+def write_results(study: str, results: Sequence[Result], out_csv: str | Path, out_json: str | Path) -> None:
+    """Write a row per cell and metric to `out_csv` and a record per cell to `out_json`."""
     with atomic_write(out_csv) as temporary, open(temporary, "w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow([*_COORDINATES, "status", "metric", *VALUES])
         writer.writerows(_rows(results))
-    write_json(out_json, {"study": config.study, "results": [vars(result) for result in results]})
+    write_json(out_json, {"study": study, "results": [vars(result) for result in results]})
     done = sum(result.status == "done" for result in results)
     logger.info("collected %d cells: %d done, %d not", len(results), done, len(results) - done)
 
@@ -79,10 +89,22 @@ def load_results(path: str | Path) -> list[Result]:
     return [Result(**record) for record in read_result(path)["results"]]
 
 
+def holds(path: str | Path, results: Sequence[Result]) -> bool:
+    """Whether `path` is there and has exactly these results, in any order.
+
+    It may have those of a selection, or of cells that were run again since.
+    """
+    try:
+        found = load_results(path)
+    except (ResultError, KeyError, TypeError):
+        return False
+    return {result.name: result for result in found} == {result.name: result for result in results}
+
+
 _COORDINATES = ("family", "size", "instruct", "num_parameters", "model", "method", "dataset", "retrieval", "seed")
 
 
-def _rows(results: list[Result]) -> Iterator[list[Any]]:
+def _rows(results: Sequence[Result]) -> Iterator[list[Any]]:
     for result in results:
         coordinates = [getattr(result, name) for name in _COORDINATES]
         for name, entry in result.metrics.items():
@@ -122,4 +144,5 @@ def _result(config: Config, cell: Cell, path: Path) -> Result:
         metrics=found.get("metrics", {}) if status == "done" else {},
         train=found.get("train") or {},
         predict=found.get("predict") or {},
+        departures=found.get("model", {}).get("departures", []),
     )

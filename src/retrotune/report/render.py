@@ -65,14 +65,17 @@ class Table:
         return value if isinstance(value, str) else format(value, self.formats[column - self.num_labels])
 
     def mark_best(self, higher: bool = True) -> None:
-        """Mark the best number of each column as printed: values that look alike are marked alike."""
+        """Mark the best number of each column as printed: values that look alike are marked alike.
+
+        Where all look alike there is nothing to tell apart, and none is marked.
+        """
         for column in range(self.num_labels, len(self.columns)):
             printed = {
                 row: float(self.text_of(row, column))
                 for row, values in enumerate(self.rows)
                 if isinstance(values[column], int | float)
             }
-            if printed:
+            if len(set(printed.values())) > 1 or len(printed) == 1:
                 top = max(printed.values()) if higher else min(printed.values())
                 self.best |= {(row, column) for row, value in printed.items() if value == top}
 

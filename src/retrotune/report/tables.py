@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from retrotune.evaluation.metrics import METRICS
-from retrotune.report.collect import Result, load_results
+from retrotune.report.collect import FAMILIES, Result, load_results
 from retrotune.report.cost import cost_table, write_cell_costs
 from retrotune.report.render import Table, Value, to_text, write_table
 from retrotune.report.rows import grouped, in_order, mean_score, row_labels, unique
@@ -114,9 +114,26 @@ def _notes(results: Sequence[Result], max_listed: int | None) -> list[str]:
     seeds = unique(result.seed for result in results)
     if len(seeds) > 1:
         notes.append(f"Means over {len(seeds)} seeds ({', '.join(map(str, seeds))}).")
+    notes += _departures(results)
     gaps = [result for result in results if result.primary is None]
     if gaps:
         listed = ", ".join(f"{result.name} ({result.status})" for result in gaps[:max_listed])
         listed += f" and {len(gaps) - max_listed} more" if max_listed and len(gaps) > max_listed else ""
         notes.append(f"Without a score, {len(gaps)} of {len(results)} cells: {listed}.")
     return notes
+
+
+def _departures(results: Sequence[Result]) -> list[str]:
+    """A note on what scored models have that NVIDIA's have not, under a family's name where only one has it."""
+    scored = [result for result in results if result.primary is not None]
+    found = {
+        family: unique(departure for result in members for departure in result.departures)
+        for family, members in grouped(scored, lambda result: result.family).items()
+    }
+    everywhere = unique(text for texts in found.values() for text in texts if all(text in o for o in found.values()))
+    parts = list(everywhere)
+    for family, texts in found.items():
+        own = [text for text in texts if text not in everywhere]
+        if own:
+            parts.append(f"{FAMILIES[family]} only: " + "; ".join(own))
+    return [f"Models depart from NVIDIA's architecture: {'; '.join(parts)}."] if parts else []

@@ -5,7 +5,6 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import torch
 
@@ -18,6 +17,7 @@ from retrotune.log import logger
 from retrotune.methods import attach, count_parameters, save_trained
 from retrotune.models.loading import load_model, load_tokenizer
 from retrotune.retrieval.neighbors import load_neighbors
+from retrotune.stages import STAGE_VERSIONS
 from retrotune.training.batches import cell_batching
 from retrotune.training.loop import Batch, PlannedBatches, Schedule, plan_batches, run_training
 from retrotune.training.optimizers import adamw
@@ -33,6 +33,8 @@ def finetune_cell(
     threads: int | None = None,
 ) -> None:
     """Train one cell and write `adapter/`, `train_log.jsonl` (a line per step) and `train.json` into `out_dir`.
+
+    `train.json` says what training cost, and the sha256 of what it read.
 
     With the same seed, inputs and `threads` (CPU threads of torch; None: as set outside) the trained weights are the
     same to the byte on a CPU. Full fine-tuning keeps its weights in float32 even where the model is bfloat16, which
@@ -72,6 +74,7 @@ def finetune_cell(
     trainable, total = count_parameters(model)
     logger.info("%s: %d steps, %d of %d parameters", resolved.cell.name, steps, trainable, total)
     out, work = Path(out_dir), Path(work_dir) / "finetune"
+    inputs = _inputs(model_dir, examples, neighbors)
     outcome = run_training(
         model,
         PlannedBatches(plan, collate, resolved.seed),
@@ -87,7 +90,7 @@ def finetune_cell(
         ),
         work_dir=work,
         log_path=out / "train_log.jsonl",
-        identity=_identity(resolved, model_dir, examples, neighbors),
+        identity=_identity(resolved, inputs),
     )
     save_trained(model, out / "adapter")
     peak = (
@@ -107,15 +110,21 @@ def finetune_cell(
             "adapter_bytes": sum(file.stat().st_size for file in (out / "adapter").rglob("*.safetensors")),
             "final_loss": outcome.final_loss,
             "truncated": sum(example.truncated > 0 for example in encoded),
+            "truncated_answers": sum(example.truncated_answer > 0 for example in encoded),
+            "inputs": inputs,
         },
     )
     shutil.rmtree(work)
 
 
-def _identity(resolved: ResolvedCell, model_dir: str | Path, *inputs: str | Path | None) -> str:
-    """Digest of what determines a run: checkpoints are resumed only where it is the same."""
+def _inputs(model_dir: str | Path, examples: str | Path, neighbors: str | Path | None) -> dict[str, str | None]:
+    """The sha256 of the files that training reads; of the base model its manifest's, None where it has none."""
     manifest = Path(model_dir) / "manifest.json"
-    files: list[Any] = [manifest if manifest.is_file() else None, *inputs]
-    return sha256_text(
-        resolved.for_stage("finetune").model_dump_json() + " ".join(sha256(file) for file in files if file)
-    )
+    files = {"examples": examples, "neighbors": neighbors, "model": manifest if manifest.is_file() else None}
+    return {name: None if path is None else sha256(path) for name, path in files.items()}
+
+
+def _identity(resolved: ResolvedCell, inputs: Mapping[str, str | None]) -> str:
+    """Digest of what determines a run: checkpoints are resumed only where it is the same."""
+    version = STAGE_VERSIONS["finetune_cell"]
+    return sha256_text(f"{version} {resolved.for_stage('finetune').model_dump_json()} {sorted(inputs.items())}")

@@ -17,7 +17,9 @@ def default_cross_attention_layers(num_hidden_layers: int) -> list[int]:
 
 @strict
 class RetroConfig(PreTrainedConfig):
-    """RETRO as NVIDIA built it (arXiv 2304.06762, 2310.07713); its defaults are NVIDIA's.
+    """RETRO as NVIDIA built it (arXiv 2304.06762, 2310.07713).
+
+    Defaults are NVIDIA's but for `short_chunk` (Megatron: first) and `encoder_dropout` (0.1 in their pretraining).
 
     Args:
         cross_attention_layers: 0-based decoder layers with cross-attention; None: NVIDIA's rule; []: a GPT.

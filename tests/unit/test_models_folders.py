@@ -1,0 +1,254 @@
+"""Model folders: fetched with a manifest, loaded only if whole, named in what is made with them."""
+
+import json
+
+import huggingface_hub
+import pandas as pd
+import pytest
+import torch
+from methods_cases import FAMILIES, tiny_model
+from safetensors.torch import load_file, save_file
+
+from retrotune.cells import ResolvedCell
+from retrotune.config import (
+    CorpusEntry,
+    DatasetEntry,
+    Evaluation,
+    Finetuning,
+    LoraMethod,
+    ModelEntry,
+    RetrievalEntry,
+)
+from retrotune.errors import ModelError
+from retrotune.files import sha256, write_json
+from retrotune.models.fetch import fetch_model
+from retrotune.models.loading import load_model, load_tokenizer
+from retrotune.models.sizes import departures
+from retrotune.stages import STAGE_VERSIONS
+from retrotune.training import finetune
+from retrotune.training.tokenizer import train_tokenizer, wrap_tokenizer
+
+WEIGHTS = "model.safetensors"
+WEIGHT = "model.layers.1.mlp.up_proj.weight"
+REMEDY = "delete the folder and make it again with the workflow's `models` target"
+CASES = [(family, tied) for family in FAMILIES for tied in (False, True)]
+
+
+def save(folder, family="gpt", **changes):
+    model = tiny_model(family, **changes)
+    model.save_pretrained(folder)
+    return model
+
+
+def change_weights(folder, change):
+    """Rewrite a folder's weights after `change` of their mapping."""
+    weights = load_file(folder / WEIGHTS)
+    change(weights)
+    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+
+
+def loading_fails(folder):
+    with pytest.raises(ModelError) as error:
+        load_model(folder)
+    message = str(error.value)
+    assert message.startswith(f"{folder}: ")
+    return message
+
+
+@pytest.mark.parametrize(("family", "tied"), CASES)
+def test_a_whole_folder_is_loaded(tmp_path, family, tied):
+    saved = save(tmp_path, family, tie_word_embeddings=tied)
+    assert ("lm_head.weight" in load_file(tmp_path / WEIGHTS)) != tied, "a tied matrix is stored once"
+    loaded = load_model(tmp_path)
+    assert not loaded.training
+    assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in saved.state_dict().items())
+    assert (loaded.lm_head.weight is loaded.get_input_embeddings().weight) == tied
+
+
+@pytest.mark.parametrize(("family", "tied"), CASES)
+def test_a_missing_weight_is_named(tmp_path, family, tied):
+    save(tmp_path, family, tie_word_embeddings=tied)
+    change_weights(tmp_path, lambda weights: weights.pop(WEIGHT))
+    message = loading_fails(tmp_path)
+    assert f"1 missing ({WEIGHT})" in message
+    assert REMEDY in message
+
+
+def test_missing_embeddings_are_named_whether_tied_or_not(tmp_path):
+    for tied, expected in ((False, "1 missing (lm_head.weight)"), (True, "2 missing (lm_head.weight, model.embed")):
+        save(tmp_path, tie_word_embeddings=tied)
+        stored = "model.embed_tokens.weight" if tied else "lm_head.weight"
+        change_weights(tmp_path, lambda weights, stored=stored: weights.pop(stored))
+        assert expected in loading_fails(tmp_path)
+
+
+def test_other_weights_are_named_and_counted(tmp_path):
+    save(tmp_path, "retro")
+
+    def change(weights):
+        weights[WEIGHT] = torch.zeros(3, 2)
+        for number in range(5):
+            weights[f"more.{number}"] = torch.zeros(2)
+
+    change_weights(tmp_path, change)
+    message = loading_fails(tmp_path)
+    assert "5 unexpected (more.0, more.1, more.2, ...)" in message
+    assert f"1 of another shape ({WEIGHT} (3, 2), not (48, 32))" in message
+    assert "missing" not in message
+
+
+def test_weights_of_the_other_family_do_not_fit(tmp_path):
+    save(tmp_path, "retro")
+    config = json.loads((tmp_path / "config.json").read_text())
+    write_json(tmp_path / "config.json", {**config, "cross_attention_layers": []})
+    assert "unexpected (model.layers.1.cross_attention." in loading_fails(tmp_path)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.5])
+def test_a_truncated_file_is_a_model_error(tmp_path, family, share):
+    save(tmp_path, family)
+    data = (tmp_path / WEIGHTS).read_bytes()
+    (tmp_path / WEIGHTS).write_bytes(data[: int(share * len(data))])
+    message = loading_fails(tmp_path)
+    assert "truncated or damaged" in message
+    assert REMEDY in message
+    with pytest.raises(ModelError, match="truncated or damaged .*; fetch the model again"):
+        fetch_model(tmp_path / "out", path=tmp_path)
+
+
+def test_a_folder_without_configuration_weights_or_tokenizer(tmp_path):
+    assert "no config.json" in loading_fails(tmp_path)
+    save(tmp_path)
+    with pytest.raises(ModelError, match="no usable tokenizer"):
+        load_tokenizer(tmp_path)
+    (tmp_path / WEIGHTS).unlink()
+    assert "cannot be loaded as a causal language model" in loading_fails(tmp_path)
+    (tmp_path / "config.json").unlink()
+    assert "no config.json" in loading_fails(tmp_path)
+
+
+def test_a_local_folder_is_linked_and_described(tmp_path):
+    model = save(tmp_path / "source", "llama", tie_word_embeddings=True)
+    write_json(tmp_path / "source/manifest.json", {"not": "ours"})
+    fetch_model(tmp_path / "out", path=tmp_path / "source")
+    manifest = json.loads((tmp_path / "out/manifest.json").read_text())
+    assert manifest["num_parameters"] == model.num_parameters()
+    assert manifest["weights_sha256"] == {WEIGHTS: sha256(tmp_path / "source" / WEIGHTS)}
+    assert manifest["source"] == {"hub": None, "path": str(tmp_path / "source")}
+    assert manifest["model_type"] == "llama"
+    assert (tmp_path / "out" / WEIGHTS).is_symlink()
+    assert load_model(tmp_path / "out").num_parameters() == model.num_parameters()
+
+
+def test_a_manifest_names_each_weights_file(tmp_path):
+    model = tiny_model("gpt")
+    model.save_pretrained(tmp_path / "source", max_shard_size="40KB")
+    shards = sorted((tmp_path / "source").glob("*.safetensors"))
+    fetch_model(tmp_path / "out", path=tmp_path / "source")
+    manifest = json.loads((tmp_path / "out/manifest.json").read_text())
+    assert len(shards) > 1
+    assert manifest["weights_sha256"] == {shard.name: sha256(shard) for shard in shards}
+    assert manifest["num_parameters"] == model.num_parameters()
+    load_model(tmp_path / "out")
+
+
+def test_nothing_of_an_earlier_source_is_left(tmp_path, monkeypatch):
+    def download(hub, local_dir, **options):
+        save_file({"a": torch.zeros(2)}, local_dir / f"{hub.split('/')[1]}.safetensors")
+        (local_dir / "config.json").write_text("{}")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    out = tmp_path / "model"
+    fetch_model(out, hub="some/one")
+    fetch_model(out, hub="some/two")
+    assert [file.name for file in out.glob("*.safetensors")] == ["two.safetensors"]
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "config.json").write_text("{}")
+    save_file({"a": torch.zeros(2)}, source / "model.safetensors")
+    fetch_model(out, path=source)
+    (source / "model.safetensors").rename(source / "model-00001-of-00001.safetensors")
+    fetch_model(out, path=source)
+    assert [file.name for file in out.glob("*.safetensors")] == ["model-00001-of-00001.safetensors"]
+
+
+def test_what_cannot_be_fetched_is_explained(tmp_path, monkeypatch):
+    with pytest.raises(ModelError, match=r"nowhere: no model there \(no config.json\)"):
+        fetch_model(tmp_path / "out", path=tmp_path / "nowhere")
+    with pytest.raises(ModelError, match="needs `hub` or `path`"):
+        fetch_model(tmp_path / "out")
+    write_json(tmp_path / "pickled/config.json", {})
+    with pytest.raises(ModelError, match="only safetensors weights are read"):
+        fetch_model(tmp_path / "out", path=tmp_path / "pickled")
+
+    def offline(hub, **options):
+        raise OSError("no network")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
+    with pytest.raises(ModelError, match=r"some/model: cannot be fetched \(no network\).*set models.NAME.path"):
+        fetch_model(tmp_path / "hub", hub="some/model")
+    assert not list(tmp_path.glob("*/manifest.json")), "no manifest says that the model is whole"
+
+
+def test_departures_of_norms_and_encoder():
+    plain = {"num_hidden_layers": 6, "chunk_length": 64, "retrieved_length": 128}
+    retro = tiny_model("retro").config
+    for key, value in {**plain, "cross_attention_layers": [5]}.items():
+        setattr(retro, key, value)
+    assert departures(retro) == []
+    for key, value, stated in (
+        ("encoder_num_layers", 1, "layers of the neighbor encoder: 1 (2)"),
+        ("norm", "rmsnorm", "norms are rmsnorm (layernorm1p)"),
+        ("final_norm", False, "the decoder does not end in a norm"),
+    ):
+        usual = getattr(retro, key)
+        setattr(retro, key, value)
+        assert departures(retro) == [stated]
+        setattr(retro, key, usual)
+    assert departures(tiny_model("gpt", encoder_num_layers=1).config) == [], "a GPT has no neighbor encoder"
+
+
+@pytest.fixture
+def cell():
+    return ResolvedCell(
+        model="g", method="lora", dataset="d", retrieval="r", seed=0, family="gpt", size="tiny",
+        model_entry=ModelEntry(family="gpt", size="tiny", path="."), method_entry=LoraMethod(kind="lora", rank=2),
+        dataset_entry=DatasetEntry(reader="nq", path=".", max_new_tokens=4), retrieval_entry=RetrievalEntry(top_k=0),
+        finetuning=Finetuning(batch_size=2, max_steps=1), evaluation=Evaluation(), max_length=64,
+    )  # fmt: skip
+
+
+def test_training_on_a_fetched_model_names_its_inputs(tmp_path, cell):
+    (tmp_path / "text.txt").write_text("Who rules the town? The mayor rules the town.\n", encoding="utf-8")
+    corpora = {"text": CorpusEntry(reader="text", path="text.txt")}
+    train_tokenizer(corpora, tmp_path, 280, tmp_path / "tokenizer.json")
+    tokenizer = wrap_tokenizer(tmp_path / "tokenizer.json")
+    ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
+    model = tiny_model("gpt", **ids)
+    model.resize_token_embeddings(len(tokenizer))
+    model.save_pretrained(tmp_path / "source")
+    tokenizer.save_pretrained(tmp_path / "source")
+    fetch_model(tmp_path / "model", path=tmp_path / "source")
+    questions = {"question_id": ["a", "b"], "question": ["Who rules?", "Who?"], "answers": [["mayor"], ["he"]]}
+    pd.DataFrame({**questions, "doc_id": None, "options": [[], []]}).to_parquet(tmp_path / "train.parquet")
+    found = {"question_id": ["a"], "rank": 0, "passage_id": "p", "title": "T", "text": "mayor", "score": 1.0}
+    pd.DataFrame(found).to_parquet(tmp_path / "neighbors.parquet")
+    for neighbors in (None, tmp_path / "neighbors.parquet"):
+        out = tmp_path / "out"
+        finetune.finetune_cell(cell, tmp_path / "model", tmp_path / "train.parquet", neighbors, out, tmp_path / "work")
+        assert json.loads((out / "train.json").read_text())["inputs"] == {
+            "examples": sha256(tmp_path / "train.parquet"),
+            "neighbors": sha256(neighbors) if neighbors else None,
+            "model": sha256(tmp_path / "model/manifest.json"),
+        }
+
+
+def test_checkpoints_belong_to_one_version_of_the_stage(cell, monkeypatch):
+    inputs = {"examples": "1", "neighbors": None, "model": "2"}
+    before = finetune._identity(cell, inputs)
+    assert finetune._identity(cell, dict(inputs)) == before
+    assert finetune._identity(cell, {**inputs, "model": "3"}) != before
+    assert finetune._identity(cell, {**inputs, "examples": None, "neighbors": "1"}) != before
+    monkeypatch.setitem(STAGE_VERSIONS, "finetune_cell", STAGE_VERSIONS["finetune_cell"] + 1)
+    assert finetune._identity(cell, inputs) != before
