@@ -1,4 +1,4 @@
-# make demo        train, retrieve, generate and score the embedded study; prints its table (10 to 15 minutes, 2 cores)
+# make demo        train, retrieve, generate and score the embedded study; prints its table (8 to 12 minutes, 2 cores)
 # make demo-full   the same with all six datasets
 # make test        lint and all tests
 # Each target does its own set-up in .venv. It needs Python >= 3.11, pip and make.
@@ -21,7 +21,7 @@ setup: $(READY)
 $(READY): pyproject.toml $(CONSTRAINTS)
 	@$(PYTHON) -c 'import sys; sys.exit("Python >= 3.11 is needed, found " + sys.version) if sys.version_info < (3, 11) else 0'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) -c $(CONSTRAINTS) torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c $(CONSTRAINTS) torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[demo,dev]'
 	@touch $@
 

@@ -54,6 +54,13 @@ class DatasetEntry(Entry):
     max_new_tokens: PositiveInt | None = Field(None, description="generation limit; null: the dataset's default")
     skip_bad_records: bool = Field(False, description="count bad records in the manifest instead of stopping")
 
+    @model_validator(mode="after")
+    def _known_layout(self) -> "DatasetEntry":
+        other = "dpr" if self.reader in OPEN_DOMAIN else "scrolls"
+        if self.layout not in ("official", other):
+            raise ValueError(f"{self.reader} has no layout {self.layout!r}; it has official and {other}")
+        return self
+
     @property
     def download(self) -> str:
         """Name of the official source of these files."""
@@ -66,7 +73,7 @@ class CorpusEntry(Entry):
     """A text collection to retrieve from or to pretrain on."""
 
     reader: Literal["dpr_passages", "text"] = Field(description="`psgs_w100.tsv(.gz)`, or plain text files")
-    path: str = Field(description="file, folder or glob, relative to `data_root`")
+    path: str = Field(description="file or folder (text: or glob), relative to `data_root`")
     documents: Literal["file", "paragraph", "wikitext"] = Field(
         "file", description="text only: a document is a file, a paragraph between blank lines, or a WikiText article"
     )
@@ -165,7 +172,7 @@ class TokenizerEntry(Entry):
 
 
 class SizeEntry(Entry):
-    """A model shape beside the paper's xs s m l xxl; departures from NVIDIA's architecture go with the results."""
+    """A model shape beside the paper's xs s m l xxl; departures from NVIDIA's architecture stand beside the results."""
 
     num_layers: PositiveInt = Field(description="decoder layers")
     hidden_size: PositiveInt = Field(description="width")
@@ -180,6 +187,20 @@ class SizeEntry(Entry):
     key_shift: bool = Field(False, description="mix each key with the previous token's key; not in NVIDIA's models")
     tie_embeddings: bool = Field(False, description="one matrix for input and output embeddings")
     rotary_share: Share = Field(0.5, description="share of each head that is rotated")
+
+    @model_validator(mode="after")
+    def _whole_heads(self) -> "SizeEntry":
+        if self.hidden_size % self.num_heads:
+            raise ValueError(f"hidden_size={self.hidden_size} is no multiple of num_heads={self.num_heads}")
+        outside = [layer for layer in self.cross_attention_layers or () if layer >= self.num_layers]
+        if outside:
+            raise ValueError(f"cross_attention_layers {outside}: there are layers 0 to {self.num_layers - 1} only")
+        return self
+
+    @property
+    def can_cross(self) -> bool:
+        """Whether a RETRO of this size has a cross-attention layer."""
+        return bool(self.cross_attention_layers) if self.cross_attention_layers is not None else self.num_layers >= 6
 
 
 class Emphasis(Entry):
@@ -251,6 +272,8 @@ class ModelEntry(Entry):
             raise ValueError(
                 f"exactly one of pretraining, hub, path, checkpoint must be set, found {sources or 'none'}"
             )
+        if self.hub is not None and self.family != "gpt":
+            raise ValueError(f"hub models enter the GPT arm: {self.hub!r} needs family: gpt")
         return self
 
 
@@ -261,7 +284,7 @@ class Finetuning(Entry):
     batch_size: PositiveInt = Field(8, description="examples per step")
     micro_batch_size: PositiveInt | None = Field(None, description="examples per forward pass; null: the whole batch")
     epochs: float = Field(3.0, gt=0, description="passes over the training questions")
-    max_steps: PositiveInt | None = Field(None, description="stop after N steps; null: by epochs")
+    max_steps: PositiveInt | None = Field(None, description="N steps, whatever `epochs` says; null: by epochs")
     warmup_steps: Count = Field(50, description="linear warm-up, then cosine to zero")
     weight_decay: float = Field(0.01, ge=0, description="decoupled weight decay")
     beta1: Share = Field(0.9, description="Adam beta 1")
@@ -304,7 +327,7 @@ class LoraMethod(_Trained):
 
 
 class PtuningMethod(_Trained):
-    """Virtual tokens in front of the decoder's prompt, made by a two-layer MLP."""
+    """Virtual tokens in front of the decoder's prompt, made by peft's prompt encoder (an MLP of three linear maps)."""
 
     kind: Literal["ptuning"]
     num_virtual_tokens: PositiveInt = Field(100, description="virtual tokens")
@@ -536,11 +559,26 @@ def _dangling(config: Config) -> Iterator[str]:
         named = config.retrievals.get(pretraining.retrieval or "")
         if named is not None and named.retriever is not None and named.corpus is None:
             yield f"{place}.retrieval: retrievals.{pretraining.retrieval} names no corpus to retrieve from"
+        if (
+            named is not None
+            and pretraining.neighbors_per == "chunk"
+            and (named.gpt.needed or named.retro.num_contexts)
+        ):
+            yield (
+                f"{place}.neighbors_per: chunks get their passages in the encoder only, but retrievals."
+                f"{pretraining.retrieval} has num_contexts: set it to 0, or neighbors_per: document"
+            )
     for name, model in config.models.items():
         place = f"models.{name}"
         yield from check(f"{place}.pretraining", model.pretraining, config.pretrainings, "pretrainings")
         if model.hub is None and model.path is None:
             yield from check(f"{place}.size", model.size, (*PAPER_SIZES, *config.sizes), "sizes")
+        size = config.sizes.get(model.size)
+        if model.family == "retro" and model.pretraining is not None and size is not None and not size.can_cross:
+            yield (
+                f"{place}.size: {model.size} has no cross-attention layer: list sizes.{model.size}."
+                "cross_attention_layers (NVIDIA's rule needs 6 layers or more)"
+            )
     for number, grid in enumerate(config.grid):
         for key in ("models", "methods", "datasets", "retrievals"):
             for name in getattr(grid, key) or ():

@@ -105,7 +105,7 @@ def write_parquet(path: str | Path, table: Any) -> None:
     if not isinstance(table, pa.Table):
         table = pa.Table.from_pandas(table, preserve_index=False)
     with atomic_write(path) as temporary:
-        pq.write_table(table, temporary)
+        pq.write_table(table, temporary, write_page_checksum=True)
 
 
 def write_parquet_rows(path: str | Path, rows: Iterable[dict[str, Any]], schema: Any, group_rows: int = 50_000) -> int:
@@ -118,7 +118,7 @@ def write_parquet_rows(path: str | Path, rows: Iterable[dict[str, Any]], schema:
 
     stream = iter(rows)
     count = 0
-    with atomic_write(path) as temporary, pq.ParquetWriter(temporary, schema) as writer:
+    with atomic_write(path) as temporary, pq.ParquetWriter(temporary, schema, write_page_checksum=True) as writer:
         while group := list(itertools.islice(stream, group_rows)):
             writer.write_table(pa.Table.from_pylist(group, schema=schema))
             count += len(group)
@@ -132,10 +132,12 @@ def read_parquet(path: str | Path, columns: list[str] | None = None) -> Any:
     import pyarrow.parquet as pq
 
     try:
-        frame: pd.DataFrame = pq.read_table(path, columns=columns).to_pandas()
+        table = pq.read_table(path, columns=columns, page_checksum_verification=True)
+        table.validate(full=True)
+        frame: pd.DataFrame = table.to_pandas()
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: damaged ({error}); delete it and run again to rebuild it") from error
     return frame
 

@@ -49,7 +49,8 @@ def stage_log(path: str) -> Iterator[None]:
 
     Libraries below write to the process's standard streams, so these are redirected as a whole. A `RetrotuneError` ends
     the process with status 1 and its message, without a traceback, in the log and on the terminal; any other exception
-    keeps its traceback in the log.
+    keeps its traceback in the log. What the system refuses (a full disk, a read-only folder) is named on the terminal
+    too.
     """
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     terminal = os.dup(2)
@@ -66,8 +67,9 @@ def stage_log(path: str) -> Iterator[None]:
             sys.stderr.flush()
             os.write(terminal, f"error: {error}\n".encode())
             os._exit(1)
-        except BaseException:
+        except BaseException as error:
             traceback.print_exc()
             sys.stderr.flush()
-            os.write(terminal, f"failed; see {path}\n".encode())
+            reason = f"error: {error}; mend that and run again\n" if isinstance(error, OSError) else ""
+            os.write(terminal, f"{reason}failed; see {path}\n".encode())
             os._exit(1)

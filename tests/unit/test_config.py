@@ -19,6 +19,9 @@ SMALL = {
         "bm5": {"retriever": "bm25", "corpus": "wiki", "chunking": "words100", "gpt": {"num_contexts": 5}},
         "none": {"top_k": 0},
     },
+    "tokenizers": {"t": {"corpora": ["wiki"]}},
+    "sizes": {"four": {"num_layers": 4, "hidden_size": 32, "num_heads": 4, "ffn_size": 64}},
+    "pretrainings": {"p": {"corpora": ["wiki"], "tokenizer": "t", "retrieval": "bm5", "neighbors_per": "document"}},
     "models": {"g": {"family": "gpt", "size": "xs", "hub": "some/model"}},
     "methods": {"zeroshot": {"kind": "zeroshot"}, "lora": {"kind": "lora", "finetuning": {"learning_rate": 0.5}}},
     "grid": {"retrievals": ["bm5"]},
@@ -61,6 +64,21 @@ def test_defaults_are_the_authors():
         ("grid.retrievals", [], "grid.0.retrievals"),
         ("corpora", {"nq": {"reader": "text", "path": "x"}}, "datasets.nq: a corpus has the same name"),
         ("study", "../evil", "study"),
+        ("datasets.nq.layout", "scrolls", "nq has no layout 'scrolls'; it has official and dpr"),
+        ("datasets.qasper.layout", "dpr", "qasper has no layout 'dpr'; it has official and scrolls"),
+        ("models.g", {"family": "retro", "size": "xs", "hub": "gpt2"}, "'gpt2' needs family: gpt"),
+        (
+            "models.g",
+            {"family": "retro", "size": "four", "pretraining": "p"},
+            "models.g.size: four has no cross-attention layer: list sizes.four",
+        ),
+        ("sizes.four.num_heads", 3, "hidden_size=32 is no multiple of num_heads=3"),
+        ("sizes.four.cross_attention_layers", [4], "cross_attention_layers [4]: there are layers 0 to 3 only"),
+        (
+            "pretrainings.p.neighbors_per",
+            "chunk",
+            "pretrainings.p.neighbors_per: chunks get their passages in the encoder",
+        ),
     ],
 )
 def test_bad_configuration_names_key_and_remedy(path, value, message):
@@ -91,9 +109,11 @@ def test_committed_configurations_are_valid(repository):
             load_config({"data_root": "somewhere", **read_yaml(path)})
 
 
-def test_plain_text_needs_a_data_root(repository):
-    with pytest.raises(ConfigError, match="corpora.wikitext: plain text has no official source.*set data_root"):
-        read_config(repository / "config" / "real-slices.yaml")
+def test_plain_text_needs_a_data_root():
+    raw = changed("corpora.text", {"reader": "text", "path": "texts"})
+    load_config({**raw, "data_root": "somewhere"})
+    with pytest.raises(ConfigError, match="corpora.text: plain text has no official source.*set data_root"):
+        load_config(raw)
 
 
 def test_missing_or_broken_file(tmp_path):

@@ -36,6 +36,13 @@ def test_any_other_error_keeps_its_traceback(tmp_path):
     assert "ZeroDivisionError" in (tmp_path / "a.log").read_text()
 
 
+def test_what_the_system_refuses_is_named_on_the_terminal(tmp_path):
+    done = run("raise OSError(28, 'No space left on device', 'big.npy')", tmp_path / "a.log")
+    assert done.returncode == 1
+    assert "No space left on device: 'big.npy'" in done.stderr
+    assert "Traceback" in (tmp_path / "a.log").read_text()
+
+
 def test_progress_tells_rate_and_rest(caplog):
     logger.propagate = True
     with caplog.at_level(logging.INFO, logger="retrotune"):

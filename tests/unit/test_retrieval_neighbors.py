@@ -1,6 +1,7 @@
 """Searching, neighbor caches of questions, and neighbor caches of pretraining text."""
 
 import logging
+import random
 from pathlib import Path
 from typing import Any
 
@@ -258,8 +259,23 @@ def cut_off(path: Path) -> None:
 def test_damaged_cache(world: dict[str, Path], damage: Any, message: str) -> None:
     cache(world, "open", BM25, 3)
     damage(world["out"])
+    world["out"].with_suffix(".manifest.json").unlink()  # which would give it away at once
     with pytest.raises(RetrievalError, match=rf"neighbors\.parquet: .*{message}.*delete .* and run again"):
         load_neighbors(world["out"])
+
+
+def test_no_flipped_bit_is_believed(world: dict[str, Path]) -> None:
+    cache(world, "open", BM25, 3)
+    content, good = world["out"].read_bytes(), load_neighbors(world["out"])
+    rng = random.Random(0)
+    for _ in range(200):
+        flipped = bytearray(content)
+        flipped[rng.randrange(len(flipped))] ^= 1 << rng.randrange(8)
+        world["out"].write_bytes(flipped)
+        with pytest.raises(RetrievalError, match="delete .* and run again"):
+            load_neighbors(world["out"])
+    world["out"].write_bytes(content)
+    assert load_neighbors(world["out"]) == good
 
 
 def test_missing_cache(tmp_path: Path) -> None:

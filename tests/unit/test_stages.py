@@ -5,20 +5,30 @@ Snakemake does not see changes inside the package, so finished studies would kee
 
 import gzip
 import hashlib
+import json
 
-from retrotune.config import World
-from retrotune.corpus.chunking import chunk_documents
+from dataset_cases import WRITERS
+
+from retrotune.config import CorpusEntry, DatasetEntry, RetrieverEntry, World
+from retrotune.corpus.chunking import chunk_corpus, chunk_documents
 from retrotune.datasets import get_spec
 from retrotune.datasets.base import Example, Passage
+from retrotune.datasets.prepare import prepare_examples, write_examples
 from retrotune.demo.world import write_world
 from retrotune.files import read_parquet, sha256_text, write_parquet
+from retrotune.retrieval.neighbors import cache_neighbors, cache_pretraining_neighbors
 from retrotune.stages import STAGE_VERSIONS
+from retrotune.training.tokenizer import train_tokenizer
 
 REMINDER = "the output of {} changed: raise its number in stages.py and put the new digest here"
 GOLDEN = {
     ("write_world", 1): "e475699dfa2bf64f55102fda3792212f4e49e97fa1f96ddeb0ed3a632a03bc10",
     ("chunk_corpus", 1): "4b53f73ac024d6c82e6807dafec0678d2431dbbbb9dfca4ff3f156f2287e4742",
-    ("predict_cell", 1): "6578b643ae19724cb078534106a8c6dce6c3ce4364b3508e3305b59670242e14",
+    ("prepare_examples", 1): "1469b8e10f0028b289bd5c67027206e87ef66415d35dc9760f3666daa81af2e5",
+    ("train_tokenizer", 1): "8ed153a77c051e954ddff32f1e891e2bf97910f60067d8f393405a01b2e1f994",
+    ("cache_neighbors", 1): "fd5bff19019757912827f15b497e273da2c16e7e3ea39c44b007d798e1e3726c",
+    ("cache_pretraining_neighbors", 1): "22ad54b1dc61d63999ebac7e9fc3b241bff2124bc06ffd8484db8a1517445750",
+    ("predict_cell", 2): "6578b643ae19724cb078534106a8c6dce6c3ce4364b3508e3305b59670242e14",
 }
 
 
@@ -43,6 +53,56 @@ def test_passages(tmp_path):
     check("chunk_corpus", sha256_text(read_parquet(tmp_path / "p.parquet").to_json(orient="records")))
 
 
+def test_examples(tmp_path):
+    tables = []
+    for reader, write in WRITERS.items():
+        write(tmp_path / reader)
+        files = [tmp_path / f"{reader}-{name}.parquet" for name in ("train", "test", "documents")]
+        entry, documents = DatasetEntry(reader=reader, path=reader), not get_spec(reader).open_domain
+        prepare_examples(entry, tmp_path, files[0], files[1], files[2] if documents else None)
+        tables += [_records(file) for file in files[: 2 + documents]]
+    check("prepare_examples", sha256_text("\n".join(tables)))
+
+
+PAGES = "\n".join(
+    f" = {name} = \n\n {name} lives near the old {place}. The {place} is where {name} keeps seven goats.\n"
+    for name, place in (("Ann", "harbor"), ("Bob", "mill"), ("Eve", "tower"), ("Dan", "bridge"))
+)
+
+
+def _pages(tmp_path):
+    (tmp_path / "pages.txt").write_text(PAGES)
+    entry = CorpusEntry(reader="text", path="pages.txt", documents="wikitext")
+    chunk_corpus(entry, tmp_path, 8, tmp_path / "passages.parquet")
+    return {"pages": entry}
+
+
+def test_tokenizer(tmp_path):
+    train_tokenizer(_pages(tmp_path), tmp_path, 300, tmp_path / "tokenizer.json")
+    model = json.loads((tmp_path / "tokenizer.json").read_text())["model"]
+    pieces = sorted(model["vocab"], key=model["vocab"].get)
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+    check("train_tokenizer", sha256_text("\n".join([*pieces, *merges])))
+
+
+def test_neighbors(tmp_path):
+    _pages(tmp_path)
+    examples, out = tmp_path / "test.parquet", tmp_path / "neighbors.parquet"
+    write_examples(examples, [Example(name, f"Who keeps {name}?", ("x",)) for name in ("goats", "the mill", "nothing")])
+    cache_neighbors(examples, tmp_path / "passages.parquet", RetrieverEntry(kind="bm25"), 3, False, out)
+    check("cache_neighbors", sha256_text(_records(out)))
+
+
+def test_pretraining_neighbors(tmp_path):
+    corpora, out = _pages(tmp_path), tmp_path / "neighbors.parquet"
+    train_tokenizer(corpora, tmp_path, 300, tmp_path / "tokenizer.json")
+    cache_pretraining_neighbors(
+        corpora, tmp_path, tmp_path / "passages.parquet", "pages", tmp_path / "tokenizer.json", 16,
+        RetrieverEntry(kind="bm25"), 2, out,
+    )  # fmt: skip
+    check("cache_pretraining_neighbors", sha256_text(_records(out)))
+
+
 def test_prompts():
     example = Example("q1", "who ran home", ("Mr. Fox",), "a", ("the cat", "the fox"))
     passages = [Passage("p1", "T", "Mr. Fox ran home.", 1.0)]
@@ -52,6 +112,11 @@ def test_prompts():
         for variant in ("base", "instruct")
     ]
     check("predict_cell", sha256_text("\n".join(prompts)))
+
+
+def _records(file):
+    """A table as text; scores to three digits, as the last ones depend on the machine."""
+    return read_parquet(file).round(3).to_json(orient="records")
 
 
 def _frame(columns):

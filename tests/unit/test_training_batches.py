@@ -93,6 +93,18 @@ def test_truncation_cuts_contexts_from_the_end_and_never_the_question(encoder, t
         replace(encoder, max_length=len(question) + 7).encode(OPEN, PASSAGES, with_answer=False)
 
 
+def test_a_long_answer_is_cut_and_changes_no_prompt(encoder, tokenizer):
+    long = replace(OPEN, answers=("a very long answer " * 20,))
+    tight = replace(encoder, max_length=80)
+    encoded = tight.encode(long, PASSAGES, with_answer=True)
+    whole = tokenizer(f" {long.answers[0]}")["input_ids"]
+    assert encoded.answer_ids == whole[:8]
+    assert encoded.truncated_answer == len(whole) + 1 - 8
+    assert encoded.prompt_ids == tight.encode(long, PASSAGES, with_answer=False).prompt_ids
+    exact = replace(tight, max_new_tokens=len(tokenizer(" Dana")["input_ids"]) + 1)
+    assert exact.encode(OPEN, PASSAGES, with_answer=True).truncated_answer == 0
+
+
 def test_left_padding_and_virtual_tokens_count_against_the_window(encoder):
     retro = replace(encoder, max_length=80, max_new_tokens=8, chunk_length=16, num_virtual_tokens=5)
     encoded = retro.encode(OPEN, PASSAGES, with_answer=True)

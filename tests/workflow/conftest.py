@@ -1,5 +1,6 @@
 """Runs the workflow as a user does, in a folder of its own."""
 
+import functools
 import re
 import subprocess
 import sys
@@ -31,6 +32,12 @@ class Workflow:
         assert done.returncode == 0, done.stdout + done.stderr
         jobs = dict(re.findall(r"^(\w+) +(\d+)$", done.stdout + done.stderr, flags=re.MULTILINE))
         return {rule: int(count) for rule, count in jobs.items() if rule not in ("total", "all")}
+
+
+@pytest.fixture
+def workflow(repository):
+    """Makes a `Workflow` of this repository: workflow(folder, *configfiles)."""
+    return functools.partial(Workflow, repository)
 
 
 @pytest.fixture

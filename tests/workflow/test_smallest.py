@@ -76,6 +76,39 @@ def test_a_deleted_cell_is_made_again_and_nothing_else(finished):
     assert (finished.folder / LORA / "predictions.jsonl").read_bytes() == saved, "the same cell, the same predictions"
 
 
+def test_predicting_again_needs_the_weights(finished):
+    finished.run()
+    weights = finished.folder / LORA / "adapter" / "adapter_model.safetensors"
+    saved = weights.read_bytes()
+    shutil.rmtree(weights.parent)
+    (finished.folder / LORA / "predictions.jsonl").unlink()
+    assert finished.plan(f"{LORA}/predictions.jsonl") == {"finetune_cell": 1, "predict_cell": 1}
+    done = finished.run(f"{LORA}/metrics.json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert weights.read_bytes() == saved
+
+
+def test_another_study_shares_what_both_need(finished):
+    jobs = finished.plan("--config", "study=other", "resources_dir=resources/smallest")
+    assert set(jobs) == {
+        "finetune_cell",
+        "predict_cell",
+        "score_cell",
+        "collect_metrics",
+        "make_tables",
+        "plot_scaling",
+    }
+
+
+def test_the_snakemake_report(finished):
+    finished.run()
+    done = finished.run("--report", "report.html")
+    assert done.returncode == 0, done.stdout + done.stderr
+    page = (finished.folder / "report.html").read_text()
+    for part in ("comparison.html", "cost.html", "scaling.svg"):
+        assert part in page, part
+
+
 def test_a_changed_value_reruns_exactly_what_depends_on_it(finished):
     finished.run()
     report = {"collect_metrics": 1, "make_tables": 1, "plot_scaling": 1}

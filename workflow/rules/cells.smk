@@ -20,6 +20,7 @@ rule finetune_cell:
         gpu=lambda wildcards: resources_of(wildcards).gpus,
     params:
         cell=cell_for("finetune"),
+        dataset_version=lambda wildcards: dataset_version(wildcards.dataset),
         work=WORK,
         version=version("finetune_cell"),
     script:
@@ -29,6 +30,7 @@ rule finetune_cell:
 rule predict_cell:
     input:
         trained=trained,
+        adapter=adapter,
         model=PATHS.model_manifest("{model}"),
         examples=PATHS.examples("{dataset}", "test"),
         neighbors=lambda wildcards: neighbors_of(wildcards, "test"),
@@ -45,6 +47,7 @@ rule predict_cell:
         gpu=lambda wildcards: resources_of(wildcards).gpus,
     params:
         cell=cell_for("predict"),
+        dataset_version=lambda wildcards: dataset_version(wildcards.dataset),
         work=WORK,
         version=version("predict_cell"),
     script:

@@ -12,7 +12,10 @@ sys.path.insert(0, PACKAGE)
 os.environ.update(PYTHONPATH=PACKAGE)
 
 from retrotune.cells import Cell, Paths, expand_grid, is_open_domain, resolve_cell
-from retrotune.config import load_config
+from retrotune.config import DatasetEntry, load_config
+from retrotune.corpus.documents import corpus_files
+from retrotune.datasets import get_spec
+from retrotune.datasets.prepare import raw_files
 from retrotune.errors import ConfigError
 from retrotune.stages import STAGE_VERSIONS
 from snakemake.exceptions import WorkflowError
@@ -61,8 +64,8 @@ def cell_for(stage):
 def raw(entry):
     """What a reader's files come from: the demo world, a user's folder, or the download of the official files."""
     if CONFIG.data_root is not None:
-        path = Path(CONFIG.data_root) / entry.path
-        return [] if any(sign in entry.path for sign in "*?[") else [str(path)]
+        list_files = raw_files if isinstance(entry, DatasetEntry) else corpus_files
+        return [str(path) for path in list_files(entry, CONFIG.data_root)]
     return [PATHS.world()] if CONFIG.world is not None else [PATHS.downloaded(entry.download)]
 
 
@@ -177,9 +180,20 @@ def pretraining_params(wildcards):
 
 
 def trained(wildcards):
-    """What fine-tuning leaves; nothing for zero-shot."""
+    """What training cost, written last by fine-tuning; nothing for zero-shot."""
     zeroshot = CONFIG.methods[wildcards.method].kind == "zeroshot"
     return [] if zeroshot else f"{CELL}/train.json".format(**dict(wildcards.items()))
+
+
+def adapter(wildcards):
+    """The trained weights beside it; nothing for zero-shot."""
+    train = trained(wildcards)
+    return str(Path(train).parent / "adapter") if train else []
+
+
+def dataset_version(dataset):
+    """Params entry that reruns what a dataset's prompts, splits and answers determine when its file says so."""
+    return get_spec(CONFIG.datasets[dataset].reader).version
 
 
 def resources_of(wildcards):

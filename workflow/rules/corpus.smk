@@ -43,6 +43,7 @@ rule prepare_examples:
         ENV
     params:
         dataset=lambda wildcards: dump(CONFIG.datasets[wildcards.dataset]),
+        dataset_version=lambda wildcards: dataset_version(wildcards.dataset),
         root=CONFIG.raw,
         version=version("prepare_examples"),
     script:

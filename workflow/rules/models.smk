@@ -19,7 +19,7 @@ rule pretrain_model:
     params:
         model=pretraining_params,
         root=CONFIG.raw,
-        work=PATHS.work("models/{model}"),
+        work=PATHS.model_work("{model}"),
         version=version("pretrain_model"),
     script:
         "../scripts/pretrain_model.py"

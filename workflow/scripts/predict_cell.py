@@ -5,11 +5,10 @@ from retrotune.evaluation.generate import predict_cell
 from retrotune.log import stage_log
 
 with stage_log(snakemake.log[0]):
-    trained = snakemake.input.get("trained")
     predict_cell(
         ResolvedCell.model_validate_json(snakemake.params.cell),
         Path(snakemake.input.model).parent,
-        Path(trained).parent / "adapter" if trained else None,
+        snakemake.input.get("adapter") or None,
         snakemake.input.examples,
         snakemake.input.get("neighbors") or None,
         snakemake.output.predictions,

@@ -11,11 +11,12 @@ import numpy as np
 import pyarrow as pa
 
 from retrotune.config import CorpusEntry, RetrieverEntry
-from retrotune.corpus.documents import Document, read_corpus
+from retrotune.corpus.documents import Document, count_bad, read_corpus
+from retrotune.corpus.records import BadRecords
 from retrotune.datasets.base import Example, Passage
 from retrotune.datasets.prepare import load_examples
 from retrotune.errors import DataError, RetrievalError
-from retrotune.files import read_parquet, sha256, write_json, write_parquet
+from retrotune.files import read_json, read_parquet, sha256, write_json, write_parquet
 from retrotune.log import logger
 from retrotune.retrieval.passages import PassageTable
 from retrotune.retrieval.ranking import best_rows
@@ -106,7 +107,9 @@ def cache_pretraining_neighbors(
     doc_ids: list[str] = []
     chunks: list[int] = []
     pieces: list[Hits] = []
-    for texts in _batches(_pretraining_texts(corpora, root, tokenizer_json, chunk_length), DOCUMENTS_AT_ONCE):
+    bad = count_bad(corpora)
+    pretraining = _pretraining_texts(corpora, root, tokenizer_json, chunk_length, bad)
+    for texts in _batches(pretraining, DOCUMENTS_AT_ONCE):
         doc_ids.extend(doc_id for doc_id, _, _ in texts)
         chunks.extend(chunk for _, chunk, _ in texts)
         own = [codes.get(doc_id, -1) for doc_id, _, _ in texts]
@@ -120,14 +123,24 @@ def cache_pretraining_neighbors(
         keys,
         hits,
         table,
-        {"stage_version": STAGE_VERSIONS["cache_pretraining_neighbors"], "chunk_length": chunk_length},
+        {
+            "stage_version": STAGE_VERSIONS["cache_pretraining_neighbors"],
+            "chunk_length": chunk_length,
+            "bad_records": {name: records.summary() for name, records in bad.items()},
+        },
     )
 
 
-def corpus_documents(corpora: Mapping[str, CorpusEntry], root: str | Path) -> Iterator[Document]:
-    """Documents of several corpora, their ids made unique by the corpus' name: `{corpus}/{doc_id}`."""
+def corpus_documents(
+    corpora: Mapping[str, CorpusEntry], root: str | Path, bad: Mapping[str, BadRecords] | None = None
+) -> Iterator[Document]:
+    """Documents of several corpora, their ids made unique by the corpus' name: `{corpus}/{doc_id}`.
+
+    `bad` are the corpora's counters of bad records, as `count_bad` makes them, for the caller's manifest.
+    """
+    bad = bad or count_bad(corpora)
     for name, entry in corpora.items():
-        for document in read_corpus(entry, root):
+        for document in read_corpus(entry, root, bad[name]):
             yield Document(f"{name}/{document.doc_id}", document.title, document.text)
 
 
@@ -221,13 +234,17 @@ def _search_others(searcher: Searcher, encoded: Any, own: Any, doc_of_row: Any, 
 
 
 def _pretraining_texts(
-    corpora: Mapping[str, CorpusEntry], root: str | Path, tokenizer_json: str | Path, chunk_length: int
+    corpora: Mapping[str, CorpusEntry],
+    root: str | Path,
+    tokenizer_json: str | Path,
+    chunk_length: int,
+    bad: Mapping[str, BadRecords] | None = None,
 ) -> Iterator[tuple[str, int, str]]:
     """(document id, chunk number, text to search with) of all pretraining text, in order."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(tokenizer_json)) if chunk_length else None
-    for documents in _batches(corpus_documents(corpora, root), DOCUMENTS_AT_ONCE):
+    for documents in _batches(corpus_documents(corpora, root, bad), DOCUMENTS_AT_ONCE):
         if tokenizer is None:
             yield from ((document.doc_id, 0, document.text) for document in documents)
             continue
@@ -260,9 +277,13 @@ def _write_cache(
     short = int((counts < rows.shape[1]).sum())
     if short:
         logger.warning("%s: %d of %d texts have fewer than %d passages", out, short, len(rows), rows.shape[1])
-    manifest = {**numbers, "texts_with_fewer": short, "rows": len(cache), "top_k": rows.shape[1]}
-    write_json(Path(out).with_suffix(".manifest.json"), {**made_from, **manifest, "passages_sha256": table.sha256})
+    manifest = {**numbers, "texts_with_fewer": short, "rows": len(cache), "top_k": rows.shape[1], "sha256": sha256(out)}
+    write_json(_manifest_path(out), {**made_from, **manifest, "passages_sha256": table.sha256})
     logger.info("%s: %d passages for %d texts", out, len(cache), len(rows))
+
+
+def _manifest_path(cache: str | Path) -> Path:
+    return Path(cache).with_suffix(".manifest.json")
 
 
 def _read_cache(path: str | Path, key: tuple[str, ...]) -> dict[Any, list[Passage]]:
@@ -275,6 +296,9 @@ def _read_cache(path: str | Path, key: tuple[str, ...]) -> dict[Any, list[Passag
             f"{path}: no such neighbor cache; run cache_neighbors or cache_pretraining_neighbors first"
         )
     try:
+        manifest = read_json(_manifest_path(path)) if _manifest_path(path).is_file() else {}
+        if manifest.get("sha256") not in (None, sha256(path)):
+            raise RetrievalError(f"{path}: damaged (not what its manifest says); {remedy}")
         frame = read_parquet(path)
     except DataError as error:
         raise RetrievalError(str(error)) from error

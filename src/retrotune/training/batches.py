@@ -32,8 +32,9 @@ from retrotune.methods import num_virtual_tokens
 class EncodedExample:
     """One question as token ids, without padding and virtual tokens.
 
-    `answer_ids` end in eos and are empty for prediction; `neighbor_ids` holds at most `num_neighbors` lists of at most
-    `retrieved_length` ids; `truncated` counts the context tokens that did not fit.
+    `answer_ids` end in eos, unless the answer was cut, and are empty for prediction; `neighbor_ids` holds at most
+    `num_neighbors` lists of at most `retrieved_length` ids; `truncated` counts the context tokens that did not fit,
+    `truncated_answer` those of the answer and its eos.
     """
 
     question_id: str
@@ -41,6 +42,7 @@ class EncodedExample:
     answer_ids: list[int]
     neighbor_ids: list[list[int]]
     truncated: int = 0
+    truncated_answer: int = 0
 
     @property
     def length(self) -> int:
@@ -87,7 +89,8 @@ class ExampleEncoder:
     """Turns questions with their passages into token ids that fit a model's window.
 
     `max_length` counts everything: left padding, virtual tokens, prompt, answer and eos. `max_new_tokens` are kept free
-    for the answer in training too, so that a question has the same prompt in training and in prediction.
+    for the answer in training too, so that a question has the same prompt in training and in prediction; a longer
+    answer is learned only as far as it could be generated.
     """
 
     tokenizer: Any
@@ -119,8 +122,9 @@ class ExampleEncoder:
             ]
         )
         head_ids = self._bos() + head_ids
-        answer_ids = [*answer_ids, eos_id] if with_answer else []
-        room = self._room(example, len(head_ids) + len(question_ids), len(answer_ids))
+        whole_answer_ids = [*answer_ids, eos_id] if with_answer else []
+        answer_ids = whole_answer_ids[: self.max_new_tokens]
+        room = self._room(example, len(head_ids) + len(question_ids))
         context_ids: list[int] = []
         truncated = 0
         for piece in piece_ids[: len(contexts)]:
@@ -138,12 +142,13 @@ class ExampleEncoder:
             answer_ids=answer_ids,
             neighbor_ids=[ids[: self.retrieved_length] for ids in piece_ids[len(contexts) :]],
             truncated=truncated,
+            truncated_answer=len(whole_answer_ids) - len(answer_ids),
         )
 
     def encode_all(
         self, examples: Sequence[Example], passages: Mapping[str, Sequence[Passage]], with_answer: bool
     ) -> list[EncodedExample]:
-        """Encode questions; `passages` maps question ids to ranked passages. Logs how many contexts were cut."""
+        """Encode questions; `passages` maps question ids to ranked passages. Logs how many were cut."""
         encoded = [self.encode(example, passages.get(example.question_id, ()), with_answer) for example in examples]
         cut = sum(example.truncated > 0 for example in encoded)
         if cut:
@@ -151,6 +156,9 @@ class ExampleEncoder:
             logger.info(
                 "contexts cut in %d of %d prompts, %d tokens, to fit %d", cut, len(encoded), tokens, self.max_length
             )
+        long = sum(example.truncated_answer > 0 for example in encoded)
+        if long:
+            logger.info("%d of %d answers cut to max_new_tokens=%d", long, len(encoded), self.max_new_tokens)
         return encoded
 
     def _tokenize(self, texts: list[str]) -> list[list[int]]:
@@ -162,18 +170,17 @@ class ExampleEncoder:
         begin = self.tokenizer("")["input_ids"][:1]
         return begin if begin and begin[0] == self.tokenizer.bos_token_id else []
 
-    def _room(self, example: Example, question_length: int, answer_length: int) -> int:
+    def _room(self, example: Example, question_length: int) -> int:
         """Tokens left for contexts."""
-        reserved = max(self.max_new_tokens, answer_length)
-        window = max(self.max_length - reserved, 0) // self.chunk_length * self.chunk_length
+        window = max(self.max_length - self.max_new_tokens, 0) // self.chunk_length * self.chunk_length
         room = window - self.num_virtual_tokens - question_length
         if room < 0:
             virtual = f" + {self.num_virtual_tokens} virtual tokens" if self.num_virtual_tokens else ""
             chunks = f" in whole chunks of {self.chunk_length}" if self.chunk_length > 1 else ""
             raise DataError(
                 f"question {example.question_id!r}: {question_length} tokens{virtual} do not fit into {window}{chunks},"
-                f" the window of {self.max_length} less {reserved} for the answer; contexts are cut, questions never:"
-                " raise max_length"
+                f" the window of {self.max_length} less {self.max_new_tokens} for the answer; contexts are cut,"
+                " questions never: raise max_length"
             )
         return room
 
@@ -246,9 +253,18 @@ def pad_neighbors(
 
 
 def cell_batching(resolved: ResolvedCell, config: Any, tokenizer: Any) -> tuple[ExampleEncoder, Collator]:
-    """Encoder and collator of a cell, the same for training and prediction. `config` is the base model's."""
+    """Encoder and collator of a cell, the same for training and prediction. `config` is the base model's.
+
+    Raises `ModelError` if the base model is not of the cell's family.
+    """
     spec = get_spec(resolved.dataset_entry.reader)
     retro = resolved.family == "retro"
+    if retro != bool(getattr(config, "cross_attention_layers", None)):
+        found = "no cross-attention layers" if retro else "cross-attention layers"
+        raise ModelError(
+            f"models.{resolved.model} is of family {resolved.family}, but its folder holds a {config.model_type} model "
+            f"with {found}: correct models.{resolved.model}.family, or its source"
+        )
     chunk_length = config.chunk_length if retro else 1
     virtual = num_virtual_tokens(resolved.method_entry)
     pad_id, _ = special_ids(tokenizer)

@@ -124,26 +124,29 @@ def run_training(
     work = _claim(Path(work_dir), identity)
     cuda = torch.cuda.is_available()
     progress = _Progress(work, schedule, checkpoint_seconds)
+    arguments = TrainingArguments(
+        output_dir=str(work),
+        max_steps=schedule.steps,
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=schedule.accumulation,
+        max_grad_norm=schedule.max_grad_norm,
+        bf16=schedule.bfloat16,
+        seed=schedule.seed,
+        use_cpu=not cuda,
+        logging_steps=schedule.log_every,
+        logging_nan_inf_filter=False,
+        save_strategy="no",
+        save_total_limit=1,
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=cuda,
+    )
+    # The plan's micro-batches go to one device: with several in sight Trainer would wrap the model in DataParallel.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
     trainer = _Trainer(
         model=model,
-        args=TrainingArguments(
-            output_dir=str(work),
-            max_steps=schedule.steps,
-            per_device_train_batch_size=1,
-            gradient_accumulation_steps=schedule.accumulation,
-            max_grad_norm=schedule.max_grad_norm,
-            bf16=schedule.bfloat16,
-            seed=schedule.seed,
-            use_cpu=not cuda,
-            logging_steps=schedule.log_every,
-            logging_nan_inf_filter=False,
-            save_strategy="no",
-            save_total_limit=1,
-            report_to="none",
-            disable_tqdm=True,
-            remove_unused_columns=False,
-            dataloader_pin_memory=cuda,
-        ),
+        args=arguments,
         train_dataset=batches,
         data_collator=lambda items: items[0],
         optimizers=(

@@ -8,16 +8,18 @@ from random import Random
 import torch
 
 from retrotune.config import CorpusEntry, Family, Passages, PretrainingEntry, SizeEntry
+from retrotune.corpus.documents import count_bad
 from retrotune.errors import TrainingError
 from retrotune.files import sha256, sha256_text, write_json
 from retrotune.log import logger
 from retrotune.models import RetroForCausalLM
 from retrotune.models.sizes import build_config, departures
 from retrotune.retrieval.neighbors import corpus_documents, load_pretraining_neighbors
+from retrotune.stages import STAGE_VERSIONS
 from retrotune.training.batches import special_ids
 from retrotune.training.loop import Batch, PlannedBatches, Schedule, plan_batches, run_training
 from retrotune.training.optimizers import adamw, muon
-from retrotune.training.sequences import SequenceCollator, SequenceMaker, passage_texts
+from retrotune.training.sequences import SequenceCollator, SequenceMaker, digest, passage_texts
 from retrotune.training.tokenizer import wrap_tokenizer
 
 LOG_LINES = 200
@@ -64,7 +66,8 @@ def pretrain_model(
         pretraining.emphasis,
     )
     found = passage_texts(load_pretraining_neighbors(neighbors)) if neighbors else {}
-    sequences = (maker.chunks if per_chunk else maker.documents)(corpus_documents(corpora, root), found)
+    bad = count_bad(corpora)
+    sequences = (maker.chunks if per_chunk else maker.documents)(corpus_documents(corpora, root, bad), found)
     collator = SequenceCollator(
         pad_id,
         config.chunk_length if per_chunk or family == "retro" else 1,
@@ -108,8 +111,8 @@ def pretrain_model(
         work_dir=work,
         log_path=out / "train_log.jsonl",
         identity=sha256_text(
-            f"{config.to_json_string()} {pretraining.model_dump_json()} {layout.model_dump_json()}"
-            + "".join(sha256(file) for file in (tokenizer_json, neighbors) if file)
+            f"{STAGE_VERSIONS['pretrain_model']} {config.to_json_string()} {pretraining.model_dump_json()} "
+            f"{layout.model_dump_json()} {digest(sequences)}"
         ),
     )
     model.save_pretrained(out)
@@ -129,6 +132,7 @@ def pretrain_model(
             "seconds": outcome.seconds,
             "final_loss": outcome.final_loss,
             "num_sequences": len(sequences),
+            "skipped": {name: records.reasons.total() for name, records in bad.items()},
             "weights_sha256": {file.name: sha256(file) for file in sorted(out.glob("*.safetensors"))},
         },
     )

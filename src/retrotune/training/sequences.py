@@ -8,6 +8,7 @@ a chunk border, so that its chunks are those that neighbors were retrieved for.
 Shape letters: B batch, T tokens, L chunks, C chunk length, K neighbors, R retrieved length.
 """
 
+import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -56,6 +57,14 @@ class TokenSequence:
     def length(self) -> int:
         """Tokens, contexts included."""
         return len(self.context_ids) + len(self.ids)
+
+
+def digest(sequences: Iterable[TokenSequence]) -> str:
+    """Hex digest of all that sequences hold: a training run is resumed only over the same ones."""
+    found = hashlib.sha256()
+    for sequence in sequences:
+        found.update(repr(sequence).encode())
+    return found.hexdigest()
 
 
 def emphasis_weights(
