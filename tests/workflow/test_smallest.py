@@ -83,7 +83,7 @@ def test_predicting_again_needs_the_weights(finished):
     shutil.rmtree(weights.parent)
     (finished.folder / LORA / "predictions.jsonl").unlink()
     assert finished.plan(f"{LORA}/predictions.jsonl") == {"finetune_cell": 1, "predict_cell": 1}
-    done = finished.run(f"{LORA}/metrics.json")
+    done = finished.run(f"{LORA}/predictions.jsonl")
     assert done.returncode == 0, done.stdout + done.stderr
     assert weights.read_bytes() == saved
 
