@@ -1,0 +1,76 @@
+"""The configuration: one typed schema, unknown keys forbidden, every reference between entries checked.
+
+A study is a set of named entries (datasets, corpora, retrievers, retrievals, models, methods) and a grid over their
+names. Descriptions of the fields are the documentation: `config/schema.json` and the table in `config/README.md`
+are generated from them (`make docs`).
+"""
+
+from retrotune.config.base import OPEN_DOMAIN, PAPER_SIZES, Entry, Family, Reader
+from retrotune.config.loading import load_config, nearest, read_config, read_yaml
+from retrotune.config.methods import (
+    AdapterMethod,
+    Finetuning,
+    FullMethod,
+    LoraMethod,
+    MethodEntry,
+    PtuningMethod,
+    ZeroshotMethod,
+)
+from retrotune.config.models import (
+    Checkpoint,
+    Emphasis,
+    ModelEntry,
+    PretrainingEntry,
+    Resources,
+    SizeEntry,
+    TokenizerEntry,
+)
+from retrotune.config.retrieval import (
+    ChunkingEntry,
+    CorpusEntry,
+    DatasetEntry,
+    IndexEntry,
+    Passages,
+    RetrievalEntry,
+    RetrieverEntry,
+    World,
+)
+from retrotune.config.study import Config, Evaluation, Grid, Select
+
+__all__ = [
+    "OPEN_DOMAIN",
+    "PAPER_SIZES",
+    "AdapterMethod",
+    "Checkpoint",
+    "ChunkingEntry",
+    "Config",
+    "CorpusEntry",
+    "DatasetEntry",
+    "Emphasis",
+    "Entry",
+    "Evaluation",
+    "Family",
+    "Finetuning",
+    "FullMethod",
+    "Grid",
+    "IndexEntry",
+    "LoraMethod",
+    "MethodEntry",
+    "ModelEntry",
+    "Passages",
+    "PretrainingEntry",
+    "PtuningMethod",
+    "Reader",
+    "Resources",
+    "RetrievalEntry",
+    "RetrieverEntry",
+    "Select",
+    "SizeEntry",
+    "TokenizerEntry",
+    "World",
+    "ZeroshotMethod",
+    "load_config",
+    "nearest",
+    "read_config",
+    "read_yaml",
+]

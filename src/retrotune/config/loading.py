@@ -1,0 +1,164 @@
+"""From YAML to a checked study: each problem is a line with the key, what is wrong, and the nearest known one."""
+
+import difflib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from retrotune.config.base import OPEN_DOMAIN, PAPER_SIZES
+from retrotune.config.study import Config
+from retrotune.errors import ConfigError
+
+
+def load_config(raw: Mapping[str, Any]) -> Config:
+    """Validate a parsed YAML mapping.
+
+    Raises `ConfigError` with one line per problem: the key's path, what is wrong, and the nearest known key or name.
+    """
+    raw = {key: value for key, value in raw.items() if value is not None}
+    if isinstance(raw.get("grid"), Mapping):
+        raw["grid"] = [raw["grid"]]
+    try:
+        config = Config.model_validate(raw)
+    except ValidationError as error:
+        lines = [_explain(dict(problem)) for problem in error.errors()]
+        raise ConfigError("the configuration has errors:\n  " + "\n  ".join(lines)) from None
+    problems = list(_dangling(config))
+    if problems:
+        raise ConfigError("the configuration has errors:\n  " + "\n  ".join(problems))
+    return config
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Read a YAML file that holds a mapping; `ConfigError` names what is wrong with it."""
+    import yaml
+
+    try:
+        raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such configuration file") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: a configuration is a mapping of keys, found {type(raw).__name__}")
+    return raw
+
+
+def read_config(path: str | Path) -> Config:
+    """Read and validate a YAML file."""
+    return load_config(read_yaml(path))
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """A hint that names the nearest of `known`, or all of them when none is near."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known)) or 'none'}"
+
+
+def _explain(problem: dict[str, Any]) -> str:
+    location = [str(part) for part in problem["loc"]]
+    place = ".".join(location)
+    if problem["type"] == "extra_forbidden":
+        return f"{place}: unknown key {location[-1]!r}; {nearest(location[-1], _keys_at(location[:-1]))}"
+    value = problem.get("input")
+    shown = "" if problem["type"] == "missing" or isinstance(value, dict) else f" (found {value!r})"
+    return f"{place}: {problem['msg']}{shown}"
+
+
+def _keys_at(location: list[str]) -> list[str]:
+    """Known keys of the schema object at a location such as ['methods', 'lora-r8', 'lora']."""
+    schema: Any = Config.model_json_schema()
+    definitions = schema["$defs"]
+
+    def resolve(node: Any) -> list[Any]:
+        """All object schemas that a node may stand for."""
+        if "$ref" in node:
+            return resolve(definitions[node["$ref"].rsplit("/", 1)[-1]])
+        options = [*node.get("anyOf", ()), *node.get("oneOf", ())]
+        return [deeper for option in options for deeper in resolve(option)] or [node]
+
+    nodes = [schema]
+    for part in location:
+        following = []
+        for node in nodes:
+            if part in node.get("properties", {}):
+                following += resolve(node["properties"][part])
+            elif "items" in node and part.isdigit():
+                following += resolve(node["items"])
+            elif isinstance(node.get("additionalProperties"), dict):
+                following += resolve(node["additionalProperties"])
+            elif part in (node.get("properties", {}).get("kind", {}).get("const"),):
+                following.append(node)
+            elif isinstance(node.get("patternProperties"), dict):
+                for child in node["patternProperties"].values():
+                    following += resolve(child)
+        nodes = following or nodes
+    return sorted({key for node in nodes for key in node.get("properties", {})})
+
+
+def _dangling(config: Config) -> Iterator[str]:
+    """Problems between entries: names without an entry, and names used twice where paths would collide."""
+
+    def check(place: str, name: str | None, known: Mapping[str, Any] | tuple[str, ...], kind: str) -> Iterator[str]:
+        if name is not None and name not in known:
+            yield f"{place}: no entry {name!r} in `{kind}`; {nearest(name, list(known))}"
+
+    if config.data_root is None and config.world is None:
+        for name, entry in config.corpora.items():
+            if entry.download is None:
+                yield f"corpora.{name}: plain text has no official source to download from: set data_root"
+    for name in sorted(set(config.datasets) & set(config.corpora)):
+        yield f"datasets.{name}: a corpus has the same name; rename one, passages are stored by name"
+    for name, retrieval in config.retrievals.items():
+        place = f"retrievals.{name}"
+        yield from check(f"{place}.retriever", retrieval.retriever, config.retrievers, "retrievers")
+        yield from check(f"{place}.index", retrieval.index, config.indexes, "indexes")
+        yield from check(f"{place}.corpus", retrieval.corpus, config.corpora, "corpora")
+        yield from check(f"{place}.chunking", retrieval.chunking, config.chunkings, "chunkings")
+        retriever = config.retrievers.get(retrieval.retriever or "")
+        if retriever is not None and retriever.kind == "dense" and retrieval.index is None:
+            yield f"{place}.index: the dense retriever {retrieval.retriever!r} needs an entry of `indexes`"
+    for name, tokenizer in config.tokenizers.items():
+        for corpus in tokenizer.corpora:
+            yield from check(f"tokenizers.{name}.corpora", corpus, config.corpora, "corpora")
+    for name, pretraining in config.pretrainings.items():
+        place = f"pretrainings.{name}"
+        for corpus in pretraining.corpora:
+            yield from check(f"{place}.corpora", corpus, config.corpora, "corpora")
+        yield from check(f"{place}.tokenizer", pretraining.tokenizer, config.tokenizers, "tokenizers")
+        yield from check(f"{place}.retrieval", pretraining.retrieval, config.retrievals, "retrievals")
+        named = config.retrievals.get(pretraining.retrieval or "")
+        if named is not None and named.retriever is not None and named.corpus is None:
+            yield f"{place}.retrieval: retrievals.{pretraining.retrieval} names no corpus to retrieve from"
+        if (
+            named is not None
+            and pretraining.neighbors_per == "chunk"
+            and (named.gpt.needed or named.retro.num_contexts)
+        ):
+            yield (
+                f"{place}.neighbors_per: chunks get their passages in the encoder only, but retrievals."
+                f"{pretraining.retrieval} has num_contexts: set it to 0, or neighbors_per: document"
+            )
+    for name, model in config.models.items():
+        place = f"models.{name}"
+        yield from check(f"{place}.pretraining", model.pretraining, config.pretrainings, "pretrainings")
+        if model.hub is None and model.path is None:
+            yield from check(f"{place}.size", model.size, (*PAPER_SIZES, *config.sizes), "sizes")
+        size = config.sizes.get(model.size)
+        if model.family == "retro" and model.pretraining is not None and size is not None and not size.can_cross:
+            yield (
+                f"{place}.size: {model.size} has no cross-attention layer: list sizes.{model.size}."
+                "cross_attention_layers (NVIDIA's rule needs 6 layers or more)"
+            )
+    for number, grid in enumerate(config.grid):
+        for key in ("models", "methods", "datasets", "retrievals"):
+            for name in getattr(grid, key) or ():
+                yield from check(f"grid.{number}.{key}", name, getattr(config, key), key)
+        for retrieval_name in grid.retrievals:
+            named = config.retrievals.get(retrieval_name)
+            for dataset in grid.datasets or config.datasets:
+                open_domain = dataset in config.datasets and config.datasets[dataset].reader in OPEN_DOMAIN
+                if named is not None and named.retriever is not None and open_domain and named.corpus is None:
+                    yield f"retrievals.{retrieval_name}.corpus: needed, because {dataset} is open-domain"

@@ -1,0 +1,120 @@
+"""Entries of base models: shapes, tokenizers, pretraining, and where a model comes from."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from retrotune.config.base import Count, Entry, Family, Name, PositiveInt, Share
+
+
+class TokenizerEntry(Entry):
+    """A byte-level BPE tokenizer trained on corpora of this study."""
+
+    corpora: tuple[Name, ...] = Field(min_length=1, description="entries of `corpora` to train on")
+    vocab_size: PositiveInt = Field(8192, description="pieces, special tokens included")
+
+
+class SizeEntry(Entry):
+    """A model shape beside the paper's xs s m l xxl; departures from NVIDIA's architecture stand beside the results."""
+
+    num_layers: PositiveInt = Field(description="decoder layers")
+    hidden_size: PositiveInt = Field(description="width")
+    num_heads: PositiveInt = Field(description="attention heads")
+    ffn_size: PositiveInt = Field(description="SwiGLU hidden width")
+    max_length: PositiveInt = Field(4096, description="window in tokens")
+    chunk_length: PositiveInt = Field(64, description="tokens per chunk (RETRO)")
+    retrieved_length: PositiveInt = Field(128, description="tokens per neighbor (RETRO)")
+    cross_attention_layers: tuple[Count, ...] | None = Field(None, description="0-based; null: NVIDIA's rule")
+    encoder_layers: PositiveInt = Field(2, description="layers of the neighbor encoder")
+    encoder_attends_chunk: bool = Field(True, description="encoder attends to the chunk (NVIDIA's behavior)")
+    key_shift: bool = Field(False, description="mix each key with the previous token's key; not in NVIDIA's models")
+    tie_embeddings: bool = Field(False, description="one matrix for input and output embeddings")
+    rotary_share: Share = Field(0.5, description="share of each head that is rotated")
+
+    @model_validator(mode="after")
+    def _whole_heads(self) -> "SizeEntry":
+        if self.hidden_size % self.num_heads:
+            raise ValueError(f"hidden_size={self.hidden_size} is no multiple of num_heads={self.num_heads}")
+        outside = [layer for layer in self.cross_attention_layers or () if layer >= self.num_layers]
+        if outside:
+            raise ValueError(f"cross_attention_layers {outside}: there are layers 0 to {self.num_layers - 1} only")
+        return self
+
+    @property
+    def can_cross(self) -> bool:
+        """Whether a RETRO of this size has a cross-attention layer."""
+        return bool(self.cross_attention_layers) if self.cross_attention_layers is not None else self.num_layers >= 6
+
+
+class Emphasis(Entry):
+    """Weight of the loss by text position, for texts that hold questions and answers."""
+
+    cue: str = Field("The answer is", description="text after this cue, up to the end of the line, has weight 1")
+    other_weight: Share = Field(0.15, description="weight of all other tokens")
+
+
+class PretrainingEntry(Entry):
+    """How base models are trained from scratch in this study."""
+
+    corpora: tuple[Name, ...] = Field(min_length=1, description="entries of `corpora` to train on")
+    tokenizer: Name = Field(description="entry of `tokenizers`")
+    retrieval: Name | None = Field(
+        None, description="entry of `retrievals` that gives contexts and neighbors; null: none"
+    )
+    neighbors_per: Literal["document", "chunk"] = Field(
+        "chunk", description="one neighbor set per document (short texts), or one per chunk (long texts)"
+    )
+    no_passage_share: Share = Field(0.0, description="share of sequences trained without any passage")
+    sequence_length: PositiveInt = Field(512, description="tokens per sequence, contexts included")
+    batch_size: PositiveInt = Field(16, description="sequences per step")
+    steps: PositiveInt = Field(1000, description="optimizer updates")
+    optimizer: Literal["adamw", "muon"] = Field("adamw", description="muon: Muon for matrices, AdamW for the rest")
+    learning_rate: float = Field(3e-4, gt=0, description="peak rate (of matrices, with muon)")
+    embedding_learning_rate: float | None = Field(None, gt=0, description="muon only: rate of everything else")
+    weight_decay: float = Field(0.1, ge=0, description="decoupled weight decay")
+    warmup_steps: Count = Field(50, description="linear warm-up, then cosine to a tenth")
+    emphasis: Emphasis | None = Field(None, description="loss weights by position; null: all tokens alike")
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="of matrix products")
+    seed: int = Field(0, description="seed of first weights, order of sequences and left-out passages")
+
+
+class Resources(Entry):
+    """What one cell of a model asks from the cluster."""
+
+    gpus: Count = Field(0, description="GPUs per cell")
+    mem_mb: PositiveInt = Field(4000, description="memory per cell, MB")
+    runtime: PositiveInt = Field(60, description="minutes per cell")
+
+
+class Checkpoint(Entry):
+    """A checkpoint to convert."""
+
+    path: str = Field(description="folder of the checkpoint")
+    tokenizer: str | None = Field(None, description="tokenizer file or folder where the checkpoint has none")
+
+
+class ModelEntry(Entry):
+    """A base model: a family, a size and exactly one source."""
+
+    family: Family = Field(description="gpt or retro")
+    size: Name = Field(description="xs s m l xxl, or an entry of `sizes`; for hub models a label for tables")
+    pretraining: Name | None = Field(
+        None, description="source: train from scratch as this entry of `pretrainings` says"
+    )
+    hub: str | None = Field(None, description="source: a model on the hub (any AutoModelForCausalLM; gpt only)")
+    path: str | None = Field(None, description="source: a local folder in transformers layout")
+    checkpoint: Checkpoint | None = Field(None, description="source: a checkpoint to convert")
+    instruct: bool = Field(False, description="instruction-tuned: prompts use the instruct variant")
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="of weights and matrix products")
+    resources: Resources = Field(default_factory=Resources, description="per cell, on a cluster")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "ModelEntry":
+        sources = [key for key in ("pretraining", "hub", "path", "checkpoint") if getattr(self, key) is not None]
+        if len(sources) != 1:
+            raise ValueError(
+                f"exactly one of pretraining, hub, path, checkpoint must be set, found {sources or 'none'}"
+            )
+        if self.hub is not None and self.family != "gpt":
+            raise ValueError(f"hub models enter the GPT arm: {self.hub!r} needs family: gpt")
+        return self

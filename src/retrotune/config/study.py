@@ -1,0 +1,102 @@
+"""A study: named entries, the grid over their names, and how cells are scored."""
+
+from pydantic import Field
+
+from retrotune.config.base import OPEN_DOMAIN, Count, Entry, Name, PositiveInt
+from retrotune.config.methods import Finetuning, MethodEntry, ZeroshotMethod
+from retrotune.config.models import ModelEntry, PretrainingEntry, SizeEntry, TokenizerEntry
+from retrotune.config.retrieval import (
+    ChunkingEntry,
+    CorpusEntry,
+    DatasetEntry,
+    IndexEntry,
+    RetrievalEntry,
+    RetrieverEntry,
+    World,
+)
+from retrotune.errors import ConfigError
+
+
+class Evaluation(Entry):
+    """How cells are scored."""
+
+    batch_size: PositiveInt = Field(16, description="questions per generation batch")
+    bootstrap_samples: Count = Field(1000, description="resamples for the 95 % confidence intervals; 0: none")
+
+
+class Grid(Entry):
+    """A product of names; null means every entry of that kind."""
+
+    models: tuple[Name, ...] | None = Field(None, description="entries of `models`")
+    methods: tuple[Name, ...] | None = Field(None, description="entries of `methods`")
+    datasets: tuple[Name, ...] | None = Field(None, description="entries of `datasets`")
+    retrievals: tuple[Name, ...] = Field(min_length=1, description="entries of `retrievals`")
+    seeds: tuple[int, ...] = Field((0,), min_length=1, description="seeds of training")
+
+
+class Select(Entry):
+    """Narrows the grid by its coordinates; each key takes one value or a list."""
+
+    model: str | tuple[str, ...] | None = Field(None, description="entries of `models`")
+    family: str | tuple[str, ...] | None = Field(None, description="gpt, retro")
+    size: str | tuple[str, ...] | None = Field(None, description="sizes")
+    method: str | tuple[str, ...] | None = Field(None, description="entries of `methods`")
+    dataset: str | tuple[str, ...] | None = Field(None, description="entries of `datasets`")
+    retrieval: str | tuple[str, ...] | None = Field(None, description="entries of `retrievals`")
+    seed: int | tuple[int, ...] | None = Field(None, description="seeds")
+
+
+class Config(Entry):
+    """A study."""
+
+    study: Name = Field(description="name of the study; results lie in `results_dir`/`study`")
+    data_root: str | None = Field(
+        None, description="folder with raw files; null: where `world` or the downloads put them"
+    )
+    results_dir: str = Field("results", description="folder of all studies' results")
+    resources_dir: str | None = Field(None, description="folder shared by cells; null: resources/`study`")
+    world: World | None = Field(None, description="generate the demo world as `data_root`")
+    datasets: dict[Name, DatasetEntry] = Field(description="question sets")
+    corpora: dict[Name, CorpusEntry] = Field(default_factory=dict, description="text collections")
+    chunkings: dict[Name, ChunkingEntry] = Field(default_factory=dict, description="ways to cut passages")
+    retrievers: dict[Name, RetrieverEntry] = Field(default_factory=dict, description="encoders, BM25")
+    indexes: dict[Name, IndexEntry] = Field(default_factory=dict, description="FAISS indexes")
+    retrievals: dict[Name, RetrievalEntry] = Field(description="ways to get and give passages")
+    tokenizers: dict[Name, TokenizerEntry] = Field(default_factory=dict, description="tokenizers trained here")
+    sizes: dict[Name, SizeEntry] = Field(default_factory=dict, description="custom model shapes")
+    pretrainings: dict[Name, PretrainingEntry] = Field(default_factory=dict, description="pretraining recipes")
+    models: dict[Name, ModelEntry] = Field(description="base models")
+    methods: dict[Name, MethodEntry] = Field(description="fine-tuning methods and their variants")
+    finetuning: Finetuning = Field(default_factory=Finetuning, description="defaults of all trained methods")
+    max_length: PositiveInt = Field(1024, description="tokens per example at most; contexts are cut first")
+    evaluation: Evaluation = Field(default_factory=Evaluation, description="scoring")
+    grid: tuple[Grid, ...] = Field(
+        min_length=1, description="one or several products of names; their union is the study"
+    )
+    select: Select = Field(default_factory=Select, description="narrows the grid")
+
+    @property
+    def resources(self) -> str:
+        """Folder of everything that cells share."""
+        return self.resources_dir or f"resources/{self.study}"
+
+    @property
+    def raw(self) -> str:
+        """Folder of raw files."""
+        return self.data_root or f"{self.resources}/raw"
+
+    def dataset_source(self, dataset: str, retrieval: str) -> str:
+        """Name of what a dataset's questions retrieve from: the retrieval's corpus, or the dataset's own documents."""
+        if self.datasets[dataset].reader not in OPEN_DOMAIN:
+            return dataset
+        corpus = self.retrievals[retrieval].corpus
+        if corpus is None:
+            raise ConfigError(f"retrievals.{retrieval}.corpus is not set, but {dataset} is open-domain: name a corpus")
+        return corpus
+
+    def finetuning_of(self, method: str) -> Finetuning:
+        """Fine-tuning values of a trained method: the defaults with its overrides."""
+        entry = self.methods[method]
+        if isinstance(entry, ZeroshotMethod):
+            raise ConfigError(f"methods.{method} is zeroshot and is not trained")
+        return self.finetuning.model_copy(update=entry.finetuning.model_dump(exclude_none=True))
