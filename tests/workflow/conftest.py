@@ -14,6 +14,7 @@ class Workflow:
 
     def __init__(self, repository: Path, folder: Path, *configfiles: Path) -> None:
         self.repository, self.folder, self.configfiles = repository, folder, configfiles
+        folder.mkdir(exist_ok=True)
 
     def command(self, *arguments: str) -> list[str]:
         files = ["--configfile", *map(str, self.configfiles)] if self.configfiles else []
