@@ -26,11 +26,11 @@ $(READY): pyproject.toml $(CONSTRAINTS)
 	@touch $@
 
 demo: $(READY)
-	$(SNAKEMAKE)
+	$(SNAKEMAKE) --quiet rules host
 	@$(BIN)/retrotune tables
 
 demo-full: $(READY)
-	$(SNAKEMAKE) --configfile config/config.yaml config/demo-full.yaml
+	$(SNAKEMAKE) --quiet rules host --configfile config/config.yaml config/demo-full.yaml
 	@$(BIN)/retrotune tables --configfile config/config.yaml config/demo-full.yaml
 
 test: lint

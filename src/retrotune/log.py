@@ -65,11 +65,11 @@ def stage_log(path: str) -> Iterator[None]:
         except RetrotuneError as error:
             sys.stderr.write(f"error: {error}\n")
             sys.stderr.flush()
-            os.write(terminal, f"error: {error}\n".encode())
+            os.write(terminal, f"error: {error} (log: {path})\n".encode())
             os._exit(1)
         except BaseException as error:
             traceback.print_exc()
             sys.stderr.flush()
-            reason = f"error: {error}; mend that and run again\n" if isinstance(error, OSError) else ""
-            os.write(terminal, f"{reason}failed; see {path}\n".encode())
+            reason = f"error: {error}; mend that and run again" if isinstance(error, OSError) else "failed"
+            os.write(terminal, f"{reason} (log: {path})\n".encode())
             os._exit(1)

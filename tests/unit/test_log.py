@@ -25,14 +25,14 @@ def test_what_a_stage_prints_goes_to_its_log(tmp_path):
 def test_an_error_of_the_user_has_no_traceback(tmp_path):
     done = run("raise DataError('x.json:3: broken')", tmp_path / "a.log")
     assert done.returncode == 1
-    assert done.stderr == "error: x.json:3: broken\n"
+    assert done.stderr == f"error: x.json:3: broken (log: {tmp_path / 'a.log'})\n"
     assert "Traceback" not in (tmp_path / "a.log").read_text()
 
 
 def test_any_other_error_keeps_its_traceback(tmp_path):
     done = run("1 / 0", tmp_path / "a.log")
     assert done.returncode == 1
-    assert "failed; see" in done.stderr
+    assert done.stderr == f"failed (log: {tmp_path / 'a.log'})\n"
     assert "ZeroDivisionError" in (tmp_path / "a.log").read_text()
 
 
