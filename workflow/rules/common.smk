@@ -186,7 +186,7 @@ def trained(wildcards):
 
 
 def adapter(wildcards):
-    """The trained weights beside it; nothing for zero-shot."""
+    """The folder of trained weights; nothing for zero-shot."""
     train = trained(wildcards)
     return str(Path(train).parent / "adapter") if train else []
 
