@@ -1,0 +1,1 @@
+"""Checkpoints of other makers -> folders in transformers layout."""
