@@ -91,19 +91,6 @@ def test_all_parameters_get_gradients():
     assert missing == []
 
 
-def test_gradient_checkpointing_changes_nothing():
-    ids, neighbors = tokens(2, 15), tokens(2, NEIGHBORS, RETRIEVED, seed=1)
-    gradients = []
-    for checkpointing in (False, True):
-        model = make().train()
-        if checkpointing:
-            model.gradient_checkpointing_enable()
-        model(ids, neighbor_ids=neighbors, labels=ids).loss.backward()
-        gradients.append({name: value.grad for name, value in model.named_parameters()})
-    for name, value in gradients[0].items():
-        torch.testing.assert_close(value, gradients[1][name], msg=lambda m, n=name: f"{n}: {m}")
-
-
 @pytest.mark.parametrize("family_layers", [[], [1, 3]])
 @pytest.mark.parametrize("attends", [True, False])
 def test_a_row_does_not_depend_on_its_batch(family_layers, attends):

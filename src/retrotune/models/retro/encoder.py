@@ -9,12 +9,13 @@ from typing import cast
 import torch
 from torch import nn
 from torch.nn import functional as F
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from retrotune.models.retro.configuration import RetroConfig
 from retrotune.models.retro.layers import CrossAttention, Mlp, SelfAttention, make_norm
 
 
-class EncoderLayer(nn.Module):
+class EncoderLayer(GradientCheckpointingLayer):
     """Bidirectional block; the first one of an encoder that attends to chunks has cross-attention in the middle."""
 
     def __init__(self, config: RetroConfig, cross: bool) -> None:
@@ -28,29 +29,51 @@ class EncoderLayer(nn.Module):
         self.normed_residual = config.encoder_residual == "normed"
         self.dropout = config.encoder_dropout
 
-    def attend_itself(self, hidden_MRD: torch.Tensor, mask_MR: torch.Tensor | None) -> torch.Tensor:
-        """The stream after self-attention; it does not depend on the chunk."""
+    def forward(
+        self,
+        hidden: torch.Tensor,
+        mask_MR: torch.Tensor | None = None,
+        chunks_BLCD: torch.Tensor | None = None,
+        chunk_mask_BLC: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """The stream [M, R, D] after this layer.
+
+        With cross-attention a layer is called twice, so that what does not depend on the chunk is computed once for all
+        chunks that share their neighbors: without `chunks_BLCD` it returns the stream after self-attention; then, with
+        that stream as `hidden` [B, L or 1, K, R, D] and with chunks, it goes on and returns [B, L, K, R, D].
+        """
+        if chunks_BLCD is None:
+            hidden = self._attend_itself(hidden, mask_MR)
+            if self.cross_attention is not None:
+                return hidden
+        else:
+            hidden = self._attend_chunks(hidden, chunks_BLCD, chunk_mask_BLC)
+        return hidden + self._drop(self.mlp(self.mlp_norm(hidden)))
+
+    def _attend_itself(self, hidden_MRD: torch.Tensor, mask_MR: torch.Tensor | None) -> torch.Tensor:
         mask = None if mask_MR is None else (mask_MR | ~mask_MR.any(-1, keepdim=True))[:, None, None, :]
         normed = self.input_norm(hidden_MRD)
-        return hidden_MRD + self.drop(self.self_attention(normed, mask=mask, real_BT=mask_MR))
+        return hidden_MRD + self._drop(self.self_attention(normed, mask=mask, real_BT=mask_MR))
 
-    def attend_chunk(
-        self, hidden_MKRD: torch.Tensor, chunk_MCD: torch.Tensor, chunk_mask_MC: torch.Tensor | None
+    def _attend_chunks(
+        self, hidden_BLKRD: torch.Tensor, chunks_BLCD: torch.Tensor, chunk_mask_BLC: torch.Tensor | None
     ) -> torch.Tensor:
-        """The stream after attention to the chunk: its keys are the decoder's normed stream, not normed again."""
+        """Attention to the chunks: keys are the decoder's normed stream, not normed again."""
         assert self.cross_norm is not None
         assert self.cross_attention is not None
-        neighbors, length = hidden_MKRD.shape[1:3]
-        normed = self.cross_norm(hidden_MKRD)
-        memory = self.cross_attention.memory(chunk_MCD, chunk_MCD.shape[1])
-        attended = self.cross_attention(normed.flatten(1, 2), memory, chunk_mask_MC).unflatten(1, (neighbors, length))
-        return (normed if self.normed_residual else hidden_MKRD) + self.drop(attended)
+        batch, chunks, length = chunks_BLCD.shape[:3]
+        sets, neighbors, retrieved = hidden_BLKRD.shape[1:4]
+        normed = self.cross_norm(hidden_BLKRD)
+        query = self.cross_attention.query(normed.flatten(0, 1).flatten(1, 2))  # once per set, not once per chunk
+        if sets != chunks:
+            query = query.unflatten(0, (batch, sets)).expand(-1, chunks, -1, -1, -1).flatten(0, 1)
+        memory = self.cross_attention.memory(chunks_BLCD.flatten(0, 1), length)
+        mask = None if chunk_mask_BLC is None else chunk_mask_BLC.flatten(0, 1)
+        attended = self.cross_attention.attend(query, memory, mask)
+        attended = attended.unflatten(0, (batch, chunks)).unflatten(2, (neighbors, retrieved))
+        return (normed if self.normed_residual else hidden_BLKRD) + self._drop(attended)
 
-    def transform(self, hidden: torch.Tensor) -> torch.Tensor:
-        """The stream after the MLP."""
-        return hidden + self.drop(self.mlp(self.mlp_norm(hidden)))
-
-    def drop(self, branch: torch.Tensor) -> torch.Tensor:
+    def _drop(self, branch: torch.Tensor) -> torch.Tensor:
         """Dropout of a residual branch, in training."""
         return F.dropout(branch, self.dropout, self.training) if self.dropout else branch
 
@@ -64,31 +87,25 @@ class NeighborEncoder(nn.Module):
         layers = range(config.encoder_num_layers)
         self.layers = nn.ModuleList(EncoderLayer(config, cross=self.attends_chunk and i == 0) for i in layers)
 
-    @property
-    def _first(self) -> EncoderLayer:
-        return cast(EncoderLayer, self.layers[0])
-
     def begin(self, embedded_MRD: torch.Tensor, mask_MR: torch.Tensor | None) -> torch.Tensor:
         """What does not depend on the chunk: the first self-attention, or everything if chunks are not attended."""
-        hidden = self._first.attend_itself(embedded_MRD, mask_MR)
-        return hidden if self.attends_chunk else self.finish(hidden, mask_MR)
+        hidden = self.layers[0](embedded_MRD, mask_MR)
+        return hidden if self.attends_chunk else self._rest(hidden, mask_MR)
 
     def attend(
         self,
-        begun_MKRD: torch.Tensor,
-        mask_MKR: torch.Tensor | None,
-        chunk_MCD: torch.Tensor,
-        chunk_mask_MC: torch.Tensor | None,
+        begun_BLKRD: torch.Tensor,
+        mask_BLKR: torch.Tensor | None,
+        chunks_BLCD: torch.Tensor,
+        chunk_mask_BLC: torch.Tensor | None,
     ) -> torch.Tensor:
-        """Go on from `begin` with the chunk of each set; output [M, K, R, D]."""
-        hidden = self._first.attend_chunk(begun_MKRD, chunk_MCD, chunk_mask_MC)
-        sets, neighbors = hidden.shape[:2]
-        flat = self.finish(hidden.flatten(0, 1), None if mask_MKR is None else mask_MKR.flatten(0, 1))
-        return flat.unflatten(0, (sets, neighbors))
+        """Go on from `begin` with each chunk; one begun set (L = 1) serves all chunks. Output [B, L, K, R, D]."""
+        hidden = self.layers[0](begun_BLKRD, None, chunks_BLCD, chunk_mask_BLC)
+        shape = hidden.shape[:3]
+        mask = None if mask_BLKR is None else mask_BLKR.expand(*shape, -1).flatten(0, 2)
+        return self._rest(hidden.flatten(0, 2), mask).unflatten(0, shape)
 
-    def finish(self, hidden_MRD: torch.Tensor, mask_MR: torch.Tensor | None) -> torch.Tensor:
-        """The rest of the first layer and all others."""
-        hidden = self._first.transform(hidden_MRD)
+    def _rest(self, hidden_MRD: torch.Tensor, mask_MR: torch.Tensor | None) -> torch.Tensor:
         for layer in cast(Iterable[EncoderLayer], self.layers[1:]):
-            hidden = layer.transform(layer.attend_itself(hidden, mask_MR))
-        return hidden
+            hidden_MRD = layer(hidden_MRD, mask_MR)
+        return hidden_MRD

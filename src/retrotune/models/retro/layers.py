@@ -176,14 +176,24 @@ class CrossAttention(nn.Module):
             key = shifted.transpose(1, 2).flatten(2, 3)
         return key, value
 
-    def forward(
-        self, hidden_BTD: torch.Tensor, memory: tuple[torch.Tensor, torch.Tensor], mask_BS: torch.Tensor | None = None
+    def query(self, hidden_BTD: torch.Tensor) -> torch.Tensor:
+        """Queries [B, N, T, H]."""
+        return self.q_proj(hidden_BTD).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+
+    def attend(
+        self, query_BNTH: torch.Tensor, memory: tuple[torch.Tensor, torch.Tensor], mask_BS: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Attention output [B, T, D]. Rows of `mask_BS` (True: may attend) without any True give zero."""
-        query = self.q_proj(hidden_BTD).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
         mask = None
         if mask_BS is not None:
             any_B = mask_BS.any(-1, keepdim=True)
             mask = (mask_BS | ~any_B)[:, None, None, :]
-        out = self.o_proj(F.scaled_dot_product_attention(query, *memory, attn_mask=mask).transpose(1, 2).flatten(2))
+        out = F.scaled_dot_product_attention(query_BNTH, *memory, attn_mask=mask)
+        out = self.o_proj(out.transpose(1, 2).flatten(2))
         return out if mask_BS is None else out * any_B[:, :, None].to(out.dtype)
+
+    def forward(
+        self, hidden_BTD: torch.Tensor, memory: tuple[torch.Tensor, torch.Tensor], mask_BS: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """`attend` with the queries of a stream."""
+        return self.attend(self.query(hidden_BTD), memory, mask_BS)

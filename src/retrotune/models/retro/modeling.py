@@ -9,12 +9,14 @@ Which token attends to which neighbors is said in `retrieval.py`.
 Shape letters: B batch, T new tokens, N all tokens, L chunks, K neighbors, R retrieved length, D width, V vocabulary.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import nn
 from transformers import GenerationMixin, PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
 from retrotune.errors import ModelError
@@ -33,25 +35,41 @@ from retrotune.models.retro.layers import (
 from retrotune.models.retro.retrieval import Retrieval
 
 
-class DecoderLayer(nn.Module):
+class DecoderLayer(GradientCheckpointingLayer):
     """Self-attention, in some layers cross-attention to neighbors, MLP; pre-norm residuals."""
 
-    def __init__(self, config: RetroConfig, layer: int) -> None:
+    def __init__(self, config: RetroConfig, number: int) -> None:
         super().__init__()
+        self.number = number
         self.input_norm = make_norm(config)
-        self.self_attention = SelfAttention(config, layer)
-        cross = layer in (config.cross_attention_layers or ())
+        self.self_attention = SelfAttention(config, number)
+        cross = number in (config.cross_attention_layers or ())
         self.cross_norm = make_norm(config) if cross else None
         self.cross_attention = CrossAttention(config) if cross else None
         self.mlp_norm = make_norm(config)
         self.mlp = Mlp(config)
 
-    def attend(self, hidden_BTD: torch.Tensor, **attention: Any) -> torch.Tensor:
-        """The stream after self-attention."""
-        return hidden_BTD + self.self_attention(self.input_norm(hidden_BTD), **attention)
+    def forward(
+        self,
+        hidden_BTD: torch.Tensor,
+        attention: Mapping[str, Any] | None,
+        retrieve: Callable[..., torch.Tensor] | None = None,
+        only_attend: bool = False,
+    ) -> Any:
+        """The stream [B, T, D] after this layer; `retrieve` gives the cross-attention's output.
 
-    def transform(self, hidden_BTD: torch.Tensor) -> torch.Tensor:
-        """The stream after the MLP."""
+        In the layer whose stream the neighbor encoder reads, the encoder runs between two calls, so that checkpointed
+        and sharded layers never nest: `only_attend` returns (the stream after self-attention, its norm), and a call with
+        `attention` None goes on from there.
+        """
+        if attention is not None:
+            hidden_BTD = hidden_BTD + self.self_attention(self.input_norm(hidden_BTD), **attention)
+        if only_attend:
+            assert self.cross_norm is not None
+            return hidden_BTD, self.cross_norm(hidden_BTD)
+        if retrieve is not None:
+            assert self.cross_norm is not None
+            hidden_BTD = hidden_BTD + retrieve(self.number, self.cross_attention, self.cross_norm(hidden_BTD))
         return hidden_BTD + self.mlp(self.mlp_norm(hidden_BTD))
 
 
@@ -132,9 +150,7 @@ class RetroModel(RetroPreTrainedModel):
                 f"{past + length} tokens do not fit the window of {self.config.max_position_embeddings} "
                 "(max_position_embeddings): shorten the prompt"
             )
-        real_BN = None
-        if attention_mask is not None and not bool(attention_mask.all()):
-            real_BN = attention_mask.bool()
+        real_BN = _real_tokens(attention_mask)
         if position_ids is None:
             if real_BN is None:
                 position_ids = torch.arange(past, past + length, device=hidden.device)[None]
@@ -144,31 +160,37 @@ class RetroModel(RetroPreTrainedModel):
         real_BT = None if real_BN is None else real_BN[:, -length:]
         attention = {
             "rotary": rotary,
-            "mask": _causal_mask(real_BN, past, length) if real_BN is not None or (past and length > 1) else None,
+            "mask": _causal_mask(real_BN, past, length, hidden.device),
             "causal": True,
             "cache": cache,
             "real_BT": real_BT,
         }
-        gate = self.config.retrieval_gate if retrieval_gate is None else retrieval_gate
         retrieval = None
         if neighbor_ids is not None:
+            gate = self.config.retrieval_gate if retrieval_gate is None else retrieval_gate
             retrieval = Retrieval(
                 self.config, self.neighbor_encoder, self.embed_tokens, neighbor_ids, neighbor_mask,
-                real_BN, past, (batch, length), cache,
+                real_BN, past, (batch, length), cache, gate,
             )  # fmt: skip
-        for number, layer in enumerate(cast(Iterable[DecoderLayer], self.layers)):
-            hidden = self._run(layer.attend, hidden, **attention)
-            if layer.cross_attention is not None and layer.cross_norm is not None and retrieval is not None and gate:
-                hidden = hidden + gate * retrieval(number, layer.cross_attention, layer.cross_norm(hidden))
-            hidden = self._run(layer.transform, hidden)
+        hidden = self._run_layers(hidden, attention, retrieval if retrieval is not None and retrieval.gate else None)
         return BaseModelOutputWithPast(
             last_hidden_state=self.norm(hidden), past_key_values=cache if use_cache else None
         )
 
-    def _run(self, function: Any, hidden: torch.Tensor, **kwargs: Any) -> torch.Tensor:
-        if self.gradient_checkpointing and self.training:
-            return torch.utils.checkpoint.checkpoint(function, hidden, use_reentrant=False, **kwargs)
-        return function(hidden, **kwargs)
+    def _run_layers(
+        self, hidden: torch.Tensor, attention: Mapping[str, Any], retrieval: Retrieval | None
+    ) -> torch.Tensor:
+        memory = None
+        for layer in cast(Iterable[DecoderLayer], self.layers):
+            if retrieval is None or layer.cross_attention is None:
+                hidden = layer(hidden, attention)
+            elif memory is None:
+                hidden, normed = layer(hidden, attention, only_attend=True)
+                memory = retrieval.encode(normed)
+                hidden = layer(hidden, None, partial(retrieval.attend, memory))
+            else:
+                hidden = layer(hidden, attention, partial(retrieval.attend, memory))
+        return hidden
 
 
 class RetroForCausalLM(RetroPreTrainedModel, GenerationMixin):
@@ -222,9 +244,24 @@ class RetroForCausalLM(RetroPreTrainedModel, GenerationMixin):
             model_kwargs["past_key_values"] = RetroCache()
 
 
-def _causal_mask(real_BN: torch.Tensor | None, past: int, length: int) -> torch.Tensor:
-    """[B or 1, 1, T, past + T], True where a query may attend; padding queries attend to themselves to stay finite."""
-    device = None if real_BN is None else real_BN.device
+def _real_tokens(attention_mask: torch.Tensor | None) -> torch.Tensor | None:
+    """[B, N], True for real tokens; None: all are. A compiled graph, which cannot look, takes any mask as it is."""
+    if attention_mask is None or (not torch.compiler.is_compiling() and bool(attention_mask.all())):
+        return None
+    return attention_mask.bool()
+
+
+def _causal_mask(real_BN: torch.Tensor | None, past: int, length: int, device: torch.device) -> torch.Tensor | None:
+    """[B or 1, 1, T, past + T], True where a query may attend; padding queries attend to themselves to stay finite.
+
+    None where causality alone says it: without padding, or with padding on the right only, which nothing real sees.
+    """
+    if real_BN is None and (not past or length == 1):
+        return None
+    if real_BN is not None and not past and not torch.compiler.is_compiling():
+        left_padded = (real_BN[:, 1:] & ~real_BN[:, :-1]).any()
+        if not left_padded:
+            return None
     queries = torch.arange(past, past + length, device=device)[:, None]
     keys = torch.arange(past + length, device=device)[None]
     mask = (keys <= queries)[None, None]

@@ -36,9 +36,10 @@ class Memory:
 
 
 class Retrieval:
-    """The neighbors of one forward pass. Called per cross-attention layer; the first call encodes them.
+    """The neighbors of one forward pass: `encode` them once, then `attend` to them in each cross-attention layer.
 
-    Raises `ModelError` on construction for neighbors of the wrong shape.
+    `gate` is the factor of the cross-attention's output. Raises `ModelError` on construction for neighbors of the wrong
+    shape.
     """
 
     def __init__(
@@ -52,8 +53,9 @@ class Retrieval:
         past: int,
         shape_BT: tuple[int, int],
         cache: RetroCache | None,
+        gate: float,
     ) -> None:
-        self.config, self.embedding, self.cache = config, embedding, cache
+        self.config, self.embedding, self.cache, self.gate = config, embedding, cache, gate
         self.ids, self.mask = neighbor_ids, None if neighbor_mask is None else neighbor_mask.bool()
         self.real_BN, self.past = real_BN, past
         self.batch, self.length = shape_BT
@@ -69,16 +71,16 @@ class Retrieval:
             # new tokens before the next border's last token, and chunks that the new tokens finish
             self.before = min(self.length, chunk - past % chunk - 1)
             self.finished = (past % chunk + self.length) // chunk
-        self.memory: Memory | None = None
 
-    def __call__(self, layer: int, attention: CrossAttention, normed_BTD: torch.Tensor) -> torch.Tensor:
+    def encode(self, normed_BTD: torch.Tensor) -> Memory:
+        """Encode the neighbors that the new tokens need; `normed_BTD` is the first cross-attention layer's stream."""
+        whole = self.per_chunk or self.encoder.attends_chunk
+        return self._encode_chunks(normed_BTD) if whole else self._encode_once()
+
+    def attend(self, memory: Memory, layer: int, attention: CrossAttention, normed_BTD: torch.Tensor) -> torch.Tensor:
         """Cross-attention output [B, T, D] of a layer whose normed stream is given; zero where there is no memory."""
-        if self.memory is None:
-            whole = self.per_chunk or self.encoder.attends_chunk
-            self.memory = self._encode_chunks(normed_BTD) if whole else self._encode_once()
-        if self.memory.shared:
-            return self._attend_shared(layer, attention, normed_BTD, self.memory)
-        return self._attend_chunks(layer, attention, normed_BTD, self.memory)
+        attend = self._attend_shared if memory.shared else self._attend_chunks
+        return self.gate * attend(layer, attention, normed_BTD, memory)
 
     def _check(self, neighbor_mask: torch.Tensor | None) -> None:
         config, shape = self.config, tuple(self.ids.shape)
@@ -150,14 +152,7 @@ class Retrieval:
                 cache.begun = begun
         hidden = begun
         if self.encoder.attends_chunk:
-            expanded = None if mask_BLKR is None else mask_BLKR.expand(-1, finished, -1, -1).flatten(0, 1)
-            chunks_BLCD, real_BLC = self._chunks(running)
-            hidden = self.encoder.attend(
-                begun.expand(-1, finished, -1, -1, -1).flatten(0, 1),
-                expanded,
-                chunks_BLCD.flatten(0, 1),
-                None if real_BLC is None else real_BLC.flatten(0, 1),
-            ).unflatten(0, (self.batch, finished))
+            hidden = self.encoder.attend(begun, mask_BLKR, *self._chunks(running))
         mask_BLS = None if mask_BLKR is None else mask_BLKR.expand(-1, finished, -1, -1).flatten(2)
         alive_BL = self._alive()
         if alive_BL is not None:
