@@ -1,4 +1,4 @@
-"""What training at size needs: checkpointing, bfloat16, compiled graphs, sharded layers; none of them changes a number."""
+"""What training at size needs (checkpointing, bfloat16, compiled graphs, sharded layers) changes no number."""
 
 import os
 import socket

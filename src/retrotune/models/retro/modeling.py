@@ -59,8 +59,8 @@ class DecoderLayer(GradientCheckpointingLayer):
         """The stream [B, T, D] after this layer; `retrieve` gives the cross-attention's output.
 
         In the layer whose stream the neighbor encoder reads, the encoder runs between two calls, so that checkpointed
-        and sharded layers never nest: `only_attend` returns (the stream after self-attention, its norm), and a call with
-        `attention` None goes on from there.
+        and sharded layers never nest: `only_attend` returns (the stream after self-attention, its norm), and a call
+        with `attention` None goes on from there.
         """
         if attention is not None:
             hidden_BTD = hidden_BTD + self.self_attention(self.input_norm(hidden_BTD), **attention)
