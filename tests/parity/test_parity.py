@@ -1,4 +1,4 @@
-"""Logits, loss and gradients of megatron-core's RETRO and GPT, in float32; README.md says where the numbers are from."""
+"""Logits, loss and gradients of megatron-core's RETRO and GPT, in float32; the README says what they are."""
 
 import json
 import re
