@@ -48,6 +48,32 @@ def test_cached_equals_computing_each_step_anew(method, number):
         torch.testing.assert_close(torch.stack(out.logits, dim=1), logits.float(), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("padded", [True, False])
+@pytest.mark.parametrize("number", range(10))
+def test_pieces_of_any_length_equal_the_whole(number, padded):
+    """The cache used by hand, as speculative or streaming decoders do: a piece may finish no chunk or several."""
+    rng = random.Random(f"pieces {number}")
+    model = random_model(rng)
+    for _ in range(4):
+        case = random_case(rng, model, "base")
+        ids = torch.cat([case.ids, tokens(ROWS, 12, seed=number)], dim=1)
+        if not padded:
+            case.mask = torch.ones_like(case.mask)
+        mask = torch.nn.functional.pad(case.mask, (0, 12), value=1)
+        cache, past, found = None, 0, []
+        while past < ids.shape[1]:
+            end = min(past + rng.randint(1, 9), ids.shape[1])
+            with torch.no_grad():
+                out = model(
+                    ids[:, past:end], attention_mask=mask[:, :end] if padded else None,
+                    past_key_values=cache, use_cache=True, **case.neighbors,
+                )  # fmt: skip
+            cache, past = out.past_key_values, end
+            found.append(out.logits)
+        expected = whole(model, case, ids)
+        torch.testing.assert_close(torch.cat(found, dim=1)[mask.bool()], expected[mask.bool()], atol=1e-5, rtol=1e-5)
+
+
 PADDING = "retrieval.py: with short_chunk first and one set that does not depend on the chunk, padding has neighbors"
 
 
