@@ -16,7 +16,8 @@ def test_the_paper_is_planned_without_data(paper):
     assert jobs["convert_model"] == 10 + 4
     missing = "checkpoints/gpt3-8b-pretraining-retro-fitting is not there yet"
     assert output.count(missing) == 1, "each missing checkpoint is named once"
-    assert output.count("is not there yet: put the checkpoint to convert there") == 10 + 4
+    assert output.count("is not there yet: put the checkpoint to convert there") == 10 + 2
+    assert "models.retro-m-instruct, models.retro-m-instruct-encoder: checkpoints/retro-8b-instruct-4k is not" in output
 
 
 @pytest.mark.parametrize(
