@@ -41,7 +41,7 @@ def new_tokens(out, case, row=0):
     return found[: found.index(1) + 1] if 1 in found else found
 
 
-VARIANTS = [(method, per_chunk, seed) for method in METHODS for per_chunk in (False, True) for seed in range(4)]
+VARIANTS = [(method, per_chunk, seed) for method in METHODS for per_chunk in (False, True) for seed in range(3)]
 
 
 def prepared(method, per_chunk, seed, **changes):
