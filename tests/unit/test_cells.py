@@ -36,9 +36,25 @@ def test_select_of_unknown_value_names_the_nearest():
 
 def test_paper_has_the_full_grid(repository):
     config = read_config(repository / "config" / "paper.yaml")
-    cells = expand_grid(config)
+    cells = [cell for cell in expand_grid(config) if not config.models[cell.model].instruct]
     assert len(cells) == 2 * 5 * 5 * 6
     assert {config.models[cell.model].size for cell in cells} == {"xs", "s", "m", "l", "xxl"}
+
+
+def test_paper_compares_base_with_instruct_retro(repository):
+    """In the two sizes that were released, as published (encoder off) and with the encoder on; one layout for all."""
+    config = read_config(repository / "config" / "paper.yaml")
+    cells = [cell for cell in expand_grid(config) if config.models[cell.model].instruct]
+    assert len(cells) == 2 * 2 * 4 * 6
+    models = [config.models[name] for name in {cell.model for cell in cells}]
+    assert sorted((model.size, model.retrieval_gate) for model in models) == [
+        ("m", 0.0), ("m", 1.0), ("xxl", 0.0), ("xxl", 1.0)
+    ]  # fmt: skip
+    assert len({model.checkpoint.path for model in models}) == 2
+    for cell in cells:
+        base = Cell(f"retro-{config.models[cell.model].size}", cell.method, cell.dataset, cell.retrieval, cell.seed)
+        assert base in grid_cells(config), "each has its base counterpart in the main grid"
+        assert resolve_cell(config, cell).prompt_variant == "instruct"
 
 
 def test_a_stage_depends_only_on_what_it_uses():
@@ -61,6 +77,16 @@ def test_a_stage_depends_only_on_what_it_uses():
     assert layout == before, "the other family's layout does not matter to this cell"
     moved = stages(changed("models.g.resources", {"gpus": 4}))
     assert moved == before
+
+
+def test_a_changed_gate_runs_every_stage_of_its_cells_again():
+    def stages(**gate):
+        raw = changed("models.r", {"family": "retro", "size": "xs", "path": "r", **gate})
+        cell = resolve_cell(load_config(raw), Cell("r", "lora", "nq", "bm5", 0))
+        return [cell.for_stage(stage).model_dump_json() for stage in ("finetune", "predict", "score")]
+
+    for off in (stages(retrieval_gate=0), stages(retrieval_gate=0.5)):
+        assert all(one != other for one, other in zip(stages(), off, strict=True))
 
 
 def test_resolved_cell_survives_json():

@@ -59,6 +59,12 @@ def test_defaults_are_the_authors():
         ("retrievals.bm5.top_k", 3, "gpt uses 5 passages but top_k is 3: raise top_k"),
         ("methods.lora.rank", 0, "methods.lora.lora.rank"),
         ("methods.lora.kind", "lorra", "methods.lora"),
+        ("models.g.retrieval_gate", 0, "retrieval_gate=0 needs family: retro; a GPT reads no neighbors"),
+        (
+            "models.g",
+            {"family": "retro", "size": "xs", "path": "r", "retrieval_gate": -1},
+            "models.g.retrieval_gate: Input should be greater than or equal to 0 (found -1)",
+        ),
         ("models.g.path", "here", "exactly one of pretraining, hub, path, checkpoint"),
         ("grid.models", ["h"], "no entry 'h' in `models`"),
         ("grid.retrievals", [], "grid.0.retrievals"),

@@ -186,6 +186,18 @@ def test_models_of_one_family_and_size_are_told_apart(collected: Path) -> None:
     assert table.rows[-1][0] == "GPT instruct"
 
 
+def test_gates_are_told_apart(collected: Path) -> None:
+    results = [result for result in load_results(collected) if result.model == "retro-a"]
+    gates = {None: "", 1.0: "", 0.0: ", encoder off", 0.5: ", gate 0.5"}
+    for instruct, family in ((False, "RETRO"), (True, "RETRO instruct")):
+        arms = [replace(results[0], instruct=instruct, retrieval_gate=gate).arm for gate in gates]
+        assert arms == [family + marked for marked in gates.values()]
+    off = [replace(r, model="retro-off", instruct=True, retrieval_gate=0.0) for r in results]
+    table = comparison_table([*results, *off])
+    assert "Model" not in table.columns
+    assert {row[0] for row in table.rows} == {"RETRO", "RETRO instruct, encoder off"}
+
+
 KEYS, TIED, LAYERS = "keys are mixed", "embeddings are tied", "cross-attention in layers [1, 3] (0-based)"
 
 

@@ -28,7 +28,7 @@ GOLDEN = {
     ("train_tokenizer", 1): "8ed153a77c051e954ddff32f1e891e2bf97910f60067d8f393405a01b2e1f994",
     ("cache_neighbors", 1): "fd5bff19019757912827f15b497e273da2c16e7e3ea39c44b007d798e1e3726c",
     ("cache_pretraining_neighbors", 1): "22ad54b1dc61d63999ebac7e9fc3b241bff2124bc06ffd8484db8a1517445750",
-    ("predict_cell", 2): "6578b643ae19724cb078534106a8c6dce6c3ce4364b3508e3305b59670242e14",
+    ("predict_cell", 3): "6578b643ae19724cb078534106a8c6dce6c3ce4364b3508e3305b59670242e14",
 }
 
 

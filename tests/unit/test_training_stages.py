@@ -5,6 +5,7 @@ import json
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from retrotune.cells import ResolvedCell
 from retrotune.config import (
@@ -168,6 +169,17 @@ def test_finetuning_in_micro_batches_and_bfloat16(root, tmp_path):
     summary = finetune(root, tmp_path, resolved.model_copy(update={"model_entry": half}))
     assert summary["steps"] == 5
     assert load_trained(load_model(root / "retro", torch.bfloat16), tmp_path / "adapter") is not None
+
+
+def test_finetuning_with_the_gate_closed_leaves_the_encoder_alone(root, tmp_path):
+    for gate in (None, 0.0):
+        resolved = cell("retro", METHODS[0], max_steps=3)
+        entry = resolved.model_entry.model_copy(update={"retrieval_gate": gate})
+        finetune(root, tmp_path / str(gate), resolved.model_copy(update={"model_entry": entry}))
+        weights = load_file(tmp_path / str(gate) / "adapter" / "adapter_model.safetensors")
+        moved = {name: bool(value.any()) for name, value in weights.items() if "lora_B" in name}
+        assert {moved[name] for name in moved if "neighbor_encoder" in name} == {gate is None}
+        assert {moved[name] for name in moved if "neighbor_encoder" not in name} == {True}
 
 
 def test_nothing_to_train_on_is_an_error(root, tmp_path):

@@ -10,18 +10,22 @@ def test_the_paper_is_planned_without_data(paper):
     output = done.stdout + done.stderr
     assert done.returncode == 0, output
     jobs = paper.plan()
-    assert [jobs[rule] for rule in CELL_RULES] == [240, 300, 300]
-    assert jobs["convert_model"] == 10
+    assert [jobs[rule] for rule in CELL_RULES] == [240 + 72, 300 + 96, 300 + 96], (
+        "the grid, and Instruct-RETRO beside it"
+    )
+    assert jobs["convert_model"] == 10 + 4
     missing = "checkpoints/gpt3-8b-pretraining-retro-fitting is not there yet"
     assert output.count(missing) == 1, "each missing checkpoint is named once"
-    assert output.count("is not there yet: put the checkpoint to convert there") == 10
+    assert output.count("is not there yet: put the checkpoint to convert there") == 10 + 2
+    assert "models.retro-m-instruct, models.retro-m-instruct-encoder: checkpoints/retro-8b-instruct-4k is not" in output
 
 
 @pytest.mark.parametrize(
     ("select", "counts"),
     [
-        ("{method: zeroshot, dataset: nq}", [0, 10, 10]),
-        ("{family: retro, size: m, method: lora, dataset: qasper}", [1, 1, 1]),
+        ("{method: zeroshot, dataset: nq}", [0, 10 + 4, 10 + 4]),
+        ("{model: retro-m, method: lora, dataset: qasper}", [1, 1, 1]),
+        ("{family: retro, size: m, method: lora, dataset: qasper}", [3, 3, 3]),
         ("{family: gpt, size: s, method: [ptuning, adapter]}", [12, 12, 12]),
     ],
 )

@@ -203,12 +203,15 @@ def resources_of(wildcards):
 
 def warn_missing_checkpoints():
     """Name each base checkpoint that is not there yet, once, with what to put where. Planning goes on."""
+    missing = {}
     for name in sorted({cell.model for cell in CELLS}):
         model = CONFIG.models[name]
         source = model.path or (model.checkpoint.path if model.checkpoint else None)
         if source is not None and not Path(source).exists() and not Path(PATHS.model_manifest(name)).exists():
             what = "a model folder in transformers layout" if model.path else "the checkpoint to convert"
-            logger.warning(f"models.{name}: {source} is not there yet: put {what} there before running its cells")
+            missing.setdefault((source, what), []).append(f"models.{name}")
+    for (source, what), names in missing.items():
+        logger.warning(f"{', '.join(names)}: {source} is not there yet: put {what} there before running its cells")
 
 
 warn_missing_checkpoints()

@@ -105,6 +105,12 @@ class ModelEntry(Entry):
     path: str | None = Field(None, description="source: a local folder in transformers layout")
     checkpoint: Checkpoint | None = Field(None, description="source: a checkpoint to convert")
     instruct: bool = Field(False, description="instruction-tuned: prompts use the instruct variant")
+    retrieval_gate: float | None = Field(
+        None,
+        ge=0,
+        allow_inf_nan=False,
+        description="retro: factor of what neighbors give, in training and use; 0: encoder off; null: the checkpoint's",
+    )
     precision: Literal["float32", "bfloat16"] = Field("float32", description="of weights and matrix products")
     resources: Resources = Field(default_factory=Resources, description="per cell, on a cluster")
 
@@ -117,4 +123,10 @@ class ModelEntry(Entry):
             )
         if self.hub is not None and self.family != "gpt":
             raise ValueError(f"hub models enter the GPT arm: {self.hub!r} needs family: gpt")
+        return self
+
+    @model_validator(mode="after")
+    def _gate_of_retro(self) -> "ModelEntry":
+        if self.retrieval_gate is not None and self.family != "retro":
+            raise ValueError(f"retrieval_gate={self.retrieval_gate:g} needs family: retro; a GPT reads no neighbors")
         return self

@@ -23,7 +23,7 @@ from retrotune.evaluation.metrics import score_prediction
 from retrotune.files import read_jsonl, sha256, sha256_text, write_json, write_jsonl
 from retrotune.log import logger, progress
 from retrotune.methods import load_trained
-from retrotune.models.loading import load_model, load_tokenizer
+from retrotune.models.loading import load_model, load_tokenizer, reads_neighbors
 from retrotune.retrieval.neighbors import load_neighbors
 from retrotune.stages import STAGE_VERSIONS
 from retrotune.training.batches import EncodedExample, cell_batching, select_passages, special_ids
@@ -59,7 +59,7 @@ def predict_cell(
     passages = load_neighbors(neighbors) if neighbors is not None else {}
     tokenizer = load_tokenizer(model_dir)
     dtype = torch.bfloat16 if resolved.model_entry.precision == "bfloat16" else torch.float32
-    model = load_model(model_dir, dtype=dtype, device=device)
+    model = load_model(model_dir, dtype, device, resolved.model_entry.retrieval_gate)
     if adapter_dir is not None:
         model = load_trained(model, adapter_dir)
     model.to(device).eval()
@@ -105,6 +105,7 @@ def predict_cell(
             "num_truncated_questions": sum(item.truncated > 0 for item in encoded),
             "num_truncated_tokens": sum(item.truncated for item in encoded),
             "peak_memory_bytes": peak_memory_bytes(device),
+            "retrieval_gate": model.config.retrieval_gate if reads_neighbors(model.config) else None,
             "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
         },
     )

@@ -64,7 +64,7 @@ def score_cell(
                 "size": resolved.size,
                 "instruct": resolved.model_entry.instruct,
                 "num_parameters": manifest.get("num_parameters"),
-                "departures": manifest.get("departures", []),
+                "departures": manifest.get("departures", []) + _gate_departure(resolved.model, predicted),
             },
             "metrics": {
                 name: summarize(values, resolved.evaluation.bootstrap_samples, primary=name == metric)
@@ -92,6 +92,16 @@ def summarize(values: list[float], samples: int, primary: bool) -> dict[str, Any
         "higher_is_better": True,
         "primary": primary,
     }
+
+
+def _gate_departure(model: str, predicted: Mapping[str, Any]) -> list[str]:
+    """What a gate other than 1 means; under the model's name, as others of its family have another one."""
+    gate = predicted.get("retrieval_gate")
+    if gate is None or gate == 1:
+        return []
+    if gate == 0:
+        return [f"{model} has its neighbor encoder off (retrieval_gate 0)"]
+    return [f"{model} scales what it reads from neighbors (retrieval_gate {gate:g})"]
 
 
 def _read_scores(predictions: str | Path, metric: str) -> dict[str, list[float]]:

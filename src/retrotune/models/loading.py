@@ -16,11 +16,18 @@ NAMED_WEIGHTS = 3
 REMEDY = "repair its source, or delete the folder and make it again with the workflow's `models` target"
 
 
-def load_model(path: str | Path, dtype: torch.dtype | None = None, device: str | None = None) -> PreTrainedModel:
+def load_model(
+    path: str | Path,
+    dtype: torch.dtype | None = None,
+    device: str | None = None,
+    retrieval_gate: float | None = None,
+) -> PreTrainedModel:
     """The causal language model in folder `path`, in evaluation mode; safetensors only.
 
+    `retrieval_gate` (RETRO only) stands in its configuration from then on, in place of the folder's.
     Raises `ModelError` if the folder is missing, holds no model that transformers knows, or if its weights are damaged
-    or not exactly those of its configuration: transformers would fill gaps with random numbers.
+    or not exactly those of its configuration: transformers would fill gaps with random numbers. So does a gate for a
+    model that reads no neighbors.
     """
     folder = _folder(path)
     try:
@@ -36,7 +43,19 @@ def load_model(path: str | Path, dtype: torch.dtype | None = None, device: str |
     except (ValueError, OSError, KeyError, RuntimeError) as error:
         raise ModelError(f"{folder}: cannot be loaded as a causal language model: {error}") from error
     _check_whole(folder, info)
+    if retrieval_gate is not None:
+        if not reads_neighbors(model.config):
+            raise ModelError(
+                f"{folder}: retrieval_gate={retrieval_gate:g} was given for a {model.config.model_type} model without "
+                "cross-attention layers: leave it out"
+            )
+        model.config.retrieval_gate = float(retrieval_gate)
     return (model.to(device) if device else model).eval()
+
+
+def reads_neighbors(config: Any) -> bool:
+    """Whether a model with this configuration is a RETRO, and not a GPT of ours or of the hub."""
+    return bool(getattr(config, "cross_attention_layers", None))
 
 
 def _check_whole(folder: Path, info: Mapping[str, Any]) -> None:

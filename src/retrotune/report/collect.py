@@ -42,6 +42,7 @@ class Result:
     train: dict[str, Any]
     predict: dict[str, Any]
     departures: list[str] = field(default_factory=list)
+    retrieval_gate: float | None = None
 
     @property
     def name(self) -> str:
@@ -50,8 +51,11 @@ class Result:
 
     @property
     def arm(self) -> str:
-        """The family as it is printed, instruction-tuned models marked."""
-        return FAMILIES[self.family] + (" instruct" if self.instruct else "")
+        """The family as it is printed; instruction-tuned models and gates that a study closes or scales are marked."""
+        name = FAMILIES[self.family] + (" instruct" if self.instruct else "")
+        if self.retrieval_gate in (None, 1):
+            return name
+        return f"{name}, encoder off" if self.retrieval_gate == 0 else f"{name}, gate {self.retrieval_gate:g}"
 
     @property
     def primary(self) -> dict[str, Any] | None:
@@ -145,4 +149,5 @@ def _result(config: Config, cell: Cell, path: Path) -> Result:
         train=found.get("train") or {},
         predict=found.get("predict") or {},
         departures=found.get("model", {}).get("departures", []),
+        retrieval_gate=model.retrieval_gate,
     )

@@ -26,6 +26,7 @@ from retrotune.datasets.base import DatasetSpec, Example, Passage
 from retrotune.errors import DataError, ModelError, RetrievalError
 from retrotune.log import logger
 from retrotune.methods import num_virtual_tokens
+from retrotune.models.loading import reads_neighbors
 
 
 @dataclass(frozen=True)
@@ -259,7 +260,7 @@ def cell_batching(resolved: ResolvedCell, config: Any, tokenizer: Any) -> tuple[
     """
     spec = get_spec(resolved.dataset_entry.reader)
     retro = resolved.family == "retro"
-    if retro != bool(getattr(config, "cross_attention_layers", None)):
+    if retro != reads_neighbors(config):
         found = "no cross-attention layers" if retro else "cross-attention layers"
         raise ModelError(
             f"models.{resolved.model} is of family {resolved.family}, but its folder holds a {config.model_type} model "

@@ -54,7 +54,8 @@ def finetune_cell(
     bfloat16 = resolved.model_entry.precision == "bfloat16"
     halved = bfloat16 and resolved.method_entry.kind != "full"
     tokenizer = load_tokenizer(model_dir)
-    base = load_model(model_dir, dtype=torch.bfloat16 if halved else torch.float32, device=device)
+    dtype = torch.bfloat16 if halved else torch.float32
+    base = load_model(model_dir, dtype, device, resolved.model_entry.retrieval_gate)
     torch.manual_seed(resolved.seed)
     model = attach(base, resolved.method_entry)
 

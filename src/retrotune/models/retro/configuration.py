@@ -65,7 +65,7 @@ class RetroConfig(PreTrainedConfig):
     encoder_residual: str = "pre_norm"
     encoder_attends_chunk: bool = True
     short_chunk: str = "last"
-    retrieval_gate: float = 1.0
+    retrieval_gate: float | int = 1.0
     key_shift: bool = False
     final_norm: bool = True
 
