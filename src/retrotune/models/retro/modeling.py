@@ -134,13 +134,16 @@ class RetroModel(RetroPreTrainedModel):
     ) -> BaseModelOutputWithPast:
         """Hidden states [B, T, D] of the new tokens.
 
-        `neighbor_ids` [B, K, R] (one set for all chunks) or [B, L, K, R] (one per chunk; the last one is used again for
-        chunks that are generated later); `neighbor_mask` of the same shape hides padding, which is attended without it,
+        `neighbor_ids` [B, K, R] (one set for all chunks) or [B, L, K, R] (one per chunk; in generation the last one
+        serves all later chunks); `neighbor_mask` of the same shape hides padding, which is attended without it,
         as NVIDIA does. `attention_mask` [B, past + T] hides padding tokens; positions are counted from it.
-        Raises `ModelError` for neighbors of the wrong shape or for a GPT, and for sequences longer than the window.
+        Raises `ModelError`, before any compute, for neighbors or a mask of the wrong shape, for neighbors given to a
+        GPT and for sequences longer than the window.
         """
-        hidden = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
-        batch, length = hidden.shape[:2]
+        given = input_ids if inputs_embeds is None else inputs_embeds
+        if given is None:
+            raise ModelError("neither input_ids nor inputs_embeds were given: give one of them")
+        batch, length = given.shape[:2]
         cache = past_key_values
         if use_cache and not isinstance(cache, RetroCache):
             cache = RetroCache()
@@ -150,17 +153,22 @@ class RetroModel(RetroPreTrainedModel):
                 f"{past + length} tokens do not fit the window of {self.config.max_position_embeddings} "
                 "(max_position_embeddings): shorten the prompt"
             )
+        if attention_mask is not None and attention_mask.shape != (batch, past + length):
+            raise ModelError(
+                f"attention_mask has shape {tuple(attention_mask.shape)}: expected {(batch, past + length)}, "
+                "past and new tokens"
+            )
         real_BN = _real_tokens(attention_mask)
         if position_ids is None:
             if real_BN is None:
-                position_ids = torch.arange(past, past + length, device=hidden.device)[None]
+                position_ids = torch.arange(past, past + length, device=given.device)[None]
             else:
                 position_ids = (real_BN.long().cumsum(-1) - 1).clamp(min=0)[:, -length:]
         rotary = rotary_angles(position_ids, self.config.rotary_dim, self.config.rope_theta)
         real_BT = None if real_BN is None else real_BN[:, -length:]
         attention = {
             "rotary": rotary,
-            "mask": _causal_mask(real_BN, past, length, hidden.device),
+            "mask": _causal_mask(real_BN, past, length, given.device),
             "causal": True,
             "cache": cache,
             "real_BT": real_BT,
@@ -172,6 +180,7 @@ class RetroModel(RetroPreTrainedModel):
                 self.config, self.neighbor_encoder, self.embed_tokens, neighbor_ids, neighbor_mask,
                 real_BN, past, (batch, length), cache, gate,
             )  # fmt: skip
+        hidden = given if inputs_embeds is not None else self.embed_tokens(given)
         hidden = self._run_layers(hidden, attention, retrieval if retrieval is not None and retrieval.gate else None)
         return BaseModelOutputWithPast(
             last_hidden_state=self.norm(hidden), past_key_values=cache if use_cache else None
@@ -235,6 +244,43 @@ class RetroForCausalLM(RetroPreTrainedModel, GenerationMixin):
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
         return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=outputs.past_key_values)
+
+    def _prepare_generated_length(self, generation_config: Any, **given: Any) -> Any:
+        """Raises `ModelError` if prompt and new tokens do not fit the window, before the first of them."""
+        prepared = super()._prepare_generated_length(generation_config, **given)
+        embedded = given["model_input_name"] == "inputs_embeds"
+        prompt = given["inputs_tensor"].shape[1]
+        new = prepared.max_length - given["input_ids_length"]
+        if embedded and prepared.max_new_tokens is None and given["input_ids_length"] != prompt:
+            new = prepared.max_length
+        window = self.config.max_position_embeddings
+        if prompt + max(new, 1) > window:
+            raise ModelError(
+                f"{prompt} tokens do not fit the window of {window} (max_position_embeddings) with {new} new ones: "
+                "shorten the prompt, or lower max_new_tokens"
+            )
+        return prepared
+
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: torch.Tensor,
+        inputs_embeds: torch.Tensor | None = None,
+        is_first_iteration: bool = False,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """Without a cache each step sees all chunks, generated ones too; as with it, the last set serves these."""
+        inputs: dict[str, Any] = super().prepare_inputs_for_generation(
+            input_ids, inputs_embeds=inputs_embeds, is_first_iteration=is_first_iteration, **kwargs
+        )
+        neighbor_ids = inputs.get("neighbor_ids")
+        if neighbor_ids is not None and neighbor_ids.ndim == 4 and inputs.get("past_key_values") is None:
+            tokens = input_ids if inputs.get("inputs_embeds") is None else inputs["inputs_embeds"]
+            numbers_L = torch.arange(-(-tokens.shape[1] // self.config.chunk_length), device=neighbor_ids.device)
+            sets = neighbor_ids.shape[1]
+            numbers_L = numbers_L[:sets] if is_first_iteration else numbers_L.clamp(max=sets - 1)
+            for key in ("neighbor_ids", "neighbor_mask"):
+                inputs[key] = None if inputs.get(key) is None else inputs[key][:, numbers_L]
+        return inputs
 
     def _prepare_cache_for_generation(
         self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any

@@ -93,11 +93,16 @@ class Retrieval:
             raise ModelError(
                 f"neighbor_mask has shape {tuple(neighbor_mask.shape)}, neighbor_ids {shape}: must be equal"
             )
-        if self.per_chunk and self.cache is None:
-            chunks = [self.length // config.chunk_length, -(-self.length // config.chunk_length)]
-            if shape[1] not in (chunks[1:] if config.short_chunk == "first" else chunks):
+        if 0 in shape[-2:]:
+            raise ModelError(f"neighbor_ids has shape {shape}: holds no token; leave it out for the plain decoder")
+        if self.per_chunk and not self.past:
+            whole, all_chunks = self.length // config.chunk_length, -(-self.length // config.chunk_length)
+            fewest = all_chunks if config.short_chunk == "first" else whole
+            # generation may be given the sets of chunks that are yet to be generated
+            fits = shape[1] >= max(fewest, 1) if self.cache is not None else shape[1] in (fewest, all_chunks)
+            if not fits:
                 raise ModelError(
-                    f"neighbor_ids holds {shape[1]} chunks, but {self.length} tokens are {chunks[1]} chunks of "
+                    f"neighbor_ids holds {shape[1]} chunks, but {self.length} tokens are {all_chunks} chunks of "
                     f"{config.chunk_length} (short chunk {config.short_chunk})"
                 )
         if self.cache is not None and config.short_chunk == "first":
@@ -120,16 +125,13 @@ class Retrieval:
 
     def _active(self) -> torch.Tensor:
         """New tokens [B, T] that attend to a chunk's neighbors: after the first border, unless the chunk is padding."""
-        positions_T = torch.arange(self.past, self.past + self.length, device=self.ids.device)
-        if self.config.short_chunk == "first":
-            return (positions_T >= self.before)[None].expand(self.batch, -1)
         chunk = self.config.chunk_length
-        attended_T = (positions_T + 1) // chunk - 1  # -1: none yet
+        first = self.before if self.config.short_chunk == "first" else chunk - 1  # the first token that attends to any
+        positions_T = torch.arange(self.past, self.past + self.length, device=self.ids.device)
+        attended_T = torch.div(positions_T - first, chunk, rounding_mode="floor")  # negative: no chunk yet
         active_BT = (attended_T >= 0)[None].expand(self.batch, -1)
-        if self.real_BN is None:
-            return active_BT
-        padded = F.pad(self.real_BN, (0, -self.real_BN.shape[1] % chunk))
-        return active_BT & padded.unflatten(1, (-1, chunk)).any(-1)[:, attended_T.clamp(min=0)]
+        alive_BL = self._alive()
+        return active_BT if alive_BL is None else active_BT & alive_BL[:, attended_T.clamp(min=0)]
 
     def _encode_chunks(self, normed_BTD: torch.Tensor) -> Memory:
         """Encode the neighbors of the chunks that the new tokens finish."""
@@ -156,7 +158,8 @@ class Retrieval:
         mask_BLS = None if mask_BLKR is None else mask_BLKR.expand(-1, finished, -1, -1).flatten(2)
         alive_BL = self._alive()
         if alive_BL is not None:
-            alive_BLS = alive_BL[:, :, None].expand(-1, -1, neighbors * retrieved)
+            first = self.past // chunk
+            alive_BLS = alive_BL[:, first : first + finished, None].expand(-1, -1, neighbors * retrieved)
             mask_BLS = alive_BLS if mask_BLS is None else mask_BLS & alive_BLS
         return Memory(hidden.flatten(2, 3), mask_BLS)
 
@@ -178,7 +181,7 @@ class Retrieval:
                 gap = running_BTD.new_zeros(self.batch, chunk - short, running_BTD.shape[2])
                 running_BTD = torch.cat([running_BTD[:, :short], gap, running_BTD[:, short:]], dim=1)
                 if real_BN is not None:
-                    gap_mask = real_BN.new_zeros(self.batch, chunk - short)
+                    gap_mask = real_BN.new_ones(self.batch, chunk - short)  # attended, as in Megatron
                     real_BN = torch.cat([real_BN[:, :short], gap_mask, real_BN[:, short:]], dim=1)
         elif real_BN is not None:
             start = self.past // chunk * chunk
@@ -187,16 +190,12 @@ class Retrieval:
         return streams, None if real_BN is None else real_BN.unflatten(1, (self.finished, chunk))
 
     def _alive(self) -> torch.Tensor | None:
-        """Finished chunks [B, L] that hold a real token; None: all do."""
+        """Chunks [B, all of the sequence] that hold a real token; None: all do."""
         if self.real_BN is None:
             return None
-        chunk = self.config.chunk_length
-        if self.config.short_chunk == "first":
-            real_BN = F.pad(self.real_BN, (-self.length % chunk, 0))
-        else:
-            start = self.past // chunk * chunk
-            real_BN = self.real_BN[:, start : start + self.finished * chunk]
-        return real_BN.unflatten(1, (self.finished, chunk)).any(-1)
+        gap = -self.real_BN.shape[1] % self.config.chunk_length
+        whole = F.pad(self.real_BN, (gap, 0) if self.config.short_chunk == "first" else (0, gap))
+        return whole.unflatten(1, (-1, self.config.chunk_length)).any(-1)
 
     def _attend_shared(
         self, layer: int, attention: CrossAttention, normed_BTD: torch.Tensor, memory: Memory
