@@ -26,6 +26,7 @@ from convert_cases import (
 from safetensors.torch import load_file, save_file
 
 from retrotune.cli import main
+from retrotune.errors import ModelError
 from retrotune.files import sha256, write_json
 from retrotune.models import convert
 from retrotune.models.convert import convert_checkpoint, writing
@@ -85,6 +86,18 @@ def test_gammas_are_kept_whichever_way_they_are_stored(tmp_path, norm, less_one)
     found, wanted = (m.state_dict() for m in (load_model(tmp_path / "out"), model))
     for name in wanted:
         torch.testing.assert_close(found[name], wanted[name], atol=1e-7 if "norm" in name else 0, rtol=0)
+
+
+def test_gammas_stored_whole_in_bfloat16_stay_exact(tmp_path):
+    model = tiny_model("gpt", torch.bfloat16, num_hidden_layers=2)
+    tensors = core_tensors(model)
+    gamma = torch.linspace(0.01, 3, 32).bfloat16()
+    tensors["decoder.final_layernorm.weight"] = gamma
+    save_distributed(tmp_path / "in", tensors, arguments(model, apply_layernorm_1p=False))
+    convert_checkpoint(tmp_path / "in", tmp_path / "out", **GPT)
+    found = load_file(tmp_path / "out/model.safetensors")
+    assert torch.equal(found["model.norm.weight"] + 1, gamma.float())
+    assert found["lm_head.weight"].dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("size", [1, 2])
@@ -178,6 +191,28 @@ def test_tensors_saved_on_a_gpu(tmp_path, monkeypatch):
     monkeypatch.undo()
     with zipfile.ZipFile(path) as archive:
         assert b"cuda:0" in archive.read("model_optim_rng/data.pkl")
+    convert_checkpoint(tmp_path / "in", tmp_path / "out", **GPT)
+    assert_same(model, tmp_path / "out")
+
+
+def repacked(path, left_out=()):
+    """Pack a file of torch.save anew, without torch's alignment."""
+    with zipfile.ZipFile(path) as archive:
+        records = {info.filename: archive.read(info) for info in archive.infolist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for name, data in records.items():
+            if not name.endswith(left_out):
+                archive.writestr(name, data)
+
+
+def test_tensors_are_where_torch_looks_them_up_or_the_file_is_refused(tmp_path):
+    model = tiny_model("gpt", num_hidden_layers=2)
+    path = shard_path(save_legacy(tmp_path / "in", model), 0)
+    repacked(path)
+    with pytest.raises(ModelError, match="not where torch would have put it; was the file packed anew"):
+        convert_checkpoint(tmp_path / "in", tmp_path / "out", **GPT)
+    save_legacy(tmp_path / "in", model)
+    repacked(path, (".format_version", ".storage_alignment"))  # as before torch 2.7
     convert_checkpoint(tmp_path / "in", tmp_path / "out", **GPT)
     assert_same(model, tmp_path / "out")
 
