@@ -31,8 +31,8 @@ def fetch_model(out_dir: str | Path, hub: str | None = None, path: str | Path | 
     write_manifest(out, {"hub": hub, "path": None if path is None else str(path)})
 
 
-def write_manifest(folder: str | Path, source: Mapping[str, Any]) -> None:
-    """Say that a model folder is whole, where it came from (`source`) and what it holds, in its `manifest.json`."""
+def write_manifest(folder: str | Path, source: Mapping[str, Any], **more: Any) -> None:
+    """Write the `manifest.json` of a whole model folder: where it came from (`source`), what it holds, and `more`."""
     folder = Path(folder)
     tensors = tensor_shapes(folder)
     write_json(
@@ -43,6 +43,7 @@ def write_manifest(folder: str | Path, source: Mapping[str, Any]) -> None:
             "num_parameters": sum(math.prod(shape) for shape in tensors.values()),
             "tensors_sha256": sha256_text(repr(sorted(tensors.items()))),
             "weights_sha256": {file.name: sha256(file) for file in sorted(folder.glob("*.safetensors"))},
+            **more,
         },
     )
     logger.info("%s: %d tensors", folder, len(tensors))
