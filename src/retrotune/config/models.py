@@ -91,6 +91,10 @@ class Checkpoint(Entry):
 
     path: str = Field(description="folder of the checkpoint")
     tokenizer: str | None = Field(None, description="tokenizer file or folder where the checkpoint has none")
+    chunk_length: PositiveInt | None = Field(None, description="tokens per chunk of a RETRO that does not hold it")
+    vocab_size: PositiveInt | None = Field(
+        None, description="pieces of the tokenizer, where the checkpoint does not say how far its vocabulary is padded"
+    )
 
 
 class ModelEntry(Entry):
