@@ -54,6 +54,8 @@ docs: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/demo.py
+	$(BIN)/python benchmarks/convert.py
+	$(BIN)/python benchmarks/retro.py
 
 clean:
 	rm -rf resources/demo results/demo logs/demo .snakemake

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
+
 from retrotune.config import SizeEntry, nearest
 from retrotune.errors import ModelError
 from retrotune.models.retro.configuration import RetroConfig, default_cross_attention_layers
@@ -63,7 +65,7 @@ def custom_config(family: str, entry: SizeEntry, **changes: Any) -> RetroConfig:
     }
     try:
         return RetroConfig(**(values | changes))
-    except ValueError as error:
+    except (ValueError, StrictDataclassError) as error:
         raise ModelError(f"sizes: {error}") from error
 
 

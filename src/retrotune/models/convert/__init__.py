@@ -126,5 +126,7 @@ def _apply(model: Source, facts: dict[str, Any], tokenizer: Path | None) -> None
     if pieces is not None and pieces > model.config.vocab_size:
         raise ModelError(f"{tokenizer}: {pieces} pieces, but the model has {model.config.vocab_size} embeddings")
     for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
-        if facts.get(key) is not None:
+        held = getattr(model.config, key)
+        several = isinstance(held, list) and facts.get(key) in held  # Llama 3 Instruct ends texts in more than one way
+        if facts.get(key) is not None and not several:
             setattr(model.config, key, facts[key])
