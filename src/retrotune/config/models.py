@@ -6,6 +6,9 @@ from pydantic import Field, model_validator
 
 from retrotune.config.base import Count, Entry, Family, Name, PositiveInt, Share
 
+SOURCES = ("pretraining", "hub", "path", "checkpoint", "retrofit_from")
+"""Keys of a model that say where it comes from."""
+
 
 class TokenizerEntry(Entry):
     """A byte-level BPE tokenizer trained on corpora of this study."""
@@ -53,11 +56,10 @@ class Emphasis(Entry):
     other_weight: Share = Field(0.15, description="weight of all other tokens")
 
 
-class PretrainingEntry(Entry):
-    """How base models are trained from scratch in this study."""
+class BaseTraining(Entry):
+    """What training of base models on text has in common, from scratch or from a GPT."""
 
     corpora: tuple[Name, ...] = Field(min_length=1, description="entries of `corpora` to train on")
-    tokenizer: Name = Field(description="entry of `tokenizers`")
     retrieval: Name | None = Field(
         None, description="entry of `retrievals` that gives contexts and neighbors; null: none"
     )
@@ -76,6 +78,35 @@ class PretrainingEntry(Entry):
     emphasis: Emphasis | None = Field(None, description="loss weights by position; null: all tokens alike")
     precision: Literal["float32", "bfloat16"] = Field("float32", description="of matrix products")
     seed: int = Field(0, description="seed of first weights, order of sequences and left-out passages")
+
+
+class PretrainingEntry(BaseTraining):
+    """How base models are trained from scratch in this study."""
+
+    tokenizer: Name = Field(description="entry of `tokenizers`")
+
+
+class RetrofittingEntry(BaseTraining):
+    """How a GPT becomes a RETRO, or is trained further as a GPT on the same tokens, the RETRO's fair baseline."""
+
+    train: Literal["all", "new"] = Field(
+        "all", description="new: neighbor encoder and cross-attention only; the baseline is then the GPT itself"
+    )
+    cross_attention_layers: tuple[Count, ...] | None = Field(
+        None, min_length=1, description="0-based; null: NVIDIA's rule for the source's depth"
+    )
+    encoder_layers: PositiveInt = Field(2, description="layers of the neighbor encoder")
+    chunk_length: PositiveInt = Field(64, description="tokens per chunk")
+    retrieved_length: PositiveInt = Field(128, description="tokens per neighbor")
+
+    @model_validator(mode="after")
+    def _whole_chunks(self) -> "RetrofittingEntry":
+        if self.neighbors_per == "chunk" and self.sequence_length % self.chunk_length:
+            raise ValueError(
+                f"sequence_length={self.sequence_length} is no multiple of chunk_length={self.chunk_length}: neighbors "
+                "per chunk need whole chunks"
+            )
+        return self
 
 
 class Resources(Entry):
@@ -97,24 +128,28 @@ class ModelEntry(Entry):
     """A base model: a family, a size and exactly one source."""
 
     family: Family = Field(description="gpt or retro")
-    size: Name = Field(description="xs s m l xxl, or an entry of `sizes`; for hub models a label for tables")
+    size: Name = Field(description="xs s m l xxl, or an entry of `sizes`; for models made elsewhere a label for tables")
     pretraining: Name | None = Field(
         None, description="source: train from scratch as this entry of `pretrainings` says"
     )
     hub: str | None = Field(None, description="source: a model on the hub (any AutoModelForCausalLM; gpt only)")
     path: str | None = Field(None, description="source: a local folder in transformers layout")
     checkpoint: Checkpoint | None = Field(None, description="source: a checkpoint to convert")
+    retrofit_from: Name | None = Field(
+        None, description="source: another entry of `models`, a GPT, trained further with or without retrieval"
+    )
+    retrofitting: Name | None = Field(None, description="entry of `retrofittings`; needed with `retrofit_from`")
     instruct: bool = Field(False, description="instruction-tuned: prompts use the instruct variant")
     precision: Literal["float32", "bfloat16"] = Field("float32", description="of weights and matrix products")
     resources: Resources = Field(default_factory=Resources, description="per cell, on a cluster")
 
     @model_validator(mode="after")
     def _one_source(self) -> "ModelEntry":
-        sources = [key for key in ("pretraining", "hub", "path", "checkpoint") if getattr(self, key) is not None]
+        sources = [key for key in SOURCES if getattr(self, key) is not None]
         if len(sources) != 1:
-            raise ValueError(
-                f"exactly one of pretraining, hub, path, checkpoint must be set, found {sources or 'none'}"
-            )
+            raise ValueError(f"exactly one of {', '.join(SOURCES)} must be set, found {sources or 'none'}")
+        if (self.retrofit_from is None) != (self.retrofitting is None):
+            raise ValueError("retrofit_from (the GPT) and retrofitting (how it is trained) need each other: set both")
         if self.hub is not None and self.family != "gpt":
             raise ValueError(f"hub models enter the GPT arm: {self.hub!r} needs family: gpt")
         return self
