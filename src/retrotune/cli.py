@@ -1,6 +1,7 @@
-"""The `retrotune` command: tables of a finished study or of the cells done so far, and generated documentation."""
+"""The `retrotune` command: tables of a study finished or not, conversion of checkpoints, generated documentation."""
 
 import argparse
+import logging
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -81,6 +82,15 @@ def write_docs(arguments: argparse.Namespace) -> None:
         print(path)
 
 
+def convert(arguments: argparse.Namespace) -> None:
+    """Convert a checkpoint into a model folder."""
+    from retrotune.models.convert import convert_checkpoint
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    options = {key: getattr(arguments, key) for key in ("chunk_length", "vocab_size", "tokenizer")}
+    convert_checkpoint(arguments.source, arguments.out, **options)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status. Errors that a user can mend print without a traceback."""
     parser = argparse.ArgumentParser(prog="retrotune", description=__doc__)
@@ -92,6 +102,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     docs = commands.add_parser("docs", help="generate the configuration's schema and key tables")
     docs.add_argument("folder", nargs="?", default="config")
     docs.set_defaults(run=write_docs)
+    conversion = commands.add_parser("convert", help="convert a checkpoint into a folder that transformers loads")
+    conversion.add_argument("source", metavar="SOURCE", help="Megatron or transformers folder, or .gguf file")
+    conversion.add_argument("out", metavar="OUT", help="new folder")
+    conversion.add_argument("--chunk-length", type=int, metavar="N", help="tokens per chunk, if SOURCE does not say")
+    conversion.add_argument(
+        "--vocab-size", type=int, metavar="N", help="pieces without padding, if SOURCE does not say"
+    )
+    conversion.add_argument("--tokenizer", metavar="PATH", help="tokenizer file or folder, if SOURCE has none")
+    conversion.set_defaults(run=convert)
     parsed = parser.parse_args(arguments)
     try:
         parsed.run(parsed)

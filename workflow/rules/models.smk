@@ -78,6 +78,7 @@ rule convert_model:
     conda:
         ENV
     params:
+        family=lambda wildcards: CONFIG.models[wildcards.model].family,
         checkpoint=lambda wildcards: dump(CONFIG.models[wildcards.model].checkpoint),
         version=version("convert_model"),
     script:

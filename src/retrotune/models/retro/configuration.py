@@ -32,6 +32,11 @@ class RetroConfig(PreTrainedConfig):
         retrieval_gate: factor of the cross-attention's output; 0 is the plain decoder.
         key_shift: mix each key with the previous token's key, one learned scalar per head; not in NVIDIA's models.
         rotary_share: share of each head's width that is rotated.
+        rotary_frequencies: radians per token of each rotated pair, where they are not the powers of `rope_theta`
+            (Llama 3's scaled ones, say).
+        attention_bias, attention_output_bias: biases of self-attention's queries, keys and values, and of its output.
+        qk_norm: each head of self-attention's queries and keys through an RMSNorm of its own, as in Qwen3. Like the
+            biases it is found in decoder and encoder, never in cross-attention, which also shares no heads.
         final_norm: whether the decoder ends in a norm (megatron-core left it out from 0.7 on).
     """
 
@@ -48,9 +53,12 @@ class RetroConfig(PreTrainedConfig):
     max_position_embeddings: int = 4096
     rope_theta: float = 10_000.0
     rotary_share: float = 0.5
+    rotary_frequencies: list[float] | None = None
     norm: str = "layernorm1p"
     norm_eps: float = 1e-5
     attention_bias: bool = False
+    attention_output_bias: bool = False
+    qk_norm: bool = False
     tie_word_embeddings: bool = False
     initializer_range: float = 0.02
     use_cache: bool = True
@@ -102,6 +110,11 @@ class RetroConfig(PreTrainedConfig):
             raise ValueError(
                 f"num_attention_heads={self.num_attention_heads} is no multiple of "
                 f"num_key_value_heads={self.num_key_value_heads}"
+            )
+        if self.rotary_frequencies is not None and len(self.rotary_frequencies) != self.rotary_dim // 2:
+            raise ValueError(
+                f"{len(self.rotary_frequencies)} rotary_frequencies: head_dim={self.head_dim} and "
+                f"rotary_share={self.rotary_share} need {self.rotary_dim // 2}"
             )
 
     @property

@@ -62,10 +62,19 @@ class Mlp(nn.Module):
         return self.down_proj(F.silu(self.gate_proj(hidden_BTD)) * self.up_proj(hidden_BTD))
 
 
-def rotary_angles(position_ids_BT: torch.Tensor, rotary_dim: int, theta: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """(cosines, sines) [B, 1, T, rotary_dim] of rotate-half rotary positions, in float32."""
-    exponents = torch.arange(0, rotary_dim, 2, device=position_ids_BT.device, dtype=torch.float32) / rotary_dim
-    angles = position_ids_BT[:, None, :, None].float() * theta**-exponents
+def rotary_angles(
+    position_ids_BT: torch.Tensor, rotary_dim: int, theta: float, frequencies: list[float] | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(cosines, sines) [B, 1, T, rotary_dim] of rotate-half rotary positions, in float32.
+
+    `frequencies`: radians per token of each pair, powers of `theta` where none are given.
+    """
+    options: dict[str, Any] = {"device": position_ids_BT.device, "dtype": torch.float32}
+    if frequencies is None:
+        turns = 1 / theta ** (torch.arange(0, rotary_dim, 2, **options) / rotary_dim)
+    else:
+        turns = torch.tensor(frequencies, **options)
+    angles = position_ids_BT[:, None, :, None].float() * turns
     angles = torch.cat([angles, angles], dim=-1)
     return angles.cos(), angles.sin()
 
@@ -106,7 +115,9 @@ class SelfAttention(nn.Module):
         self.q_proj = nn.Linear(config.hidden_size, self.num_heads * self.head_dim, bias=bias)
         self.k_proj = nn.Linear(config.hidden_size, self.num_kv_heads * self.head_dim, bias=bias)
         self.v_proj = nn.Linear(config.hidden_size, self.num_kv_heads * self.head_dim, bias=bias)
-        self.o_proj = nn.Linear(self.num_heads * self.head_dim, config.hidden_size, bias=False)
+        self.o_proj = nn.Linear(self.num_heads * self.head_dim, config.hidden_size, bias=config.attention_output_bias)
+        self.q_norm = RMSNorm(self.head_dim, config.norm_eps) if config.qk_norm else None
+        self.k_norm = RMSNorm(self.head_dim, config.norm_eps) if config.qk_norm else None
         self.key_shift = (
             nn.Parameter(torch.zeros(self.num_kv_heads)) if config.key_shift and layer is not None else None
         )
@@ -127,6 +138,8 @@ class SelfAttention(nn.Module):
         """Attention output [B, T, D]; `mask` (True: may attend) broadcasts to [B, N, T, S]."""
         query = self.heads(self.q_proj, hidden_BTD)
         key, value = self.heads(self.k_proj, hidden_BTD), self.heads(self.v_proj, hidden_BTD)
+        if self.q_norm is not None and self.k_norm is not None:
+            query, key = self.q_norm(query), self.k_norm(key)
         if self.key_shift is not None:
             key = self._shifted(key, cache, real_BT)
         if rotary is not None:

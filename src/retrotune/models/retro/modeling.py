@@ -140,7 +140,8 @@ class RetroModel(RetroPreTrainedModel):
                 position_ids = torch.arange(past, past + length, device=hidden.device)[None]
             else:
                 position_ids = (real_BN.long().cumsum(-1) - 1).clamp(min=0)[:, -length:]
-        rotary = rotary_angles(position_ids, self.config.rotary_dim, self.config.rope_theta)
+        config = self.config
+        rotary = rotary_angles(position_ids, config.rotary_dim, config.rope_theta, config.rotary_frequencies)
         real_BT = None if real_BN is None else real_BN[:, -length:]
         attention = {
             "rotary": rotary,
