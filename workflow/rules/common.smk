@@ -247,9 +247,12 @@ def resources_of(wildcards):
 
 def warn_missing_checkpoints():
     """Name each base checkpoint that is not there yet, once, with what to put where. Planning goes on."""
-    for name in sorted({cell.model for cell in CELLS}):
+    names = {cell.model for cell in CELLS}
+    while sources := {CONFIG.models[name].retrofit_from for name in names} - names - {None}:
+        names |= sources
+    for name in sorted(names):
         model = CONFIG.models[name]
-        source = model.path or (model.checkpoint.path if model.checkpoint else None)
+        source = model.path or (model.checkpoint.path if model.checkpoint and not model.checkpoint.package else None)
         if source is not None and not Path(source).exists() and not Path(PATHS.model_manifest(name)).exists():
             what = "a model folder in transformers layout" if model.path else "the checkpoint to convert"
             logger.warning(f"models.{name}: {source} is not there yet: put {what} there before running its cells")

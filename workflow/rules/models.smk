@@ -80,6 +80,7 @@ rule convert_model:
     params:
         family=lambda wildcards: CONFIG.models[wildcards.model].family,
         checkpoint=lambda wildcards: dump(CONFIG.models[wildcards.model].checkpoint),
+        packages=PATHS.packages(),
         version=version("convert_model"),
     script:
         "../scripts/convert_model.py"

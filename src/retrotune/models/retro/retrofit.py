@@ -69,7 +69,8 @@ def retrofit(gpt: RetroForCausalLM, config: RetroConfig) -> RetroForCausalLM:
         module.apply(model._init_weights)
     for layer in _layers(model):
         if layer.cross_attention is not None:
-            nn.init.zeros_(layer.cross_attention.o_proj.weight)
+            for parameter in layer.cross_attention.o_proj.parameters():
+                nn.init.zeros_(parameter)
     new = {id(parameter) for module in new_modules(model) for parameter in module.parameters()}
     lost = [name for name, value in model.named_parameters() if name in loaded.missing_keys and id(value) not in new]
     if lost or loaded.unexpected_keys:
