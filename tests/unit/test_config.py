@@ -134,6 +134,11 @@ def test_a_retrofit_is_a_recipe_and_a_source():
         ("retrofittings.fit.corpora", ["wikis"], "retrofittings.fit.corpora: no entry 'wikis' in `corpora`"),
         ("retrofittings.fit.tokenizer", "t", "retrofittings.fit.tokenizer: unknown key 'tokenizer'"),
         ("retrofittings.fit.chunk_length", 60, "sequence_length=512 is no multiple of chunk_length=60"),
+        (
+            "retrofittings.fit",
+            {"corpora": ["wiki"], "optimizer": "muon", "new_learning_rate": 1},
+            "needs optimizer: adamw",
+        ),
         ("retrofittings.fit.sequence_length", 576, "576 exceeds the window of 'base' (sizes.six.max_length=512)"),
         ("retrofittings.fit.cross_attention_layers", [6], "cross_attention_layers [6]: 'base' has layers 0 to 5 only"),
         ("sizes.six.num_layers", 5, "cross_attention_layers: NVIDIA's rule puts none into the 5 layers of 'base'"),

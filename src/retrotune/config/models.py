@@ -92,6 +92,9 @@ class RetrofittingEntry(BaseTraining):
     train: Literal["all", "new"] = Field(
         "all", description="new: neighbor encoder and cross-attention only; the baseline is then the GPT itself"
     )
+    new_learning_rate: float | None = Field(
+        None, gt=0, description="adamw only: peak rate of the new parts; null: `learning_rate`"
+    )
     cross_attention_layers: tuple[Count, ...] | None = Field(
         None, min_length=1, description="0-based; null: NVIDIA's rule for the source's depth"
     )
@@ -100,11 +103,15 @@ class RetrofittingEntry(BaseTraining):
     retrieved_length: PositiveInt = Field(128, description="tokens per neighbor")
 
     @model_validator(mode="after")
-    def _whole_chunks(self) -> "RetrofittingEntry":
+    def _consistent(self) -> "RetrofittingEntry":
         if self.neighbors_per == "chunk" and self.sequence_length % self.chunk_length:
             raise ValueError(
                 f"sequence_length={self.sequence_length} is no multiple of chunk_length={self.chunk_length}: neighbors "
                 "per chunk need whole chunks"
+            )
+        if self.new_learning_rate is not None and self.optimizer != "adamw":
+            raise ValueError(
+                f"new_learning_rate={self.new_learning_rate} needs optimizer: adamw, found {self.optimizer}"
             )
         return self
 

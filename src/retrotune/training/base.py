@@ -10,12 +10,15 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from retrotune.config import BaseTraining, CorpusEntry, Family, Passages
+import torch
+
+from retrotune.config import BaseTraining, CorpusEntry, Family, Passages, RetrofittingEntry
 from retrotune.corpus.documents import count_bad
 from retrotune.errors import TrainingError
 from retrotune.files import sha256, sha256_text, write_json
 from retrotune.log import logger
 from retrotune.models import RetroForCausalLM
+from retrotune.models.retro.retrofit import new_modules
 from retrotune.models.sizes import departures
 from retrotune.retrieval.neighbors import corpus_documents, load_pretraining_neighbors
 from retrotune.training.batches import special_ids
@@ -107,18 +110,13 @@ def train_base_model(
     first weights: an interrupted run goes on from its last checkpoint in `work_dir` only if that is the same.
     """
     batches, sequences, skipped = planned_batches(model, tokenizer, recipe, text, left_padded)
-    if recipe.optimizer == "muon":
-        other_rate = recipe.embedding_learning_rate or recipe.learning_rate
-        optimizer = muon(model, recipe.learning_rate, other_rate, recipe.weight_decay)
-    else:
-        optimizer = adamw(model, recipe.learning_rate, recipe.weight_decay, (0.9, 0.95))
     num_parameters = model.num_parameters()
     logger.info("%d sequences, %d parameters, %d steps", len(sequences), num_parameters, recipe.steps)
     out, work, config = Path(out_dir), Path(work_dir), model.config
     outcome = run_training(
         model,
         batches,
-        optimizer,
+        _optimizer(model, recipe),
         Schedule(
             steps=recipe.steps,
             accumulation=1,
@@ -158,3 +156,12 @@ def train_base_model(
         },
     )
     shutil.rmtree(work)
+
+
+def _optimizer(model: RetroForCausalLM, recipe: BaseTraining) -> torch.optim.Optimizer:
+    if recipe.optimizer == "muon":
+        other_rate = recipe.embedding_learning_rate or recipe.learning_rate
+        return muon(model, recipe.learning_rate, other_rate, recipe.weight_decay)
+    new = (parameter for module in new_modules(model) for parameter in module.parameters())
+    new_rate = recipe.new_learning_rate if isinstance(recipe, RetrofittingEntry) else None
+    return adamw(model, recipe.learning_rate, recipe.weight_decay, (0.9, 0.95), apart=new, rate_apart=new_rate)
