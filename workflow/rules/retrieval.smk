@@ -92,6 +92,7 @@ use rule cache_pretraining_neighbors as cache_retrofitting_neighbors with:
     params:
         search=lambda wildcards: search_params(CONFIG.retrofittings[wildcards.retrofitting].retrieval),
         source=lambda wildcards: CONFIG.retrievals[CONFIG.retrofittings[wildcards.retrofitting].retrieval].corpus,
+        neighbors_per=lambda wildcards: CONFIG.retrofittings[wildcards.retrofitting].neighbors_per,
         corpora=lambda wildcards: dump(corpora_of(CONFIG.retrofittings[wildcards.retrofitting])),
         root=CONFIG.raw,
         version=version("cache_pretraining_neighbors"),
