@@ -14,7 +14,8 @@ from retrotune.models.convert.source import Source
 from retrotune.models.convert.writing import write_model
 
 LATEST = "latest_checkpointed_iteration.txt"
-TOKENIZERS = ("tokenizer.json", "tokenizer.model")
+TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "vocab.json")
+"""Files of a Hugging Face tokenizer; a SentencePiece model is the only `*.model` of its folder."""
 LAYOUTS = f"""a Megatron folder ({LATEST} or iter_*; in it mp_rank_*/model_optim_rng.pt, or .metadata and *.distcp), \
 a megatron-core state dict (*.safetensors and a config.json with num_layers), \
 a transformers folder (*.safetensors and a config.json with model_type), a .gguf file"""
@@ -46,8 +47,6 @@ def convert_checkpoint(
     with TemporaryDirectory() as staging:
         facts = _write_tokenizer(found, Path(staging)) if found is not None else {}
         model = read_source(place, chunk_length, vocab_size, facts.get("vocab_size"))
-        if found is None and model.tokenizer is not None:
-            found, facts = model.tokenizer, _write_tokenizer(model.tokenizer, Path(staging))
         _apply(model, facts, found)
         kind = "retro" if model.config.cross_attention_layers else "gpt"
         if family not in (None, kind):
@@ -72,11 +71,11 @@ def read_source(
     if is_state_dict(folder):
         return megatron_source(folder, "megatron-core-state-dict", *read_state_dict(folder), **options)
     if place.suffix == ".gguf" or _is_transformers(place):
-        from retrotune.models.convert.llama import read_llama
+        from retrotune.models.convert.llama import read_gguf, read_llama
 
         if vocab_size is not None:
             raise ModelError(f"{place}: --vocab-size {vocab_size}: only Megatron pads vocabularies; leave it out")
-        model = read_llama(place)
+        model = read_gguf(place) if place.is_file() else read_llama(place)
         if chunk_length is not None:
             model.config.chunk_length = chunk_length
         return model
@@ -101,11 +100,11 @@ def iteration_folder(place: Path) -> Path:
 
 
 def find_tokenizer(place: Path) -> Path | None:
-    """A tokenizer beside the weights of a Megatron checkpoint, or in the folder above its iteration."""
-    if not place.is_dir() or _is_transformers(place):
-        return None
+    """The tokenizer that comes with a checkpoint: beside its weights, in the folder above an iteration, in a .gguf."""
+    if place.suffix == ".gguf" and place.is_file():
+        return place
     for folder in (place, *([place.parent] if place.name.startswith("iter_") else [])):
-        if (folder / "tokenizer.json").is_file():
+        if any((folder / name).is_file() for name in TOKENIZERS):
             return folder
         models = sorted(folder.glob("*.model"))
         if len(models) == 1:
@@ -114,7 +113,8 @@ def find_tokenizer(place: Path) -> Path | None:
 
 
 def _is_transformers(place: Path) -> bool:
-    return (place / "config.json").is_file() and "model_type" in read_json(place / "config.json")
+    config = read_json(place / "config.json") if (place / "config.json").is_file() else None
+    return isinstance(config, dict) and "model_type" in config
 
 
 def _write_tokenizer(tokenizer: Path, out: Path) -> dict[str, Any]:
@@ -124,7 +124,7 @@ def _write_tokenizer(tokenizer: Path, out: Path) -> dict[str, Any]:
 
 
 def _apply(model: Source, facts: dict[str, Any], tokenizer: Path | None) -> None:
-    """Special tokens of the tokenizer, into the configuration."""
+    """Put the tokenizer's special tokens into the configuration; `ModelError` if it has more pieces than the model."""
     pieces = facts.get("vocab_size")
     if pieces is not None and pieces > model.config.vocab_size:
         raise ModelError(f"{tokenizer}: {pieces} pieces, but the model has {model.config.vocab_size} embeddings")

@@ -2,7 +2,6 @@
 
 import functools
 import json
-import math
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from torch.distributed.checkpoint import metadata
 from retrotune.errors import ModelError
 from retrotune.files import read_json
 from retrotune.models.convert.names import IGNORED
-from retrotune.models.convert.pickles import block_of, load_lazily, read_description
+from retrotune.models.convert.pickles import load_lazily, read_description
 from retrotune.models.convert.stored import Block, Piece, Stored
 
 DESCRIPTION, COMMON = ".metadata", "common.pt"
@@ -37,7 +36,7 @@ def read_distributed(folder: Path) -> tuple[dict[str, Any], dict[str, Stored]]:
             raise ModelError(
                 f"{folder / name}: no such file, though *.distcp files are there: copy it, dot file or not"
             )
-    common = load_lazily(folder / COMMON)
+    common = load_lazily(folder / COMMON).value
     arguments = common.get("args") if isinstance(common, dict) else None
     if not isinstance(arguments, Namespace):
         raise ModelError(f"{folder / COMMON}: holds no `args`: not a checkpoint that Megatron-LM saved")
@@ -74,16 +73,20 @@ def _stored(
             raise ModelError(f"{path}: {name}: stored as {info.transform_descriptors}; save it without compression")
         locate = functools.cache(functools.partial(_locate, path, name, info.offset, info.length, extent, dtype))
         pieces.append(Piece(start, extent, locate))
-    if sum(math.prod(piece.shape) for piece in pieces) != math.prod(shape):
+    stored = Stored(shape, dtype, tuple(pieces))
+    if not stored.is_covered():
         raise ModelError(
             f"{folder / DESCRIPTION}: {name} {shape}: the parts that are there do not make the whole tensor"
         )
-    return Stored(shape, dtype, tuple(pieces))
+    return stored
 
 
 def _locate(path: Path, name: str, start: int, length: int, shape: tuple[int, ...], dtype: torch.dtype | None) -> Block:
     """Where a part's bytes are: torch.save wrote each part into a file of its own within the file."""
-    block = block_of(load_lazily(path, start, length), path, name, start)
+    saved = load_lazily(path, start, length)
+    if not isinstance(saved.value, torch.Tensor):
+        raise ModelError(f"{path}: {name}: a {type(saved.value).__name__} instead of a tensor; damaged?")
+    block = saved.block(saved.value, name)
     if block.shape != shape or block.dtype != dtype:
         raise ModelError(f"{path}: {name}: a part of {block.shape} {block.dtype} instead of {shape} {dtype}; damaged?")
     return block

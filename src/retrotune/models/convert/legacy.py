@@ -9,7 +9,7 @@ import torch
 
 from retrotune.errors import ModelError
 from retrotune.models.convert.names import IGNORED, entry_of
-from retrotune.models.convert.pickles import block_of, load_lazily
+from retrotune.models.convert.pickles import Saved, load_lazily
 from retrotune.models.convert.stored import Block, Piece, Stored
 
 SHARD = "model_optim_rng.pt"
@@ -42,23 +42,15 @@ def read_legacy(folder: Path) -> tuple[dict[str, Any], dict[str, Stored]]:
             "save the checkpoint with Megatron's tools for pipeline size 1"
         )
     shards = [load_lazily(_shard(path)) for path in ranks]
-    for path, shard in zip(ranks, shards, strict=True):
-        whole = isinstance(shard, Mapping) and isinstance(shard.get("model"), Mapping)
-        if not whole or not isinstance(shard.get("args"), Namespace):
-            raise ModelError(f"{_shard(path)}: no `model` and `args` in it: not a checkpoint that Megatron saved")
-    arguments = [vars(shard["args"]) | {"iteration": shard.get("iteration")} for shard in shards]
+    arguments = [_arguments(shard) for shard in shards]
     _check_ranks(folder, ranks, arguments)
-    version = shards[0].get("checkpoint_version", 0)
+    version = shards[0].value.get("checkpoint_version", 0)
     if version < OLDEST_VERSION:
         raise ModelError(
             f"{folder}: checkpoint_version {version}: its attention rows have an older order; "
             "save it with Megatron 2.0 or later"
         )
-    found = [
-        dict(_blocks(shard["model"], _shard(path), start=""))
-        for path, shard in zip(ranks, shards, strict=True)
-    ]  # fmt: skip
-    return arguments[0], _merge(ranks, found)
+    return arguments[0], _merge(ranks, [dict(_blocks(shard, shard.value["model"])) for shard in shards])
 
 
 def _shard(rank: Path) -> Path:
@@ -66,6 +58,14 @@ def _shard(rank: Path) -> Path:
     if not path.is_file():
         raise ModelError(f"{path}: no such file; a distributed optimizer's other files are not needed, this one is")
     return path
+
+
+def _arguments(shard: Saved) -> dict[str, Any]:
+    value = shard.value
+    whole = isinstance(value, Mapping) and isinstance(value.get("model"), Mapping)
+    if not whole or not isinstance(value.get("args"), Namespace):
+        raise ModelError(f"{shard.path}: no `model` and `args` in it: not a checkpoint that Megatron saved")
+    return vars(value["args"]) | {"iteration": value.get("iteration")}
 
 
 def _check_ranks(folder: Path, ranks: Sequence[Path], arguments: Sequence[Mapping[str, Any]]) -> None:
@@ -87,14 +87,14 @@ def _check_ranks(folder: Path, ranks: Sequence[Path], arguments: Sequence[Mappin
                 )
 
 
-def _blocks(node: Mapping[str, Any], path: Path, start: str) -> Iterator[tuple[str, Block]]:
+def _blocks(shard: Saved, node: Mapping[str, Any], start: str = "") -> Iterator[tuple[str, Block]]:
     """Tensors of nested dictionaries; `language_model` is no part of their names."""
     for key, value in node.items():
         name = f"{start}{key}"
         if isinstance(value, Mapping):
-            yield from _blocks(value, path, "" if name == "language_model" else f"{name}.")
+            yield from _blocks(shard, value, "" if name == "language_model" else f"{name}.")
         elif isinstance(value, torch.Tensor) and not any(mark in name for mark in IGNORED):
-            yield name, block_of(value, path, name)
+            yield name, shard.block(value, name)
 
 
 def _merge(ranks: Sequence[Path], shards: Sequence[Mapping[str, Block]]) -> dict[str, Stored]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 
 from retrotune.errors import ModelError
 from retrotune.models.convert.names import (
@@ -200,7 +201,7 @@ def _configuration(
             raise ModelError(f"{place}: {layers} layers: RETRO needs 6 or more, no layer would have cross-attention")
     try:
         return RetroConfig(**values)
-    except ValueError as error:
+    except (ValueError, StrictDataclassError) as error:
         raise ModelError(f"{place}: its arguments contradict each other: {error}") from error
 
 

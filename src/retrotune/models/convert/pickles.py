@@ -8,11 +8,14 @@ import argparse
 import io
 import pickle
 import re
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed.checkpoint import filesystem, metadata
 
 from retrotune.errors import ModelError
@@ -46,37 +49,69 @@ IGNORED = [
 """Names in Megatron's `args`, random states and run-time bookkeeping."""
 
 
-def load_lazily(path: Path, start: int = 0, length: int | None = None) -> Any:
-    """What torch.save wrote to `path`, or to `length` bytes of it from byte `start` on, tensors being empty shells.
+@dataclass(frozen=True)
+class Saved:
+    """What torch.save wrote: objects, whose tensors are empty shells, and the (first byte, length) of each record."""
 
-    `block_of` says where a shell's bytes are. Raises `ModelError` for a damaged file, and for a class that is neither
-    plain data nor known to be harmless.
+    path: Path
+    start: int
+    value: Any
+    records: frozenset[tuple[int, int]]
+
+    def block(self, tensor: torch.Tensor, name: str) -> Block:
+        """Where the bytes of a shell are. Raises `ModelError` if they are not in row order, or not where torch says."""
+        storage = tensor.untyped_storage()
+        offset: int = getattr(storage, "_checkpoint_offset", -1)
+        # torch may calculate the place instead of looking it up
+        if (offset, storage.nbytes()) not in self.records:
+            raise ModelError(
+                f"{self.path}: {name}: not where torch would have put it; was the file packed anew? Save it with torch"
+            )
+        if not tensor.is_contiguous():
+            raise ModelError(f"{self.path}: {name}: stored with strides {tensor.stride()}; save it as contiguous")
+        place = self.start + offset + int(tensor.storage_offset()) * tensor.dtype.itemsize
+        return Block(self.path, place, tuple(tensor.shape), tensor.dtype)
+
+
+def load_lazily(path: Path, start: int = 0, length: int | None = None) -> Saved:
+    """What torch.save wrote to `path`, or to `length` bytes of it from byte `start` on; no tensor is read.
+
+    Raises `ModelError` for a damaged file, and for a class that is neither plain data nor known to be harmless.
     """
     known: list[Any] = [argparse.Namespace, *((StandIn, name) for name in IGNORED)]
     with open(path, "rb") as file:
         stream = file if length is None else io.BufferedReader(_Window(file, start, length))
         try:
+            records = frozenset(_records(stream))
+            stream.seek(0)
             with FakeTensorMode(), torch.serialization.safe_globals(known):
                 # tensors saved on a GPU are described as such: the machine that converts may have none
-                return torch.load(stream, map_location="cpu", weights_only=True)
+                return Saved(path, start, torch.load(stream, map_location="cpu", weights_only=True), records)
         except pickle.UnpicklingError as error:
             named = re.search(r"GLOBAL ([\w.]+)", str(error))
             if named is None:
-                raise ModelError(f"{path}: truncated or damaged ({_first_line(error)})") from error
+                raise ModelError(f"{path}: truncated or damaged ({_first_line(error)}); copy it again") from error
             raise _refused(path, named.group(1)) from error
+        except zipfile.BadZipFile as error:
+            raise ModelError(
+                f"{path}: truncated, damaged, or written by torch before 1.6 ({error}); copy it again"
+            ) from error
         except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
             raise ModelError(f"{path}: truncated or damaged ({_first_line(error)}); copy it again") from error
 
 
-def block_of(tensor: torch.Tensor, path: Path, name: str, start: int = 0) -> Block:
-    """Where the bytes of a tensor from `load_lazily` are. Raises `ModelError` if they are not in row order."""
-    offset = getattr(tensor.untyped_storage(), "_checkpoint_offset", None)
-    if not isinstance(tensor, FakeTensor) or offset is None:
-        raise ModelError(f"{path}: {name}: written by torch before 1.6 or not a plain tensor; save it again with torch")
-    if not tensor.is_contiguous():
-        raise ModelError(f"{path}: {name}: stored with strides {tuple(tensor.stride())}; save it as contiguous")
-    offset += start + tensor.storage_offset() * tensor.dtype.itemsize
-    return Block(path, offset, tuple(tensor.shape), tensor.dtype)
+def _records(stream: IO[bytes]) -> Iterator[tuple[int, int]]:
+    """(first byte, length) of the records of a zip archive; its directory does not say how long their headers are."""
+    with zipfile.ZipFile(stream) as archive:
+        for record in archive.infolist():
+            if record.compress_type == zipfile.ZIP_STORED:
+                stream.seek(record.header_offset)
+                header = stream.read(zipfile.sizeFileHeader)  # type: ignore[attr-defined]
+                lengths = int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
+                yield record.header_offset + len(header) + lengths, record.file_size
+        orders = [name for name in archive.namelist() if name.endswith("/byteorder")]
+        if any(archive.read(name) != b"little" for name in orders):
+            raise ValueError("big-endian numbers")
 
 
 class _Window(io.RawIOBase):

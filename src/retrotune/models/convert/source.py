@@ -23,8 +23,9 @@ class LazyTensor:
 class Source:
     """A checkpoint in our terms; nothing of it is in memory yet.
 
-    `tensors`: our parameter names (`model.layers.0.input_norm.weight`); `tokenizer`: file or folder of the tokenizer
-    that comes with the checkpoint; `origin`: facts for the manifest (layout, files, what was dropped).
+    `tensors`: by our parameter names (`model.layers.0.input_norm.weight`); what we have no name for keeps its own,
+    which the writer refuses. `tokenizer`: file or folder of the tokenizer that comes with the checkpoint. `origin`:
+    facts for the manifest (layout, files, what was dropped).
     """
 
     config: RetroConfig

@@ -4,6 +4,7 @@ A matrix may lie in pieces, as tensor-parallel ranks or distributed checkpoints 
 starts in the whole. Merging is thereby never a step of its own.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -77,6 +78,16 @@ class Stored:
         piece = Piece((0,) * len(block.shape), block.shape, lambda: block)
         return Stored(block.shape, block.dtype, (piece,))
 
+    def is_covered(self) -> bool:
+        """Whether each element is in exactly one piece."""
+        inside = all(
+            start >= 0 and start + size <= whole
+            for piece in self.pieces
+            for start, size, whole in zip(piece.start, piece.shape, self.shape, strict=True)
+        )
+        overlap = any(_meet(one, other) for one, other in itertools.combinations(self.pieces, 2))
+        return inside and not overlap and sum(math.prod(piece.shape) for piece in self.pieces) == math.prod(self.shape)
+
     def entry(self, number: int) -> "Stored":
         """One entry of the first axis, without that axis: a layer of stacked layers."""
         pieces = tuple(
@@ -101,3 +112,10 @@ class Stored:
                     piece.locate().rows(low - first, high - first).read_into(target)
             filled += stop - start
         return out
+
+
+def _meet(one: Piece, other: Piece) -> bool:
+    """Whether two pieces share an element."""
+    return all(
+        max(a, b) < min(a + m, b + n) for a, m, b, n in zip(one.start, one.shape, other.start, other.shape, strict=True)
+    )
