@@ -2,7 +2,7 @@
 
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,11 @@ def fetch_model(out_dir: str | Path, hub: str | None = None, path: str | Path | 
     write_manifest(out, {"hub": hub, "path": None if path is None else str(path)})
 
 
-def write_manifest(folder: str | Path, source: Mapping[str, Any]) -> None:
-    """Say that a model folder is whole, where it came from (`source`) and what it holds, in its `manifest.json`."""
+def write_manifest(folder: str | Path, source: Mapping[str, Any], departures: Sequence[str] = ()) -> None:
+    """Say that a model folder is whole, where it came from (`source`) and what it holds, in its `manifest.json`.
+
+    `departures`: what its architecture has that NVIDIA's has not, where that is known.
+    """
     folder = Path(folder)
     tensors = tensor_shapes(folder)
     write_json(
@@ -41,6 +44,7 @@ def write_manifest(folder: str | Path, source: Mapping[str, Any]) -> None:
             "source": dict(source),
             "model_type": read_json(folder / "config.json").get("model_type"),
             "num_parameters": sum(math.prod(shape) for shape in tensors.values()),
+            "departures": list(departures),
             "tensors_sha256": sha256_text(repr(sorted(tensors.items()))),
             "weights_sha256": {file.name: sha256(file) for file in sorted(folder.glob("*.safetensors"))},
         },

@@ -14,6 +14,7 @@ from retrotune.models.convert.source import LazyTensor, Source
 from retrotune.models.fetch import write_manifest
 from retrotune.models.retro.configuration import RetroConfig
 from retrotune.models.retro.modeling import RetroForCausalLM
+from retrotune.models.sizes import departures
 
 SHARD_BYTES = 1 << 30
 """Tensors of so many bytes together are in memory before they are written; larger ones are alone in their file."""
@@ -78,7 +79,7 @@ def write_model(
         shutil.copytree(tokenizer, out, dirs_exist_ok=True)
     source.config.architectures = [RetroForCausalLM.__name__]
     source.config.save_pretrained(out)
-    write_manifest(out, {"checkpoint": str(place), **source.origin})
+    write_manifest(out, {"checkpoint": str(place), **source.origin}, departures(source.config))
 
 
 def _write_weights(tensors: Mapping[str, LazyTensor], out: Path) -> None:
