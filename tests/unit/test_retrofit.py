@@ -94,7 +94,7 @@ def test_the_same_logits_before_training_whatever_the_neighbors():
             cross_attention_layers=[], **architecture,
         )  # fmt: skip
         gpt = RetroForCausalLM(config).eval()
-        retro = retrofit(gpt, retrofit_config(config.to_dict(), RECIPE, "retro", "gpt-x"))
+        retro = retrofit(gpt, retrofit_config(config.to_dict(), RECIPE, "retro", "gpt-x"), copy_encoder=seed % 2 == 0)
         ids, real = torch.randint(0, 50, (2, length)), torch.ones(2, length, dtype=torch.long)
         if padded:
             real[0, : length // 2] = 0
@@ -129,6 +129,11 @@ def test_new_parts_are_random_as_in_a_new_model_and_the_rest_is_the_gpts(root):
     for name, value in new.items():
         expected = 0.0 if "norm" in name else config.initializer_range
         assert abs(float(value.std()) - expected) < 0.3 * expected + 1e-9, name
+    layer = retrofit(gpt, config, copy_encoder=True).model.neighbor_encoder.layers[0]
+    for name, value in layer.state_dict().items():
+        if not name.startswith("cross"):
+            assert torch.equal(value, old[f"model.layers.0.{name}"]), name
+    assert layer.cross_attention.o_proj.weight.std() > 0
     train_only_new(retro)
     assert {name for name, value in retro.named_parameters() if not value.requires_grad} == set(old)
 

@@ -99,6 +99,10 @@ class RetrofittingEntry(BaseTraining):
         None, min_length=1, description="0-based; null: NVIDIA's rule for the source's depth"
     )
     encoder_layers: PositiveInt = Field(2, description="layers of the neighbor encoder")
+    encoder_start: Literal["random", "decoder"] = Field(
+        "random",
+        description="the encoder's first weights; decoder: those of the decoder's first layers, for short runs",
+    )
     chunk_length: PositiveInt = Field(64, description="tokens per chunk")
     retrieved_length: PositiveInt = Field(128, description="tokens per neighbor")
 

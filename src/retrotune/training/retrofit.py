@@ -57,7 +57,7 @@ def retrofit_model(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     gpt = cast(RetroForCausalLM, load_model(folder, torch.float32, device))
     torch.manual_seed(retrofitting.seed)
-    model = retrofit(gpt, config)
+    model = retrofit(gpt, config, copy_encoder=retrofitting.encoder_start == "decoder")
     del gpt
     if retrofitting.train == "new":
         train_only_new(model)

@@ -1,7 +1,7 @@
 """Surgery: a GPT becomes a RETRO by adding a neighbor encoder and cross-attention (RETRO-fitting, arXiv 2112.04426).
 
-New weights are random as in a new model, but for the output projections of the decoder's cross-attention, which are
-zero: until training moves them, the RETRO gives the GPT's logits, whatever neighbors it reads.
+New weights are random as in a new model (the encoder's may be copies of the decoder's first layers), but for the
+output projections of the decoder's cross-attention, which are zero: until training moves them, the RETRO gives the GPT's logits, whatever neighbors it reads.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -55,10 +55,11 @@ def retrofit_config(source: Mapping[str, Any], entry: RetrofittingEntry, family:
     return RetroConfig.from_dict({**source, **changes})
 
 
-def retrofit(gpt: RetroForCausalLM, config: RetroConfig) -> RetroForCausalLM:
+def retrofit(gpt: RetroForCausalLM, config: RetroConfig, copy_encoder: bool = False) -> RetroForCausalLM:
     """The model of `config` with the weights of `gpt` and new parts drawn from torch's current random state.
 
-    The two share their weights in memory. With no cross-attention layer in `config` nothing is new.
+    `copy_encoder`: the encoder's layers start as copies of the decoder's first ones, as far as they are alike. The two
+    models share the GPT's weights in memory. With no cross-attention layer in `config` nothing is new.
     """
     with torch.device("meta"):
         model = RetroForCausalLM(config).to(gpt.dtype)
@@ -67,6 +68,11 @@ def retrofit(gpt: RetroForCausalLM, config: RetroConfig) -> RetroForCausalLM:
     for module in new_modules(model):
         module.to_empty(device=gpt.device)
         module.apply(model._init_weights)
+    encoder = model.model.neighbor_encoder
+    if encoder is not None and copy_encoder:
+        for ours, theirs in zip(encoder.layers, _layers(gpt), strict=False):
+            # what the two lack of each other: cross-attention to the chunk, and the decoder's key shift
+            ours.load_state_dict(theirs.state_dict(), strict=False)
     for layer in _layers(model):
         if layer.cross_attention is not None:
             for parameter in layer.cross_attention.o_proj.parameters():
