@@ -1,7 +1,8 @@
 """Surgery: a GPT becomes a RETRO by adding a neighbor encoder and cross-attention (RETRO-fitting, arXiv 2112.04426).
 
 New weights are random as in a new model (the encoder's may be copies of the decoder's first layers), but for the
-output projections of the decoder's cross-attention, which are zero: until training moves them, the RETRO gives the GPT's logits, whatever neighbors it reads.
+output projections of the decoder's cross-attention. They are zero: until training moves them, the RETRO gives the GPT's
+logits, whatever neighbors it reads.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
