@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from gguf import GGUFWriter, RopeScalingType
 from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
@@ -210,10 +211,8 @@ def test_damaged_folders_name_the_file(tmp_path):
         read_llama(tmp_path / "shards")
 
 
-def gguf(path, config, model, extra=()):
+def gguf(path, config, model, extra=(), scaling=None):
     """The model as a GGUF file, whose llama has interleaved rotary pairs."""
-    from gguf import GGUFWriter
-
     writer = GGUFWriter(str(path), "llama")
     writer.add_name("tiny")
     writer.add_context_length(config.max_position_embeddings)
@@ -226,6 +225,8 @@ def gguf(path, config, model, extra=()):
     writer.add_rope_freq_base(10_000.0)
     writer.add_rope_dimension_count(config.hidden_size // config.num_attention_heads)
     writer.add_vocab_size(config.vocab_size)
+    if scaling:
+        writer.add_rope_scaling_type(scaling)
     names = {
         "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
         "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up",
@@ -272,6 +273,10 @@ def test_gguf_that_is_not_read_is_refused_by_name(tmp_path):
     scaled = gguf(tmp_path / "scaled.gguf", config, theirs, [("rope_freqs.weight", torch.ones(4))])
     with pytest.raises(ModelError, match="rope_freqs"):
         read_gguf(scaled)
+    scaled = gguf(tmp_path / "yarn.gguf", config, theirs, scaling=RopeScalingType.YARN)
+    with pytest.raises(ModelError, match=r"rope\.scaling"):
+        read_gguf(scaled)
+    assert read_gguf(gguf(tmp_path / "plain.gguf", config, theirs, scaling=RopeScalingType.NONE)).tensors
     whole = gguf(tmp_path / "whole.gguf", config, theirs).read_bytes()
     (tmp_path / "part.gguf").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ModelError, match=r"part\.gguf"):

@@ -6,6 +6,7 @@ import json
 import random
 
 import pytest
+from gguf import GGUFWriter, TokenType
 from hypothesis import given
 from hypothesis import strategies as st
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer, sentencepiece_model_pb2
@@ -217,6 +218,32 @@ def test_a_tokenizer_json_alone_ends_with_its_end_piece(hugging_face, tmp_path):
     assert (facts["eos_token_id"], facts["pad_token_id"]) == (1, 1)
     RetroConfig(cross_attention_layers=[]).save_pretrained(tmp_path / "out")
     assert load_tokenizer(tmp_path / "out")(SENTENCES[0])["input_ids"] == original.encode(SENTENCES[0]).ids
+
+
+def test_a_gguf_gives_its_tokenizer(hugging_face, tmp_path):
+    folder, original = hugging_face
+    values = json.loads((folder / "tokenizer.json").read_text())
+    special = {token["id"] for token in values["added_tokens"]}
+    writer = GGUFWriter(str(tmp_path / "tiny.gguf"), "llama")
+    writer.add_name("tiny")
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list([original.id_to_token(number) for number in range(400)])
+    writer.add_token_types([TokenType.CONTROL if number in special else TokenType.NORMAL for number in range(400)])
+    writer.add_token_merges([" ".join(pair) for pair in values["model"]["merges"]])
+    writer.add_bos_token_id(0)
+    writer.add_eos_token_id(1)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    facts = write_tokenizer(tmp_path / "tiny.gguf", tmp_path / "out")
+    assert facts == {"vocab_size": 400, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
+    RetroConfig(cross_attention_layers=[]).save_pretrained(tmp_path / "out")
+    ours = load_tokenizer(tmp_path / "out")
+    for text in SENTENCES:
+        assert ours(text, add_special_tokens=False)["input_ids"] == original.encode(text, add_special_tokens=False).ids
+    (tmp_path / "noise.gguf").write_bytes(b"GGUF" + bytes(99))
+    with pytest.raises(ModelError, match=r"noise\.gguf"):
+        write_tokenizer(tmp_path / "noise.gguf", tmp_path / "out")
 
 
 def test_folders_without_a_usable_tokenizer_say_why(hugging_face, tmp_path):

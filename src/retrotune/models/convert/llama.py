@@ -80,7 +80,9 @@ def read_gguf(file: Path) -> Source:
         config = AutoConfig.from_pretrained(file.parent, **options)
         if config.model_type not in FAMILIES:
             raise ModelError(f"{file}: model_type={config.model_type!r} is not read; known are {', '.join(FAMILIES)}")
-        model, info = AutoModelForCausalLM.from_pretrained(file.parent, output_loading_info=True, **options)
+        model, info = AutoModelForCausalLM.from_pretrained(
+            file.parent, dtype=torch.float32, output_loading_info=True, **options
+        )
     if absent := sorted(info["missing_keys"]):
         raise ModelError(f"{file}: tensors are missing: {', '.join(absent)}")
     tensors = {

@@ -5,6 +5,7 @@ is split before the model, because pieces may span words; names of control and b
 characters, as for `sentencepiece`; begin and end of text are added by whoever wants them, as in Megatron.
 """
 
+import json
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -77,7 +78,7 @@ def _opened(source: Path) -> Any:
     if not source.is_file():
         raise ModelError(f"{source}: no such tokenizer")
     if source.suffix == ".gguf":
-        return _loaded(source, lambda: _auto(source.parent, gguf_file=source.name))
+        return _loaded(source, lambda: _gguf(source))
     if source.stat().st_size > MAX_BYTES:
         raise ModelError(f"{source}: {source.stat().st_size} bytes are no tokenizer (at most {MAX_BYTES})")
     if source.suffix == ".json":
@@ -101,6 +102,24 @@ def _hugging_face(folder: Path) -> Any:
                 "holds all of the tokenizer"
             )
     return _loaded(folder, lambda: _auto(folder))
+
+
+def _gguf(file: Path) -> Any:
+    """A GGUF's tokenizer without the pieces that transformers adds to it: the model has no embeddings for them."""
+    from gguf import GGUFReader
+
+    theirs = _auto(file.parent, gguf_file=file.name)
+    size = len(GGUFReader(file).fields["tokenizer.ggml.tokens"].data)
+    values = json.loads(theirs.backend_tokenizer.to_str())
+    kept = [token for token in values["added_tokens"] if token["id"] < size]
+    foreign = {token["content"] for token in values["added_tokens"]} - {token["content"] for token in kept}
+    values["added_tokens"] = kept
+    named = {name: getattr(theirs, name) for name in theirs.SPECIAL_TOKENS_ATTRIBUTES}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(values)),
+        chat_template=theirs.chat_template,
+        **{name: token for name, token in named.items() if isinstance(token, str) and token not in foreign},
+    )
 
 
 def _auto(folder: Path, **options: Any) -> Any:
