@@ -38,3 +38,11 @@ def test_weights_and_logits(tmp_path, name):
     model.config.short_chunk = "first"
     logits = model(input_ids=io["input_ids"], neighbor_ids=io["neighbor_ids"]).logits
     torch.testing.assert_close(logits, io[f"logits_{flavor}"], atol=ATOL, rtol=0)
+
+
+def test_a_gpt_that_two_ranks_of_megatron_core_saved(tmp_path):
+    folder = DATA / "case8_gpt_torch_dist_tp2"
+    convert_checkpoint(folder / "checkpoint", tmp_path, vocab_size=60, family="gpt")
+    io = load_file(folder / "io.safetensors")
+    logits = load_model(tmp_path)(input_ids=io["input_ids"]).logits
+    torch.testing.assert_close(logits, io["logits_mcore"][..., :60], atol=ATOL, rtol=0)

@@ -1,5 +1,6 @@
 """Megatron checkpoints of every layout become the model that they were made of, bit for bit."""
 
+import io
 import json
 import re
 import shutil
@@ -177,7 +178,7 @@ def test_what_megatron_leaves_in_its_checkpoints_does_not_hinder(tmp_path, monke
     for name in ("megatron", "megatron.core", "megatron.core.enums"):
         monkeypatch.setitem(__import__("sys").modules, name, module)
     random = {"rng_state": [{"np_rng_state": np.random.get_state(), "random_rng_state": (3, (1, 2), None)}]}
-    more = random | {"optimizer": {"state": torch.ones(5), "step": np.float64(3.0)}, "num": 0}
+    more = random | {"io": io.BytesIO(b"fp8"), "optimizer": {"state": torch.ones(5), "step": np.float64(3.0)}, "num": 0}
     save_legacy(tmp_path / "in", model, more=more, model_type=ModelType(), exit_signal=signal.SIGTERM)
     monkeypatch.undo()
     convert_checkpoint(tmp_path / "in", tmp_path / "out", **GPT)
@@ -257,6 +258,7 @@ def test_the_manifest_says_where_the_model_came_from(tmp_path):
         "dropped_vocabulary_rows": PADDED - VOCABULARY,
     }
     assert manifest["num_parameters"] == model.num_parameters()
+    assert manifest["departures"] == ["chunks of 4 tokens, neighbors of 8 (64 and 128)"]
     assert manifest["weights_sha256"] == {"model.safetensors": sha256(tmp_path / "out/model.safetensors")}
 
 

@@ -243,6 +243,11 @@ def test_damaged_distributed_checkpoints(tmp_path, gpt, monkeypatch):
     description.state_dict_metadata["output_layer.weight"].chunks.pop()
     (tmp_path / "c/.metadata").write_bytes(pickle.dumps(description))
     assert "output_layer.weight (64, 32): the parts that are there do not make the whole" in fails(tmp_path / "c")
+    for change, message in ({"relative_path": 3}, "damaged"), ({"relative_path": "../b/__0_0.distcp"}, "no such file"):
+        description = pickle.loads((saved("c") / ".metadata").read_bytes())
+        vars(next(iter(description.storage_data.values()))).update(change)
+        (tmp_path / "c/.metadata").write_bytes(pickle.dumps(description))
+        assert message in fails(tmp_path / "c")
     tensors = core_tensors(gpt)
     del tensors["decoder.layers.0.mlp.linear_fc2.weight"]
     saved("d", tensors)

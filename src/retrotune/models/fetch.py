@@ -2,7 +2,7 @@
 
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +31,8 @@ def fetch_model(out_dir: str | Path, hub: str | None = None, path: str | Path | 
     write_manifest(out, {"hub": hub, "path": None if path is None else str(path)})
 
 
-def write_manifest(folder: str | Path, source: Mapping[str, Any], departures: Sequence[str] = ()) -> None:
-    """Say that a model folder is whole, where it came from (`source`) and what it holds, in its `manifest.json`.
-
-    `departures`: what its architecture has that NVIDIA's has not, where that is known.
-    """
+def write_manifest(folder: str | Path, source: Mapping[str, Any], **more: Any) -> None:
+    """Write the `manifest.json` of a whole model folder: where it came from (`source`), what it holds, and `more`."""
     folder = Path(folder)
     tensors = tensor_shapes(folder)
     write_json(
@@ -44,9 +41,9 @@ def write_manifest(folder: str | Path, source: Mapping[str, Any], departures: Se
             "source": dict(source),
             "model_type": read_json(folder / "config.json").get("model_type"),
             "num_parameters": sum(math.prod(shape) for shape in tensors.values()),
-            "departures": list(departures),
             "tensors_sha256": sha256_text(repr(sorted(tensors.items()))),
             "weights_sha256": {file.name: sha256(file) for file in sorted(folder.glob("*.safetensors"))},
+            **more,
         },
     )
     logger.info("%s: %d tensors", folder, len(tensors))

@@ -33,10 +33,10 @@ def convert_checkpoint(
 ) -> None:
     """Convert the checkpoint `source`, whatever its layout, into the model folder `out`.
 
-    `chunk_length` (tokens) and `vocab_size` (pieces, without padding) are for Megatron checkpoints that do not hold
-    them; `tokenizer` is a file or folder, where the checkpoint has none. `family` (gpt, retro) is what the model must
-    be, if given. `replace`: whatever lies in `out` may go. Names and shapes of all tensors are checked before the first
-    one is read; `manifest.json` is written last.
+    `chunk_length` (tokens, of a RETRO) and `vocab_size` (pieces, without padding) are for Megatron checkpoints that do
+    not hold them; `tokenizer` is a file or folder, where the checkpoint has none. `family` (gpt, retro) is what the
+    model must be, if given. `replace`: whatever lies in `out` may go. Names and shapes of all tensors are checked
+    before the first one is read; `manifest.json` is written last.
 
     Raises `ModelError` if no known layout is found, for other model families and for damaged or partial checkpoints.
     """
@@ -75,10 +75,7 @@ def read_source(
 
         if vocab_size is not None:
             raise ModelError(f"{place}: --vocab-size {vocab_size}: only Megatron pads vocabularies; leave it out")
-        model = read_gguf(place) if place.is_file() else read_llama(place)
-        if chunk_length is not None:
-            model.config.chunk_length = chunk_length
-        return model
+        return read_gguf(place) if place.is_file() else read_llama(place)
     raise ModelError(f"{place}: no checkpoint of a known layout: looked for {LAYOUTS}")
 
 

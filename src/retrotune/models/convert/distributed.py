@@ -47,7 +47,10 @@ def read_distributed(folder: Path) -> tuple[dict[str, Any], dict[str, Stored]]:
     tensors = {}
     for name, tensor in description.state_dict_metadata.items():
         if isinstance(tensor, metadata.TensorStorageMetadata) and not any(mark in name for mark in BESIDE):
-            tensors[name.removeprefix("model.")] = _stored(folder, name, tensor, files)
+            try:
+                tensors[name.removeprefix("model.")] = _stored(folder, name, tensor, files)
+            except (AttributeError, TypeError, ValueError) as error:
+                raise ModelError(f"{folder / DESCRIPTION}: {name}: damaged ({error}); copy it again") from error
     return vars(arguments), tensors
 
 

@@ -34,6 +34,11 @@ ABSENT: Mapping[str, tuple[Any, ...]] = {
 }
 """Arguments of Megatron, each with the values that ask for what our model does not have."""
 
+ABSENT_UNLESS_ONE = (
+    "num_experts", "num_moe_experts", "rotary_seq_len_interpolation_factor", "seq_len_interpolation_factor",
+)  # fmt: skip
+"""The same, for what any number but one asks for."""
+
 
 def megatron_source(
     place: Path,
@@ -54,7 +59,8 @@ def megatron_source(
     if foreign := foreign_family(tensors):
         raise ModelError(f"{place}: a {foreign[0]} checkpoint ({foreign[1]}); GPT and RETRO are converted")
     _check_arguments(place, arguments, tensors)
-    config = _configuration(place, _Arguments(place, arguments), tensors, chunk_length, vocab_size or pieces)
+    known = _Arguments(place, arguments)
+    config = _configuration(place, known, tensors, chunk_length, vocab_size or pieces)
     geometry = Geometry(
         num_heads=config.num_attention_heads,
         num_groups=config.num_key_value_heads or 1,
@@ -62,14 +68,12 @@ def megatron_source(
         ffn_size=config.intermediate_size,
         vocab_size=config.vocab_size,
     )
-    shift = _gamma_shift(config, _Arguments(place, arguments))
+    shift = _gamma_shift(config, known)
     ours: dict[str, LazyTensor] = {}
     for name, stored in tensors.items():
         found = entry_of(name, config.cross_attention_layers or ())
         if found is None or not stored.shape:
-            ours[name] = _lazy(
-                stored, [(0, stored.shape[0] if stored.shape else 0)], 0
-            )  # the writer names what is unknown
+            ours[name] = LazyTensor(stored.shape, stored.dtype, functools.partial(stored.read, []))  # to be refused
             continue
         prefix, entry, kind = found
         is_gamma = kind == "weight" and entry.ours[0].endswith("norm")
@@ -118,16 +122,7 @@ class _Arguments:
 
 def _check_arguments(place: Path, values: Mapping[str, Any], names: Iterable[str]) -> None:
     wrong = [f"{key}={values[key]}" for key, bad in ABSENT.items() if key in values and values[key] in bad]
-    wrong += [
-        f"{key}={values[key]}"
-        for key in (
-            "num_experts",
-            "num_moe_experts",
-            "rotary_seq_len_interpolation_factor",
-            "seq_len_interpolation_factor",
-        )
-        if values.get(key) not in (None, 1)
-    ]
+    wrong += [f"{key}={values[key]}" for key in ABSENT_UNLESS_ONE if values.get(key) not in (None, 1)]
     if "swiglu" not in values and values.get("gated_linear_unit") and "gelu" in str(values.get("activation_func")):
         wrong.append(f"activation_func={values['activation_func']}")
     positions = (

@@ -41,6 +41,7 @@ IGNORED = [
     *(f"megatron.core.transformer.enums.{name}" for name in ("AttnBackend", "AttnMaskType", "CudaGraphScope")),
     *(f"megatron.core.rerun_state_machine.{name}" for name in ("RerunMode", "RerunState", "RerunDiagnostic")),
     *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
+    "_io.BytesIO",
     "numpy.ndarray",
     "numpy.dtype",
     "numpy.dtypes.UInt32DType",

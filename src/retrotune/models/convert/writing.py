@@ -79,7 +79,7 @@ def write_model(
         shutil.copytree(tokenizer, out, dirs_exist_ok=True)
     source.config.architectures = [RetroForCausalLM.__name__]
     source.config.save_pretrained(out)
-    write_manifest(out, {"checkpoint": str(place), **source.origin}, departures(source.config))
+    write_manifest(out, {"checkpoint": str(place), **source.origin}, departures=departures(source.config))
 
 
 def _write_weights(tensors: Mapping[str, LazyTensor], out: Path) -> None:
