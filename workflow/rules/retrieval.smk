@@ -89,6 +89,8 @@ use rule cache_pretraining_neighbors as cache_retrofitting_neighbors with:
         PATHS.retrofitting_neighbors("{retrofitting}", "{model}", "{chunk_length}"),
     log:
         PATHS.log("cache_retrofitting_neighbors/{retrofitting}-{model}-{chunk_length}.log"),
+    # it wants all cores: before the GPT arm, which needs no neighbors, takes one of them for long
+    priority: 20
     params:
         search=lambda wildcards: search_params(CONFIG.retrofittings[wildcards.retrofitting].retrieval),
         source=lambda wildcards: CONFIG.retrievals[CONFIG.retrofittings[wildcards.retrofitting].retrieval].corpus,
