@@ -12,6 +12,7 @@ from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from retrotune.config import (
     OPEN_DOMAIN,
+    BaseTraining,
     Config,
     DatasetEntry,
     Entry,
@@ -157,6 +158,10 @@ class Paths:
         """
         return f"{self.resources}/pretraining/{pretraining}/neighbors-{chunk_length}.parquet"
 
+    def retrofitting_neighbors(self, retrofitting: str, model: str, chunk_length: int | str) -> str:
+        """As `pretraining_neighbors`, of chunks that the tokenizer of the GPT `model` cuts."""
+        return f"{self.resources}/retrofitting/{retrofitting}/{model}/neighbors-{chunk_length}.parquet"
+
     def model(self, model: str) -> str:
         """Folder of a base model in transformers layout, tokenizer included; its manifest is written last."""
         return f"{self.resources}/models/{model}"
@@ -164,6 +169,10 @@ class Paths:
     def model_manifest(self, model: str) -> str:
         """Manifest of a base model: written last, its existence says that the model is whole."""
         return f"{self.model(model)}/manifest.json"
+
+    def packages(self) -> str:
+        """Folder of files taken out of Python packages, one folder per package and version."""
+        return f"{self.resources}/packages"
 
     def model_work(self, model: str) -> str:
         """Work folder of a base model's training, beside the model, which studies with these resources share."""
@@ -296,15 +305,14 @@ def _shared_entries(config: Config, cell: Cell) -> dict[str, dict[str, dict[str,
     """Entries that made a cell's neighbors and base model, those only that were used."""
     model = config.models[cell.model]
     named = _searched_with(config, cell.retrieval, is_open_domain(config, cell.dataset))
-    if model.pretraining is not None:
-        named += _pretrained_with(config, model.pretraining)
-    if model.hub is None and model.path is None:
-        named.append(("sizes", model.size))
+    named += _made_with(config, model)
     shared: dict[str, dict[str, dict[str, Any]]] = {}
     for section, name in named:
         entry = getattr(config, section).get(name)
         if isinstance(entry, RetrievalEntry):
             entry = _for_family(entry, model.family)
+        if isinstance(entry, ModelEntry):
+            entry = entry.model_copy(update={"resources": Resources()})
         if entry is not None:
             shared.setdefault(section, {})[str(name)] = entry.model_dump(mode="json")
     return shared
@@ -323,12 +331,25 @@ def _searched_with(config: Config, retrieval: str, in_corpus: bool) -> list[tupl
     return named
 
 
-def _pretrained_with(config: Config, pretraining: str) -> list[tuple[str, str | None]]:
-    """Sections and names of what a pretraining learns from."""
-    entry = config.pretrainings[pretraining]
-    texts = (*entry.corpora, *config.tokenizers[entry.tokenizer].corpora)
-    named: list[tuple[str, str | None]] = [("pretrainings", pretraining), ("tokenizers", entry.tokenizer)]
-    named += [("corpora", name) for name in texts]
+def _made_with(config: Config, model: ModelEntry) -> list[tuple[str, str | None]]:
+    """Sections and names of what a base model was made with, those of the GPT that it was made from included."""
+    named: list[tuple[str, str | None]] = []
+    if model.pretraining is not None:
+        pretraining = config.pretrainings[model.pretraining]
+        tokenizer = pretraining.tokenizer
+        named += [("pretrainings", model.pretraining), ("tokenizers", tokenizer), ("sizes", model.size)]
+        named += [("corpora", name) for name in config.tokenizers[tokenizer].corpora]
+        named += _learned_from(config, pretraining)
+    if model.retrofit_from is not None and model.retrofitting is not None:
+        named += [("retrofittings", model.retrofitting), ("models", model.retrofit_from)]
+        named += _learned_from(config, config.retrofittings[model.retrofitting])
+        named += _made_with(config, config.models[model.retrofit_from])
+    return named
+
+
+def _learned_from(config: Config, entry: BaseTraining) -> list[tuple[str, str | None]]:
+    """Sections and names of the text that base models learn from, and of its passages."""
+    named: list[tuple[str, str | None]] = [("corpora", name) for name in entry.corpora]
     if entry.retrieval is not None:
         named += [("retrievals", entry.retrieval), *_searched_with(config, entry.retrieval, in_corpus=True)]
     return named

@@ -15,6 +15,7 @@ STAGE_VERSIONS: dict[str, int] = {
     "cache_neighbors": 1,
     "cache_pretraining_neighbors": 1,
     "pretrain_model": 1,
+    "retrofit_model": 1,
     "fetch_model": 2,
     "convert_model": 1,
     "finetune_cell": 2,

@@ -156,6 +156,28 @@ def test_the_score_records_the_entries_that_shared_inputs_were_made_with():
     assert shared["sizes"]["tiny"]["cross_attention_layers"] == [1]
 
 
+def test_the_score_records_what_a_retrofitted_model_and_its_source_were_made_with():
+    raw = trained_here()
+    raw["models"]["base"] = {"family": "gpt", "size": "tiny", "pretraining": "short", "resources": {"gpus": 1}}
+    raw["retrievals"]["fitting"] = raw["retrievals"]["reading"] | {"corpus": "wiki", "gpt": {}}
+    raw["retrofittings"] = {"fit": {"corpora": ["wiki"], "retrieval": "fitting", "cross_attention_layers": [0]}}
+    raw["models"]["fitted"] = {"family": "retro", "size": "tiny", "retrofit_from": "base", "retrofitting": "fit"}
+    assert shared_names(raw, "fitted", "lora", "nq", "none") == {
+        "retrofittings": ["fit"],
+        "models": ["base"],
+        "pretrainings": ["short"],
+        "tokenizers": ["bpe"],
+        "retrievals": ["fitting", "reading"],
+        "sizes": ["tiny"],
+        "retrievers": ["bm25"],
+        "chunkings": ["words100"],
+        "corpora": ["pages", "wiki", "words"],
+    }
+    shared = resolve_cell(load_config(raw), Cell("fitted", "lora", "nq", "none", 0)).shared
+    assert shared["models"]["base"]["resources"]["gpus"] == 0, "where the source was trained does not matter"
+    assert shared["retrofittings"]["fit"]["cross_attention_layers"] == [0]
+
+
 def test_shared_entries_are_params_of_scoring_only():
     def stages(raw):
         cell = resolve_cell(load_config(raw), Cell("r", "lora", "nq", "dense", 0))

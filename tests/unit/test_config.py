@@ -65,7 +65,7 @@ def test_defaults_are_the_authors():
             {"family": "retro", "size": "xs", "path": "r", "retrieval_gate": -1},
             "models.g.retrieval_gate: Input should be greater than or equal to 0 (found -1)",
         ),
-        ("models.g.path", "here", "exactly one of pretraining, hub, path, checkpoint"),
+        ("models.g.path", "here", "exactly one of pretraining, hub, path, checkpoint, retrofit_from must"),
         ("grid.models", ["h"], "no entry 'h' in `models`"),
         ("grid.retrievals", [], "grid.0.retrievals"),
         ("corpora", {"nq": {"reader": "text", "path": "x"}}, "datasets.nq: a corpus has the same name"),
@@ -90,10 +90,83 @@ def test_defaults_are_the_authors():
 def test_bad_configuration_names_key_and_remedy(path, value, message):
     raw = changed(path, value)
     if path == "models.g.size":
-        raw["models"]["g"] = {"family": "gpt", "size": value, "checkpoint": {"path": "x"}}
+        raw["models"]["g"] = {"family": "gpt", "size": value, "pretraining": "p"}
     with pytest.raises(ConfigError) as error:
         load_config(raw)
     assert message in str(error.value)
+
+
+def retrofits():
+    """SMALL with a GPT of six layers that is pretrained here, and both arms made of it."""
+    raw = copy.deepcopy(SMALL)
+    raw["sizes"]["six"] = {"num_layers": 6, "hidden_size": 32, "num_heads": 4, "ffn_size": 64, "max_length": 512}
+    raw["retrievals"]["bm2"] = {"retriever": "bm25", "corpus": "wiki", "chunking": "words100",
+                                "retro": {"num_neighbors": 2}}  # fmt: skip
+    raw["retrofittings"] = {"fit": {"corpora": ["wiki"], "retrieval": "bm2"}}
+    raw["models"] |= {
+        "base": {"family": "gpt", "size": "six", "pretraining": "p"},
+        "fitted": {"family": "gpt", "size": "six", "retrofit_from": "base", "retrofitting": "fit"},
+        "retro": {"family": "retro", "size": "label", "retrofit_from": "base", "retrofitting": "fit"},
+    }
+    return raw
+
+
+def test_a_retrofit_is_a_recipe_and_a_source():
+    raw = retrofits()
+    config = load_config(raw)
+    assert config.retrofittings["fit"].train == "all"
+    raw["models"]["retro"]["retrofit_from"] = "fitted"
+    load_config(raw)
+    raw["sizes"]["six"] |= {"num_layers": 4}
+    raw["retrofittings"]["fit"]["cross_attention_layers"] = [1, 3]
+    load_config(raw)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("models.retro.retrofit_from", "bse", "models.retro.retrofit_from: no entry 'bse' in `models`; did you mean"),
+        ("models.retro.retrofitting", "fot", "models.retro.retrofitting: no entry 'fot' in `retrofittings`; did you"),
+        ("models.retro.retrofitting", None, "retrofit_from (the GPT) and retrofitting (how it is trained) need each"),
+        ("models.retro.pretraining", "p", "exactly one of pretraining, hub, path, checkpoint, retrofit_from must"),
+        ("models.fitted.retrofit_from", "fitted", "models.fitted.retrofit_from: 'fitted' comes from 'fitted' itself"),
+        ("models.fitted.retrofit_from", "retro", "models.fitted.retrofit_from: 'retro' is a RETRO already"),
+        ("models.retro.retrofit_from", "g", "'g' is of a class of transformers' own: download it and make it ours"),
+        ("retrofittings.fit.train", "new", "models.fitted: retrofittings.fit trains new parts only, a GPT has none"),
+        ("retrofittings.fit.retrieval", None, "retrofittings.fit.retrieval: a RETRO learns from neighbors"),
+        ("retrofittings.fit.retrieval", "none", "retrofittings.fit.retrieval: a RETRO learns from neighbors"),
+        ("retrofittings.fit.retrieval", "bm5", "retrofittings.fit.retrieval: retrievals.bm5 has num_contexts"),
+        ("retrofittings.fit.retrieval", "bm3", "retrofittings.fit.retrieval: no entry 'bm3' in `retrievals`"),
+        ("retrofittings.fit.corpora", ["wikis"], "retrofittings.fit.corpora: no entry 'wikis' in `corpora`"),
+        ("retrofittings.fit.tokenizer", "t", "retrofittings.fit.tokenizer: unknown key 'tokenizer'"),
+        ("retrofittings.fit.chunk_length", 60, "sequence_length=512 is no multiple of chunk_length=60"),
+        (
+            "retrofittings.fit",
+            {"corpora": ["wiki"], "optimizer": "muon", "new_learning_rate": 1},
+            "needs optimizer: adamw",
+        ),
+        ("retrofittings.fit.sequence_length", 576, "576 exceeds the window of 'base' (sizes.six.max_length=512)"),
+        ("retrofittings.fit.cross_attention_layers", [6], "cross_attention_layers [6]: 'base' has layers 0 to 5 only"),
+        ("sizes.six.num_layers", 5, "cross_attention_layers: NVIDIA's rule puts none into the 5 layers of 'base'"),
+    ],
+)
+def test_an_impossible_retrofit_is_explained(path, value, message):
+    raw = retrofits()
+    *parents, last = path.split(".")
+    target = raw
+    for key in parents:
+        target = target[key]
+    target[last] = value
+    with pytest.raises(ConfigError) as error:
+        load_config(raw)
+    assert message in str(error.value)
+
+
+def test_models_that_come_from_each_other_are_refused():
+    raw = retrofits()
+    raw["models"]["base"] = {"family": "gpt", "size": "six", "retrofit_from": "fitted", "retrofitting": "fit"}
+    with pytest.raises(ConfigError, match="models.base.retrofit_from: 'fitted' comes from 'base' itself: start from"):
+        load_config(raw)
 
 
 def test_open_domain_needs_a_corpus():

@@ -112,6 +112,21 @@ def test_muon_gets_hidden_matrices_and_adamw_everything_else():
         assert len(matrices) + len(others) == len(names)
 
 
+def test_adamw_trains_some_parameters_at_a_rate_of_their_own_and_decays_matrices_only():
+    model = tiny_model()
+    model.model.embed_tokens.requires_grad_(False)
+    apart = list(model.model.layers[0].parameters())
+    optimizer = adamw(model, 0.1, 0.3, (0.9, 0.95), apart, 0.2)
+    found = {id(value): group for group in optimizer.param_groups for value in group["params"]}
+    assert len(found) == len(list(model.parameters())) - 1
+    for value in model.parameters():
+        if value.requires_grad:
+            group = found[id(value)]
+            expected = (0.2 if any(value is other for other in apart) else 0.1, 0.3 if value.ndim == 2 else 0.0)
+            assert (group["lr"], group["weight_decay"]) == expected
+    assert {group["lr"] for group in adamw(model, 0.1, 0.3, (0.9, 0.95), apart).param_groups} == {0.1}
+
+
 def test_schedule_moves_every_part_of_a_combined_optimizer():
     optimizer = muon(tiny_model(), 0.1, 0.01, 0.0)
     schedule = cosine_schedule(optimizer, steps=10, warmup_steps=4, final_share=0.1)

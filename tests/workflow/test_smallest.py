@@ -41,7 +41,7 @@ def finished(smallest):
 
 def test_every_cell_has_a_result(finished):
     metrics = list(finished.folder.glob(f"{CELLS}/*/*/*/*/*/metrics.json"))
-    assert len(metrics) == 2 * 2 + 3 + 1
+    assert len(metrics) == 2 * 2 + 3 + 1 + 2
     for path in metrics:
         result = json.loads(path.read_text())
         assert result["status"] == "done"
@@ -114,8 +114,28 @@ def test_a_changed_value_reruns_exactly_what_depends_on_it(finished):
     report = {"collect_metrics": 1, "make_tables": 1, "plot_scaling": 1}
     cells = {"finetune_cell": 1, "predict_cell": 1, "score_cell": 1}
     assert finished.plan("--config", 'methods={"lora-r2": {"kind": "lora", "rank": 3}}') == {**cells, **report}
-    assert finished.plan("--config", "evaluation={bootstrap_samples: 10}") == {"score_cell": 8, **report}
+    assert finished.plan("--config", "evaluation={bootstrap_samples: 10}") == {"score_cell": 10, **report}
     assert finished.plan("--config", "select={dataset: qmsum}") == report
+
+
+def test_retrofitted_models_come_from_the_same_gpt_and_the_same_tokens(finished):
+    models = finished.folder / "resources/smallest/models"
+    plain, retrieving = (json.loads((models / f"{name}-fitted/manifest.json").read_text()) for name in ("gpt", "retro"))
+    assert plain["source"] == retrieving["source"]
+    assert (plain["steps"], plain["tokens"]) == (retrieving["steps"], retrieving["tokens"])
+    assert plain["num_parameters"] < retrieving["num_parameters"]
+    note = "gpt-tiny trained further for 3 steps, all weights"
+    assert note in (finished.folder / "results/smallest/tables/comparison.md").read_text()
+
+
+def test_what_a_retrofit_depends_on(finished):
+    finished.run()
+    cells = {"predict_cell": 2, "score_cell": 2, "collect_metrics": 1, "make_tables": 1, "plot_scaling": 1}
+    longer = 'retrofittings={"fitting": {"steps": 4}}'
+    assert finished.plan("--config", longer) == {"retrofit_model": 2, **cells}
+    other = {"family": "retro", "size": "small", "retrofit_from": "gpt-small", "retrofitting": "fitting"}
+    jobs = finished.plan("resources/smallest/models/other/manifest.json", "--config", f'models={{"other": {other}}}')
+    assert jobs == {"pretrain_model": 1, "cache_retrofitting_neighbors": 1, "retrofit_model": 1}
 
 
 def test_a_cell_from_nothing(finished, tmp_path):

@@ -121,14 +121,35 @@ def search_params(retrieval):
 def pretraining_search(wildcards):
     """Inputs of a pretraining's neighbor cache."""
     entry = CONFIG.pretrainings[wildcards.pretraining]
-    retrieval = CONFIG.retrievals[entry.retrieval]
-    files = [path for name in entry.corpora for path in raw(CONFIG.corpora[name])]
+    return {"tokenizer": PATHS.tokenizer(entry.tokenizer), **text_search(entry)}
+
+
+def retrofitting_search(wildcards):
+    """Inputs of a retrofitting's neighbor cache: chunks are cut by the tokenizer of the GPT that is retrofitted."""
     return {
-        "raw": files,
-        "tokenizer": PATHS.tokenizer(entry.tokenizer),
+        "model": PATHS.model_manifest(wildcards.model),
+        **text_search(CONFIG.retrofittings[wildcards.retrofitting]),
+    }
+
+
+def text_search(entry):
+    """Text that base models are trained on, and what is searched for its neighbors."""
+    retrieval = CONFIG.retrievals[entry.retrieval]
+    return {
+        "raw": texts_of(entry),
         "passages": PATHS.passages(retrieval.corpus, retrieval.chunking),
         **vectors_of(entry.retrieval, retrieval.corpus),
     }
+
+
+def texts_of(entry):
+    """Files of the text that base models are trained on."""
+    return [path for name in entry.corpora for path in raw(CONFIG.corpora[name])]
+
+
+def corpora_of(entry):
+    """Corpora that base models are trained on, as a rule's params hold them."""
+    return {name: CONFIG.corpora[name].model_dump(mode="json") for name in entry.corpora}
 
 
 def models_from(source):
@@ -140,26 +161,33 @@ def pretraining_inputs(wildcards):
     """Text, tokenizer and neighbors of a model that is trained from scratch."""
     entry = CONFIG.models[wildcards.model]
     pretraining = CONFIG.pretrainings[entry.pretraining]
-    files = {
-        "raw": [path for name in pretraining.corpora for path in raw(CONFIG.corpora[name])],
-        "tokenizer": PATHS.tokenizer(pretraining.tokenizer),
-    }
-    if uses_passages(entry):
-        files["neighbors"] = PATHS.pretraining_neighbors(entry.pretraining, neighbor_chunk_length(entry))
+    files = {"raw": texts_of(pretraining), "tokenizer": PATHS.tokenizer(pretraining.tokenizer)}
+    if uses_passages(entry.family, pretraining):
+        chunk_length = CONFIG.sizes[entry.size].chunk_length if entry.size in CONFIG.sizes else 64
+        files["neighbors"] = PATHS.pretraining_neighbors(entry.pretraining, per_chunk(pretraining, chunk_length))
     return files
 
 
-def uses_passages(model):
-    """Whether a model's pretraining gets passages at all."""
-    retrieval = CONFIG.retrievals.get(CONFIG.pretrainings[model.pretraining].retrieval)
-    return retrieval is not None and retrieval.passages(model.family).needed > 0
+def retrofitting_inputs(wildcards):
+    """Text, neighbors, and the GPT that a model is trained from."""
+    entry = CONFIG.models[wildcards.model]
+    recipe = CONFIG.retrofittings[entry.retrofitting]
+    files = {"raw": texts_of(recipe), "source": PATHS.model_manifest(entry.retrofit_from)}
+    if uses_passages(entry.family, recipe):
+        chunk_length = per_chunk(recipe, recipe.chunk_length)
+        files["neighbors"] = PATHS.retrofitting_neighbors(entry.retrofitting, entry.retrofit_from, chunk_length)
+    return files
 
 
-def neighbor_chunk_length(model):
-    """0 where neighbors belong to whole documents, else the chunk length of the model's size."""
-    if CONFIG.pretrainings[model.pretraining].neighbors_per == "document":
-        return 0
-    return CONFIG.sizes[model.size].chunk_length if model.size in CONFIG.sizes else 64
+def uses_passages(family, recipe):
+    """Whether the training of a base model gets passages at all."""
+    retrieval = CONFIG.retrievals.get(recipe.retrieval)
+    return retrieval is not None and retrieval.passages(family).needed > 0
+
+
+def per_chunk(recipe, chunk_length):
+    """0 where neighbors belong to whole documents, else the length of the chunks that have some."""
+    return 0 if recipe.neighbors_per == "document" else chunk_length
 
 
 def pretraining_params(wildcards):
@@ -174,7 +202,23 @@ def pretraining_params(wildcards):
             "size": size.model_dump(mode="json") if size else entry.size,
             "pretraining": pretraining.model_dump(mode="json"),
             "passages": retrieval.passages(entry.family).model_dump(mode="json") if retrieval else None,
-            "corpora": {name: CONFIG.corpora[name].model_dump(mode="json") for name in pretraining.corpora},
+            "corpora": corpora_of(pretraining),
+        }
+    )
+
+
+def retrofitting_params(wildcards):
+    """All entries that determine a retrofitted model, beside the GPT itself."""
+    entry = CONFIG.models[wildcards.model]
+    recipe = CONFIG.retrofittings[entry.retrofitting]
+    retrieval = CONFIG.retrievals.get(recipe.retrieval)
+    return dump(
+        {
+            "family": entry.family,
+            "source": entry.retrofit_from,
+            "retrofitting": recipe.model_dump(mode="json"),
+            "passages": retrieval.passages(entry.family).model_dump(mode="json") if retrieval else None,
+            "corpora": corpora_of(recipe),
         }
     )
 
@@ -204,9 +248,12 @@ def resources_of(wildcards):
 def warn_missing_checkpoints():
     """Name each base checkpoint that is not there yet, once, with what to put where. Planning goes on."""
     missing = {}
-    for name in sorted({cell.model for cell in CELLS}):
+    names = {cell.model for cell in CELLS}
+    while sources := {CONFIG.models[name].retrofit_from for name in names} - names - {None}:
+        names |= sources
+    for name in sorted(names):
         model = CONFIG.models[name]
-        source = model.path or (model.checkpoint.path if model.checkpoint else None)
+        source = model.path or (model.checkpoint.path if model.checkpoint and not model.checkpoint.package else None)
         if source is not None and not Path(source).exists() and not Path(PATHS.model_manifest(name)).exists():
             what = "a model folder in transformers layout" if model.path else "the checkpoint to convert"
             missing.setdefault((source, what), []).append(f"models.{name}")
@@ -230,5 +277,6 @@ wildcard_constraints:
     index=one_of(CONFIG.indexes),
     tokenizer=one_of(CONFIG.tokenizers),
     pretraining=one_of(CONFIG.pretrainings),
+    retrofitting=one_of(CONFIG.retrofittings),
     split="train|test",
     seed=r"\d+",

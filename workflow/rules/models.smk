@@ -1,4 +1,4 @@
-# Base models: trained here, fetched from the hub, copied from a folder, or converted from a checkpoint.
+# Base models: trained here, retrofitted from others, fetched from the hub, copied from a folder, or converted from a checkpoint.
 
 
 rule pretrain_model:
@@ -23,6 +23,33 @@ rule pretrain_model:
         version=version("pretrain_model"),
     script:
         "../scripts/pretrain_model.py"
+
+
+rule retrofit_model:
+    input:
+        unpack(retrofitting_inputs),
+    output:
+        PATHS.model_manifest("{model}"),
+    log:
+        PATHS.log("retrofit_model/{model}.log"),
+    benchmark:
+        PATHS.log("retrofit_model/{model}.benchmark.tsv")
+    wildcard_constraints:
+        model=models_from("retrofit_from"),
+    priority: 10
+    conda:
+        ENV
+    resources:
+        mem_mb=lambda wildcards, attempt: resources_of(wildcards).mem_mb * attempt,
+        runtime=lambda wildcards, attempt: resources_of(wildcards).runtime * attempt,
+        gpu=lambda wildcards: resources_of(wildcards).gpus,
+    params:
+        model=retrofitting_params,
+        root=CONFIG.raw,
+        work=PATHS.model_work("{model}"),
+        version=version("retrofit_model"),
+    script:
+        "../scripts/retrofit_model.py"
 
 
 rule fetch_model:
@@ -53,6 +80,7 @@ rule convert_model:
     params:
         family=lambda wildcards: CONFIG.models[wildcards.model].family,
         checkpoint=lambda wildcards: dump(CONFIG.models[wildcards.model].checkpoint),
+        packages=PATHS.packages(),
         version=version("convert_model"),
     script:
         "../scripts/convert_model.py"

@@ -75,13 +75,26 @@ rule cache_pretraining_neighbors:
         search=lambda wildcards: search_params(CONFIG.pretrainings[wildcards.pretraining].retrieval),
         source=lambda wildcards: CONFIG.retrievals[CONFIG.pretrainings[wildcards.pretraining].retrieval].corpus,
         neighbors_per=lambda wildcards: CONFIG.pretrainings[wildcards.pretraining].neighbors_per,
-        corpora=lambda wildcards: dump(
-            {
-                name: CONFIG.corpora[name].model_dump(mode="json")
-                for name in CONFIG.pretrainings[wildcards.pretraining].corpora
-            }
-        ),
+        corpora=lambda wildcards: dump(corpora_of(CONFIG.pretrainings[wildcards.pretraining])),
         root=CONFIG.raw,
         version=version("cache_pretraining_neighbors"),
     script:
         "../scripts/cache_pretraining_neighbors.py"
+
+
+use rule cache_pretraining_neighbors as cache_retrofitting_neighbors with:
+    input:
+        unpack(retrofitting_search),
+    output:
+        PATHS.retrofitting_neighbors("{retrofitting}", "{model}", "{chunk_length}"),
+    log:
+        PATHS.log("cache_retrofitting_neighbors/{retrofitting}-{model}-{chunk_length}.log"),
+    # it wants all cores: before the GPT arm, which needs no neighbors, takes one of them for long
+    priority: 20
+    params:
+        search=lambda wildcards: search_params(CONFIG.retrofittings[wildcards.retrofitting].retrieval),
+        source=lambda wildcards: CONFIG.retrievals[CONFIG.retrofittings[wildcards.retrofitting].retrieval].corpus,
+        neighbors_per=lambda wildcards: CONFIG.retrofittings[wildcards.retrofitting].neighbors_per,
+        corpora=lambda wildcards: dump(corpora_of(CONFIG.retrofittings[wildcards.retrofitting])),
+        root=CONFIG.raw,
+        version=version("cache_pretraining_neighbors"),

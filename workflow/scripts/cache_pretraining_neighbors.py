@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 from retrotune.config import CorpusEntry, RetrieverEntry
 from retrotune.log import stage_log
@@ -12,7 +13,7 @@ with stage_log(snakemake.log[0]):
         snakemake.params.root,
         snakemake.input.passages,
         snakemake.params.source,
-        snakemake.input.tokenizer,
+        snakemake.input.get("tokenizer") or Path(snakemake.input.model).with_name("tokenizer.json"),
         int(snakemake.wildcards.chunk_length),
         RetrieverEntry.model_validate(search["retriever"]),
         search["top_k"],

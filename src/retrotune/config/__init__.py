@@ -17,11 +17,13 @@ from retrotune.config.methods import (
     ZeroshotMethod,
 )
 from retrotune.config.models import (
+    BaseTraining,
     Checkpoint,
     Emphasis,
     ModelEntry,
     PretrainingEntry,
     Resources,
+    RetrofittingEntry,
     SizeEntry,
     TokenizerEntry,
 )
@@ -41,6 +43,7 @@ __all__ = [
     "OPEN_DOMAIN",
     "PAPER_SIZES",
     "AdapterMethod",
+    "BaseTraining",
     "Checkpoint",
     "ChunkingEntry",
     "Config",
@@ -64,6 +67,7 @@ __all__ = [
     "Resources",
     "RetrievalEntry",
     "RetrieverEntry",
+    "RetrofittingEntry",
     "Select",
     "SizeEntry",
     "TokenizerEntry",

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from retrotune.config.base import OPEN_DOMAIN, PAPER_SIZES
+from retrotune.config.models import ModelEntry, RetrofittingEntry
 from retrotune.config.study import Config
 from retrotune.errors import ConfigError
 
@@ -25,7 +26,7 @@ def load_config(raw: Mapping[str, Any]) -> Config:
     except ValidationError as error:
         lines = [_explain(dict(problem)) for problem in error.errors()]
         raise ConfigError("the configuration has errors:\n  " + "\n  ".join(lines)) from None
-    problems = list(_dangling(config))
+    problems = [*_dangling(config), *_retrofit_problems(config)]
     if problems:
         raise ConfigError("the configuration has errors:\n  " + "\n  ".join(problems))
     return config
@@ -98,13 +99,14 @@ def _keys_at(location: list[str]) -> list[str]:
     return sorted({key for node in nodes for key in node.get("properties", {})})
 
 
+def _unknown(place: str, name: str | None, known: Mapping[str, Any] | tuple[str, ...], kind: str) -> Iterator[str]:
+    if name is not None and name not in known:
+        yield f"{place}: no entry {name!r} in `{kind}`; {nearest(name, list(known))}"
+
+
 def _dangling(config: Config) -> Iterator[str]:
     """Problems between entries: names without an entry, and names used twice where paths would collide."""
-
-    def check(place: str, name: str | None, known: Mapping[str, Any] | tuple[str, ...], kind: str) -> Iterator[str]:
-        if name is not None and name not in known:
-            yield f"{place}: no entry {name!r} in `{kind}`; {nearest(name, list(known))}"
-
+    check = _unknown
     if config.data_root is None and config.world is None:
         for name, entry in config.corpora.items():
             if entry.download is None:
@@ -124,27 +126,33 @@ def _dangling(config: Config) -> Iterator[str]:
         for corpus in tokenizer.corpora:
             yield from check(f"tokenizers.{name}.corpora", corpus, config.corpora, "corpora")
     for name, pretraining in config.pretrainings.items():
-        place = f"pretrainings.{name}"
-        for corpus in pretraining.corpora:
+        yield from check(f"pretrainings.{name}.tokenizer", pretraining.tokenizer, config.tokenizers, "tokenizers")
+    for place, training in (
+        *((f"pretrainings.{name}", entry) for name, entry in config.pretrainings.items()),
+        *((f"retrofittings.{name}", entry) for name, entry in config.retrofittings.items()),
+    ):
+        for corpus in training.corpora:
             yield from check(f"{place}.corpora", corpus, config.corpora, "corpora")
-        yield from check(f"{place}.tokenizer", pretraining.tokenizer, config.tokenizers, "tokenizers")
-        yield from check(f"{place}.retrieval", pretraining.retrieval, config.retrievals, "retrievals")
-        named = config.retrievals.get(pretraining.retrieval or "")
+        yield from check(f"{place}.retrieval", training.retrieval, config.retrievals, "retrievals")
+        named = config.retrievals.get(training.retrieval or "")
         if named is not None and named.retriever is not None and named.corpus is None:
-            yield f"{place}.retrieval: retrievals.{pretraining.retrieval} names no corpus to retrieve from"
-        if (
-            named is not None
-            and pretraining.neighbors_per == "chunk"
-            and (named.gpt.needed or named.retro.num_contexts)
-        ):
+            yield f"{place}.retrieval: retrievals.{training.retrieval} names no corpus to retrieve from"
+        if named is None or not (named.gpt.needed or named.retro.num_contexts):
+            continue
+        if isinstance(training, RetrofittingEntry):
+            yield (
+                f"{place}.retrieval: retrievals.{training.retrieval} has num_contexts: set it to 0, as a retrofitted "
+                "model and its baseline see the same tokens, and passages in the encoder only"
+            )
+        elif training.neighbors_per == "chunk":
             yield (
                 f"{place}.neighbors_per: chunks get their passages in the encoder only, but retrievals."
-                f"{pretraining.retrieval} has num_contexts: set it to 0, or neighbors_per: document"
+                f"{training.retrieval} has num_contexts: set it to 0, or neighbors_per: document"
             )
     for name, model in config.models.items():
         place = f"models.{name}"
         yield from check(f"{place}.pretraining", model.pretraining, config.pretrainings, "pretrainings")
-        if model.hub is None and model.path is None:
+        if model.pretraining is not None:
             yield from check(f"{place}.size", model.size, (*PAPER_SIZES, *config.sizes), "sizes")
         size = config.sizes.get(model.size)
         if model.family == "retro" and model.pretraining is not None and size is not None and not size.can_cross:
@@ -162,3 +170,67 @@ def _dangling(config: Config) -> Iterator[str]:
                 open_domain = dataset in config.datasets and config.datasets[dataset].reader in OPEN_DOMAIN
                 if named is not None and named.retriever is not None and open_domain and named.corpus is None:
                     yield f"retrievals.{retrieval_name}.corpus: needed, because {dataset} is open-domain"
+
+
+def _retrofit_problems(config: Config) -> Iterator[str]:
+    """What is wrong with models made from other models; shapes are checked here where this study defines them."""
+    for name, model in config.models.items():
+        if model.retrofit_from is None:
+            continue
+        place, source = f"models.{name}", config.models.get(model.retrofit_from)
+        yield from _unknown(f"{place}.retrofit_from", model.retrofit_from, config.models, "models")
+        yield from _unknown(f"{place}.retrofitting", model.retrofitting, config.retrofittings, "retrofittings")
+        chain = _sources(config, name)
+        if chain is None:
+            yield f"{place}.retrofit_from: {model.retrofit_from!r} comes from {name!r} itself: start from another model"
+        elif source is not None and source.family == "retro":
+            yield f"{place}.retrofit_from: {model.retrofit_from!r} is a RETRO already: start from a GPT"
+        elif source is not None and source.hub is not None:
+            yield (
+                f"{place}.retrofit_from: {model.retrofit_from!r} is of a class of transformers' own: download it and "
+                f"make it ours with models.{model.retrofit_from}.checkpoint: {{path: FOLDER}} instead of `hub`"
+            )
+        elif model.retrofitting in config.retrofittings:
+            yield from _recipe_problems(config, place, model, chain[-1])
+
+
+def _sources(config: Config, name: str) -> list[ModelEntry] | None:
+    """The models that one was made from, the first made last; None if they go in a circle."""
+    chain, seen = [config.models[name]], {name}
+    while (source := chain[-1].retrofit_from) in config.models:
+        if source in seen:
+            return None
+        seen.add(source)
+        chain.append(config.models[source])
+    return chain
+
+
+def _recipe_problems(config: Config, place: str, model: ModelEntry, first: ModelEntry) -> Iterator[str]:
+    """What a model's recipe cannot do with it; `first` is the model whose weights were random once."""
+    assert model.retrofitting is not None
+    recipe, recipe_place = config.retrofittings[model.retrofitting], f"retrofittings.{model.retrofitting}"
+    retrieval = config.retrievals.get(recipe.retrieval or "")
+    if model.family == "gpt" and recipe.train == "new":
+        yield f"{place}: {recipe_place} trains new parts only, a GPT has none: {model.retrofit_from!r} is the baseline"
+    if model.family == "retro" and not (retrieval and retrieval.retro.num_neighbors):
+        yield f"{recipe_place}.retrieval: a RETRO learns from neighbors: name a retrieval with retro.num_neighbors"
+    size = config.sizes.get(first.size) if first.pretraining is not None else None
+    if size is None:
+        return
+    if recipe.sequence_length > size.max_length:
+        yield (
+            f"{recipe_place}.sequence_length: {recipe.sequence_length} exceeds the window of {model.retrofit_from!r} "
+            f"(sizes.{first.size}.max_length={size.max_length}): lower it"
+        )
+    layers = recipe.cross_attention_layers
+    if model.family == "retro" and layers is None and size.num_layers < 6:
+        yield (
+            f"{recipe_place}.cross_attention_layers: NVIDIA's rule puts none into the {size.num_layers} layers of "
+            f"{model.retrofit_from!r} (it needs 6 or more): list them"
+        )
+    outside = [layer for layer in layers or () if layer >= size.num_layers]
+    if outside:
+        yield (
+            f"{recipe_place}.cross_attention_layers {outside}: {model.retrofit_from!r} has layers 0 to "
+            f"{size.num_layers - 1} only"
+        )

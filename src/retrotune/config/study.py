@@ -4,7 +4,7 @@ from pydantic import Field
 
 from retrotune.config.base import OPEN_DOMAIN, Count, Entry, Name, PositiveInt
 from retrotune.config.methods import Finetuning, MethodEntry, ZeroshotMethod
-from retrotune.config.models import ModelEntry, PretrainingEntry, SizeEntry, TokenizerEntry
+from retrotune.config.models import ModelEntry, PretrainingEntry, RetrofittingEntry, SizeEntry, TokenizerEntry
 from retrotune.config.retrieval import (
     ChunkingEntry,
     CorpusEntry,
@@ -65,6 +65,9 @@ class Config(Entry):
     tokenizers: dict[Name, TokenizerEntry] = Field(default_factory=dict, description="tokenizers trained here")
     sizes: dict[Name, SizeEntry] = Field(default_factory=dict, description="custom model shapes")
     pretrainings: dict[Name, PretrainingEntry] = Field(default_factory=dict, description="pretraining recipes")
+    retrofittings: dict[Name, RetrofittingEntry] = Field(
+        default_factory=dict, description="recipes that make RETROs of GPTs"
+    )
     models: dict[Name, ModelEntry] = Field(description="base models")
     methods: dict[Name, MethodEntry] = Field(description="fine-tuning methods and their variants")
     finetuning: Finetuning = Field(default_factory=Finetuning, description="defaults of all trained methods")

@@ -126,6 +126,7 @@ def cache_pretraining_neighbors(
         {
             "stage_version": STAGE_VERSIONS["cache_pretraining_neighbors"],
             "chunk_length": chunk_length,
+            "tokenizer_sha256": sha256(tokenizer_json) if chunk_length else None,
             "bad_records": {name: records.summary() for name, records in bad.items()},
         },
     )
@@ -156,6 +157,16 @@ def load_neighbors(path: str | Path) -> dict[str, list[Passage]]:
 def load_pretraining_neighbors(path: str | Path) -> dict[tuple[str, int], list[Passage]]:
     """Passages of each (document id, chunk number), best first; text without any passage has no entry. Raises alike."""
     return _read_cache(path, ("doc_id", "chunk"))
+
+
+def check_tokenizer(path: str | Path, tokenizer_json: str | Path) -> None:
+    """Raise `RetrievalError` if a cache of pretraining neighbors belongs to the chunks of another tokenizer."""
+    found = read_json(_manifest_path(path)).get("tokenizer_sha256") if _manifest_path(path).is_file() else None
+    if found is not None and found != sha256(tokenizer_json):
+        raise RetrievalError(
+            f"{path}: found for chunks that another tokenizer than {tokenizer_json} cuts; delete it and run "
+            "cache_retrofitting_neighbors again"
+        )
 
 
 def _check_enough(top_k: int, table: PassageTable) -> None:
@@ -243,6 +254,11 @@ def _pretraining_texts(
     """(document id, chunk number, text to search with) of all pretraining text, in order."""
     from tokenizers import Tokenizer
 
+    if chunk_length and not Path(tokenizer_json).is_file():
+        raise RetrievalError(
+            f"{tokenizer_json}: no such tokenizer; neighbors per chunk need one in tokenizers' JSON format: convert "
+            "the model again with a tokenizer, or set neighbors_per: document"
+        )
     tokenizer = Tokenizer.from_file(str(tokenizer_json)) if chunk_length else None
     for documents in _batches(corpus_documents(corpora, root, bad), DOCUMENTS_AT_ONCE):
         if tokenizer is None:

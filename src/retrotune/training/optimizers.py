@@ -5,7 +5,7 @@ for embeddings, norms and scalars, whose updates have no such geometry.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -61,14 +61,30 @@ def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Para
     return matrices, [parameter for parameter in trained if id(parameter) not in chosen]
 
 
-def adamw(model: nn.Module, learning_rate: float, weight_decay: float, betas: tuple[float, float]) -> torch.optim.AdamW:
-    """AdamW on all trainable parameters; norms, biases and scalars are not decayed."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [parameter for parameter in trained if parameter.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [parameter for parameter in trained if parameter.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=learning_rate, betas=betas)
+def adamw(
+    model: nn.Module,
+    learning_rate: float,
+    weight_decay: float,
+    betas: tuple[float, float],
+    apart: Iterable[nn.Parameter] = (),
+    rate_apart: float | None = None,
+) -> torch.optim.AdamW:
+    """AdamW on all trainable parameters; norms, biases and scalars are not decayed.
+
+    Those among `apart` get the rate `rate_apart`, if there is one.
+    """
+    chosen = set() if rate_apart is None else {id(parameter) for parameter in apart}
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            rate = rate_apart if rate_apart is not None and id(parameter) in chosen else learning_rate
+            decay = weight_decay if parameter.ndim >= 2 else 0.0
+            groups.setdefault((rate, decay), []).append(parameter)
+    return torch.optim.AdamW(
+        [{"params": members, "lr": rate, "weight_decay": decay} for (rate, decay), members in groups.items()],
+        lr=learning_rate,
+        betas=betas,
+    )
 
 
 def muon(model: nn.Module, learning_rate: float, other_rate: float, weight_decay: float) -> torch.optim.Optimizer:

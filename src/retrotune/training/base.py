@@ -1,0 +1,167 @@
+"""Training of base models on text, from random weights (`pretrain.py`) or from a GPT (`retrofit.py`): one code path.
+
+What differs comes in from outside: the model as it starts, its tokenizer, and what its manifest says of its origin.
+"""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+
+from retrotune.config import BaseTraining, CorpusEntry, Family, Passages, RetrofittingEntry
+from retrotune.corpus.documents import count_bad
+from retrotune.errors import TrainingError
+from retrotune.files import sha256, sha256_text, write_json
+from retrotune.log import logger
+from retrotune.models import RetroForCausalLM
+from retrotune.models.retro.retrofit import new_modules
+from retrotune.models.sizes import departures
+from retrotune.retrieval.neighbors import corpus_documents, load_pretraining_neighbors
+from retrotune.training.batches import special_ids
+from retrotune.training.loop import Batch, PlannedBatches, Schedule, plan_batches, run_training
+from retrotune.training.optimizers import adamw, muon
+from retrotune.training.sequences import SequenceCollator, SequenceMaker, TokenSequence, digest, passage_texts
+
+LOG_LINES = 200
+"""About so many lines are logged per run, however long it is."""
+
+
+@dataclass(frozen=True)
+class TrainingText:
+    """Documents of `corpora` below `root`, and the cache of passages found for them (None: no passages).
+
+    `layout` says where a family gets its passages.
+    """
+
+    corpora: Mapping[str, CorpusEntry]
+    root: str | Path
+    neighbors: str | Path | None = None
+    layout: Passages = field(default_factory=Passages)
+
+
+def check_length(recipe: BaseTraining, chunk_length: int, window: int) -> None:
+    """Raise `TrainingError` if sequences exceed the model's window or, in `chunk` mode, are not whole chunks."""
+    length = recipe.sequence_length
+    if length > window:
+        raise TrainingError(
+            f"sequence_length={length} exceeds the model's window: lower it, or take a model whose window is longer "
+            f"than {window}"
+        )
+    if recipe.neighbors_per == "chunk" and length % chunk_length:
+        raise TrainingError(
+            f"sequence_length={length} is no multiple of the chunk length {chunk_length}: neighbors per chunk need"
+            " whole chunks"
+        )
+
+
+def planned_batches(
+    model: RetroForCausalLM, tokenizer: Any, recipe: BaseTraining, text: TrainingText, left_padded: bool
+) -> tuple[PlannedBatches, list[TokenSequence], dict[str, int]]:
+    """(batches of the whole run, the sequences that they hold, bad records by corpus).
+
+    `left_padded`: sequences of whole documents are shifted within a chunk, as RETRO's are in fine-tuning, and are so
+    short that the shift fits the window.
+    """
+    config, per_chunk = model.config, recipe.neighbors_per == "chunk"
+    layout = text.layout if text.neighbors else Passages()
+    length = recipe.sequence_length
+    if left_padded and not per_chunk:
+        length = min(length, config.max_position_embeddings - config.chunk_length + 1)
+    maker = SequenceMaker(tokenizer, length, config.chunk_length, config.retrieved_length, layout, recipe.emphasis)
+    found = passage_texts(load_pretraining_neighbors(text.neighbors)) if text.neighbors else {}
+    bad = count_bad(text.corpora)
+    sequences = (maker.chunks if per_chunk else maker.documents)(corpus_documents(text.corpora, text.root, bad), found)
+    collator = SequenceCollator(
+        special_ids(tokenizer)[0],
+        config.chunk_length if per_chunk or left_padded else 1,
+        layout.num_neighbors,
+        recipe.no_passage_share,
+        per_chunk=per_chunk,
+    )
+
+    def collate(numbers: list[int], rng: Random) -> Batch:
+        return collator([sequences[number] for number in numbers], rng)
+
+    lengths = [sequence.length for sequence in sequences]
+    plan = plan_batches(lengths, recipe.steps, recipe.batch_size, recipe.batch_size, recipe.seed)
+    skipped = {name: records.reasons.total() for name, records in bad.items()}
+    return PlannedBatches(plan, collate, recipe.seed), sequences, skipped
+
+
+def train_base_model(
+    model: RetroForCausalLM,
+    tokenizer: Any,
+    family: Family,
+    recipe: BaseTraining,
+    text: TrainingText,
+    out_dir: str | Path,
+    work_dir: str | Path,
+    origin: Mapping[str, Any],
+    start: str,
+    left_padded: bool,
+) -> None:
+    """Train what requires gradients and write the model to `out_dir`: weights, tokenizer, log, `manifest.json` last.
+
+    `origin` joins the manifest; its `departures` come after the architecture's. `start` names what determines the
+    first weights: an interrupted run goes on from its last checkpoint in `work_dir` only if that is the same.
+    """
+    batches, sequences, skipped = planned_batches(model, tokenizer, recipe, text, left_padded)
+    num_parameters = model.num_parameters()
+    logger.info("%d sequences, %d parameters, %d steps", len(sequences), num_parameters, recipe.steps)
+    out, work, config = Path(out_dir), Path(work_dir), model.config
+    outcome = run_training(
+        model,
+        batches,
+        _optimizer(model, recipe),
+        Schedule(
+            steps=recipe.steps,
+            accumulation=1,
+            warmup_steps=recipe.warmup_steps,
+            final_share=0.1,
+            max_grad_norm=1.0,
+            bfloat16=recipe.precision == "bfloat16",
+            seed=recipe.seed,
+            log_every=max(1, recipe.steps // LOG_LINES),
+        ),
+        work_dir=work,
+        log_path=out / "train_log.jsonl",
+        identity=sha256_text(
+            f"{start} {config.to_json_string()} {recipe.model_dump_json()} "
+            f"{text.layout.model_dump_json()} {digest(sequences)}"
+        ),
+    )
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    embedding = model.get_input_embeddings().weight.numel()
+    head = 0 if config.tie_word_embeddings else model.get_output_embeddings().weight.numel()
+    write_json(
+        out / "manifest.json",
+        {
+            "family": family,
+            **origin,
+            "num_parameters": num_parameters,
+            "num_non_embedding_parameters": num_parameters - embedding - head,
+            "departures": [*departures(config), *origin.get("departures", ())],
+            "steps": outcome.steps,
+            "tokens": outcome.tokens,
+            "seconds": outcome.seconds,
+            "final_loss": outcome.final_loss,
+            "num_sequences": len(sequences),
+            "skipped": skipped,
+            "weights_sha256": {file.name: sha256(file) for file in sorted(out.glob("*.safetensors"))},
+        },
+    )
+    shutil.rmtree(work)
+
+
+def _optimizer(model: RetroForCausalLM, recipe: BaseTraining) -> torch.optim.Optimizer:
+    if recipe.optimizer == "muon":
+        other_rate = recipe.embedding_learning_rate or recipe.learning_rate
+        return muon(model, recipe.learning_rate, other_rate, recipe.weight_decay)
+    new = (parameter for module in new_modules(model) for parameter in module.parameters())
+    new_rate = recipe.new_learning_rate if isinstance(recipe, RetrofittingEntry) else None
+    return adamw(model, recipe.learning_rate, recipe.weight_decay, (0.9, 0.95), apart=new, rate_apart=new_rate)
