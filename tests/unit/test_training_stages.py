@@ -28,6 +28,7 @@ from retrotune.errors import TrainingError
 from retrotune.files import sha256
 from retrotune.methods import load_trained
 from retrotune.models.loading import load_model, load_tokenizer
+from retrotune.models.retro.layers import Mlp
 from retrotune.training.finetune import finetune_cell
 from retrotune.training.pretrain import pretrain_model
 from retrotune.training.tokenizer import train_tokenizer
@@ -169,6 +170,27 @@ def test_finetuning_in_micro_batches_and_bfloat16(root, tmp_path):
     summary = finetune(root, tmp_path, resolved.model_copy(update={"model_entry": half}))
     assert summary["steps"] == 5
     assert load_trained(load_model(root / "retro", torch.bfloat16), tmp_path / "adapter") is not None
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.kind)
+def test_activation_checkpointing_changes_no_weight(root, tmp_path, method, monkeypatch):
+    calls = []
+    original = Mlp.forward
+
+    def watch(self, hidden):
+        calls.append(hidden.shape)
+        return original(self, hidden)
+
+    monkeypatch.setattr(Mlp, "forward", watch)
+    hashes, counts = [], []
+    for checkpointing in (False, True):
+        out = tmp_path / str(checkpointing)
+        finetune(root, out, cell("retro", method, max_steps=3, activation_checkpointing=checkpointing))
+        hashes.append([sha256(file) for file in sorted((out / "adapter").glob("*.safetensors"))])
+        counts.append(len(calls))
+        calls.clear()
+    assert hashes[0] == hashes[1]
+    assert counts[1] == 2 * counts[0]
 
 
 def test_finetuning_with_the_gate_closed_leaves_the_encoder_alone(root, tmp_path):

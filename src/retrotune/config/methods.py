@@ -20,6 +20,9 @@ class Finetuning(Entry):
     beta1: Share = Field(0.9, description="Adam beta 1")
     beta2: Share = Field(0.98, description="Adam beta 2")
     max_grad_norm: float = Field(1.0, gt=0, description="gradient clipping")
+    activation_checkpointing: bool = Field(
+        False, description="compute activations again in the backward pass: far less memory, a third more operations"
+    )
 
 
 class FinetuningOverride(Entry):
@@ -35,6 +38,7 @@ class FinetuningOverride(Entry):
     beta1: Share | None = None
     beta2: Share | None = None
     max_grad_norm: float | None = Field(None, gt=0)
+    activation_checkpointing: bool | None = None
 
 
 class ZeroshotMethod(Entry):

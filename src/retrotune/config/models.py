@@ -77,6 +77,9 @@ class BaseTraining(Entry):
     warmup_steps: Count = Field(50, description="linear warm-up, then cosine to a tenth")
     emphasis: Emphasis | None = Field(None, description="loss weights by position; null: all tokens alike")
     precision: Literal["float32", "bfloat16"] = Field("float32", description="of matrix products")
+    activation_checkpointing: bool = Field(
+        False, description="compute activations again in the backward pass: far less memory, a third more operations"
+    )
     seed: int = Field(0, description="seed of first weights, order of sequences and left-out passages")
 
 

@@ -27,6 +27,7 @@ from retrotune.models.loading import load_model, load_tokenizer, reads_neighbors
 from retrotune.retrieval.neighbors import load_neighbors
 from retrotune.stages import STAGE_VERSIONS
 from retrotune.training.batches import EncodedExample, cell_batching, select_passages, special_ids
+from retrotune.training.loop import peak_memory_bytes
 
 _PROBES = ("x", " y", "\n\nz", " the answer is w")
 """Continuations that between them reach every rule of `DatasetSpec.postprocess`."""
@@ -110,17 +111,6 @@ def predict_cell(
         },
     )
     store.path.unlink(missing_ok=True)
-
-
-def peak_memory_bytes(device: str) -> int:
-    """Highest memory so far: of the device's allocations on a GPU, of the whole process on a CPU."""
-    if device == "cuda":
-        return int(torch.cuda.max_memory_allocated())
-    import resource
-    import sys
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 @dataclass(frozen=True)

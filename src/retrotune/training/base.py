@@ -125,6 +125,7 @@ def train_base_model(
             max_grad_norm=1.0,
             bfloat16=recipe.precision == "bfloat16",
             seed=recipe.seed,
+            activation_checkpointing=recipe.activation_checkpointing,
             log_every=max(1, recipe.steps // LOG_LINES),
         ),
         work_dir=work,

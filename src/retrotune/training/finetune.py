@@ -1,6 +1,5 @@
 """Fine-tuning of one cell: answer-only loss, trained weights only."""
 
-import resource
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from retrotune.models.loading import load_model, load_tokenizer
 from retrotune.retrieval.neighbors import load_neighbors
 from retrotune.stages import STAGE_VERSIONS
 from retrotune.training.batches import cell_batching
-from retrotune.training.loop import Batch, PlannedBatches, Schedule, plan_batches, run_training
+from retrotune.training.loop import Batch, PlannedBatches, Schedule, peak_memory_bytes, plan_batches, run_training
 from retrotune.training.optimizers import adamw
 
 
@@ -88,24 +87,20 @@ def finetune_cell(
             max_grad_norm=recipe.max_grad_norm,
             bfloat16=bfloat16,
             seed=resolved.seed,
+            activation_checkpointing=recipe.activation_checkpointing,
         ),
         work_dir=work,
         log_path=out / "train_log.jsonl",
         identity=_identity(resolved, inputs),
     )
     save_trained(model, out / "adapter")
-    peak = (
-        torch.cuda.max_memory_allocated()
-        if device == "cuda"
-        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    )
     write_json(
         out / "train.json",
         {
             "steps": outcome.steps,
             "tokens": outcome.tokens,
             "seconds": outcome.seconds,
-            "peak_memory_bytes": peak,
+            "peak_memory_bytes": peak_memory_bytes(device),
             "num_trainable_params": trainable,
             "num_total_params": total,
             "adapter_bytes": sum(file.stat().st_size for file in (out / "adapter").rglob("*.safetensors")),

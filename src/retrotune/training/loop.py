@@ -8,7 +8,9 @@ import inspect
 import json
 import math
 import random
+import resource
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -91,6 +93,7 @@ class Schedule:
     bfloat16: bool
     seed: int
     log_every: int = 1
+    activation_checkpointing: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,14 @@ class Outcome:
     tokens: int
     seconds: float
     final_loss: float
+
+
+def peak_memory_bytes(device: str) -> int:
+    """Highest memory so far: of the device's allocations on a GPU, of the whole process on a CPU."""
+    if device == "cuda":
+        return int(torch.cuda.max_memory_allocated())
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def run_training(
@@ -132,6 +143,7 @@ def run_training(
         max_grad_norm=schedule.max_grad_norm,
         bf16=schedule.bfloat16,
         seed=schedule.seed,
+        activation_checkpointing=schedule.activation_checkpointing,
         use_cpu=not cuda,
         logging_steps=schedule.log_every,
         logging_nan_inf_filter=False,
