@@ -163,7 +163,7 @@ def test_training_leaves_whole_models_that_say_what_they_are(root, tmp_path, rec
         folder = tmp_path / family
         model = load_model(folder)
         assert manifest["num_parameters"] == manifest["num_trained_parameters"] == model.num_parameters()
-        note = "gpt-x trained further for 8 steps, all weights"
+        note = f"{family} is gpt-x trained further for 8 steps, all weights"
         assert manifest["departures"] == [*departures(model.config), note]
         assert manifest["source"]["retrofit_from"] == "gpt-x"
         assert load_tokenizer(folder)("Who?") == load_tokenizer(root / "gpt")("Who?")
@@ -180,7 +180,7 @@ def test_training_new_parts_only_keeps_the_gpts_weights(root, tmp_path):
     assert all(torch.equal(after[name], value) for name, value in before.items())
     new = {name: value for name, value in after.items() if name not in before}
     assert manifest["num_trained_parameters"] == sum(map(torch.numel, new.values()))
-    assert manifest["departures"][-1] == "gpt-x trained further for 8 steps, new parts"
+    assert manifest["departures"][-1] == f"{tmp_path.name} is gpt-x trained further for 8 steps, new parts"
     assert new["model.layers.5.cross_attention.o_proj.weight"].abs().max() > 0
     with pytest.raises(TrainingError, match="no new parts to train: train all, or compare with gpt-x"):
         train(root, tmp_path / "gpt", "gpt", changed(train="new"))

@@ -73,7 +73,7 @@ def retrofit_model(
         origin={
             "source": {"retrofit_from": source, "manifest_sha256": sha256(folder / "manifest.json")},
             "num_trained_parameters": model.num_parameters(only_trainable=True),
-            "departures": [f"{source} trained further for {retrofitting.steps} steps, {what}"],
+            "departures": [f"{Path(out_dir).name} is {source} trained further for {retrofitting.steps} steps, {what}"],
         },
         start=f"{STAGE_VERSIONS['retrofit_model']} {sha256(folder / 'manifest.json')}",
         left_padded=True,
