@@ -119,6 +119,7 @@ def test_pretraining_leaves_a_whole_model(root, family):
     assert (manifest["steps"], manifest["num_sequences"]) == (30, 4)
     assert manifest["weights_sha256"] == {"model.safetensors": sha256(root / family / "model.safetensors")}
     assert model.config.eos_token_id == tokenizer.eos_token_id
+    assert model.config.use_cache
     lines = [json.loads(line) for line in (root / family / "train_log.jsonl").read_text().splitlines()]
     assert lines[-1]["loss"] < 0.6 * lines[0]["loss"]
     assert not (root / "work" / family).exists()

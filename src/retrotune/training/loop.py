@@ -156,6 +156,8 @@ def run_training(
     )
     # The plan's micro-batches go to one device: with several in sight Trainer would wrap the model in DataParallel.
     arguments._n_gpu = min(arguments.n_gpu, 1)
+    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    uses_cache = base.config.use_cache
     trainer = _Trainer(
         model=model,
         args=arguments,
@@ -168,7 +170,6 @@ def run_training(
         callbacks=[progress],
     )
     trainer.progress = progress
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
     trainer.keeps_logits = "logits_to_keep" in inspect.signature(base.forward).parameters
     trainer.remove_callback(PrinterCallback)
     checkpoint = last_checkpoint(work)
@@ -176,6 +177,7 @@ def run_training(
         logger.info("resuming from %s", checkpoint)
         progress.restore(checkpoint)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    base.config.use_cache = uses_cache  # Trainer switches it off, and the configuration is saved with the weights
     write_jsonl(log_path, progress.lines)
     return Outcome(
         steps=trainer.state.global_step,
