@@ -3,7 +3,7 @@
 import pytest
 import torch
 from test_retro_model import NEIGHBORS, RETRIEVED, make, tokens
-from transformers import AutoConfig
+from transformers import AutoConfig, DynamicCache
 
 from retrotune.config import SizeEntry, read_config
 from retrotune.errors import ModelError
@@ -175,3 +175,19 @@ def test_custom_sizes(repository):
     assert custom_config("gpt", size, vocab_size=99).cross_attention_layers == []
     assert custom_config("retro", size, vocab_size=99).vocab_size == 99
     assert set(SIZES) == {"xs", "s", "m", "l", "xxl"}
+
+
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_a_foreign_cache_with_tokens_in_it(refuses, use_cache):
+    cache = DynamicCache()
+    cache.update(torch.zeros(1, 1, 3, 8), torch.zeros(1, 1, 3, 8), 0)
+    refuses(
+        "past_key_values is a DynamicCache that holds 3 tokens",
+        lambda model: model(tokens(1, LENGTH), past_key_values=cache, use_cache=use_cache),
+    )
+
+
+def test_an_empty_foreign_cache_is_replaced_or_left_out():
+    model, neighbors = make(), tokens(1, NEIGHBORS, RETRIEVED)
+    found = model(tokens(1, LENGTH), past_key_values=DynamicCache(), neighbor_ids=neighbors, use_cache=False)
+    assert found.past_key_values is None

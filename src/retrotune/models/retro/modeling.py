@@ -145,8 +145,13 @@ class RetroModel(RetroPreTrainedModel):
             raise ModelError("neither input_ids nor inputs_embeds were given: give one of them")
         batch, length = given.shape[:2]
         cache = past_key_values
-        if use_cache and not isinstance(cache, RetroCache):
-            cache = RetroCache()
+        if not isinstance(cache, RetroCache):
+            if cache is not None and cache.get_seq_length():
+                raise ModelError(
+                    f"past_key_values is a {type(cache).__name__} that holds {cache.get_seq_length()} tokens, without "
+                    "the state of their chunks: give the RetroCache that this model returned"
+                )
+            cache = RetroCache() if use_cache else None
         past = cache.get_seq_length() if cache is not None else 0
         if past + length > self.config.max_position_embeddings:
             raise ModelError(
