@@ -317,3 +317,19 @@ def test_a_tokenizer_of_another_model(tmp_path, gpt, monkeypatch):
     monkeypatch.setattr(convert, "_write_tokenizer", lambda tokenizer, out: {"vocab_size": 61})
     folder = save_legacy(tmp_path / "in", gpt)
     assert "61 pieces, but the model has 60 embeddings" in fails(folder, tokenizer=tmp_path / "other.model")
+
+
+@pytest.mark.parametrize("content", [b"../elsewhere", b"\xff\xfe", b"", "²".encode()])
+def test_the_last_iteration_is_a_folder_beside_its_file(tmp_path, gpt, content):
+    save_legacy(tmp_path / "in", gpt)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "in" / convert.LATEST).write_bytes(content)
+    assert f"{tmp_path / 'in' / convert.LATEST}: says " in fails(tmp_path / "in")
+
+
+@pytest.mark.parametrize("option", ["chunk_length", "vocab_size"])
+@pytest.mark.parametrize("number", [0, -3])
+def test_numbers_below_one(tmp_path, gpt, option, number):
+    save_legacy(tmp_path / "in", gpt)
+    said = f"--{option.replace('_', '-')} {number}: must be at least 1"
+    assert said in fails(tmp_path / "in", **{option: number})

@@ -41,6 +41,9 @@ def convert_checkpoint(
     Raises `ModelError` if no known layout is found, for other model families and for damaged or partial checkpoints.
     """
     place, folder = Path(source), Path(out)
+    for option, number in (("--chunk-length", chunk_length), ("--vocab-size", vocab_size)):
+        if number is not None and number < 1:
+            raise ModelError(f"{place}: {option} {number}: must be at least 1; leave it out if the checkpoint holds it")
     if folder.resolve() == place.resolve() or folder.resolve() in place.resolve().parents:
         raise ModelError(f"{folder}: the checkpoint lies there: give another folder to write to")
     found = Path(tokenizer) if tokenizer is not None else find_tokenizer(place)
@@ -83,9 +86,9 @@ def iteration_folder(place: Path) -> Path:
     """The folder of a Megatron checkpoint's last iteration; `place` itself if it is one, or no such checkpoint."""
     latest = place / LATEST
     if latest.is_file():
-        name = latest.read_text(encoding="utf-8").strip()
-        folder = place / (f"iter_{int(name):07d}" if name.isdigit() else name)
-        if not folder.is_dir():
+        name = latest.read_text(encoding="utf-8", errors="replace").strip()
+        folder = place / (f"iter_{int(name):07d}" if name.isdecimal() else name)
+        if not name or folder.parent != place or not folder.is_dir():
             raise ModelError(
                 f"{latest}: says {name!r}, but there is no folder {folder}; copy it, or name another folder"
             )
