@@ -333,3 +333,9 @@ def test_numbers_below_one(tmp_path, gpt, option, number):
     save_legacy(tmp_path / "in", gpt)
     said = f"--{option.replace('_', '-')} {number}: must be at least 1"
     assert said in fails(tmp_path / "in", **{option: number})
+
+
+def test_a_rank_copied_over_another(tmp_path, gpt):
+    save_legacy(tmp_path / "in", gpt, size=2)
+    shutil.copy(shard_path(tmp_path / "in", 0), shard_path(tmp_path / "in", 1))
+    assert "mp_rank_00 and mp_rank_01 hold the same shard twice" in fails(tmp_path / "in")

@@ -1,5 +1,7 @@
 """Megatron's own shards: one file per tensor-parallel rank, `iter_*/mp_rank_XX/model_optim_rng.pt`."""
 
+import filecmp
+import itertools
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -85,6 +87,9 @@ def _check_ranks(folder: Path, ranks: Sequence[Path], arguments: Sequence[Mappin
                     f"{folder}: {key} is {arguments[0].get(key)} in {ranks[0].name} and {other.get(key)} in "
                     f"{path.name}: shards of different checkpoints are mixed"
                 )
+    for first, second in itertools.combinations(ranks, 2):
+        if filecmp.cmp(first / SHARD, second / SHARD, shallow=False):
+            raise ModelError(f"{folder}: {first.name} and {second.name} hold the same shard twice: copy each rank again")
 
 
 def _blocks(shard: Saved, node: Mapping[str, Any], start: str = "") -> Iterator[tuple[str, Block]]:
