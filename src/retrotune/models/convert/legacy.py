@@ -89,7 +89,7 @@ def _check_ranks(folder: Path, ranks: Sequence[Path], arguments: Sequence[Mappin
                 )
     for first, second in itertools.combinations(ranks, 2):
         if filecmp.cmp(first / SHARD, second / SHARD, shallow=False):
-            raise ModelError(f"{folder}: {first.name} and {second.name} hold the same shard twice: copy each rank again")
+            raise ModelError(f"{folder}: {first.name} and {second.name} hold the same shard: copy each rank again")
 
 
 def _blocks(shard: Saved, node: Mapping[str, Any], start: str = "") -> Iterator[tuple[str, Block]]:
