@@ -6,6 +6,7 @@ are generated from them (`make docs`).
 """
 
 from retrotune.config.base import OPEN_DOMAIN, PAPER_SIZES, Entry, Family, Reader
+from retrotune.config.indexes import IndexEntry
 from retrotune.config.loading import load_config, nearest, read_config, read_yaml
 from retrotune.config.methods import (
     AdapterMethod,
@@ -31,12 +32,11 @@ from retrotune.config.retrieval import (
     ChunkingEntry,
     CorpusEntry,
     DatasetEntry,
-    IndexEntry,
     Passages,
     RetrievalEntry,
-    RetrieverEntry,
     World,
 )
+from retrotune.config.retrievers import RetrieverEntry
 from retrotune.config.study import Config, Evaluation, Grid, Select
 
 __all__ = [

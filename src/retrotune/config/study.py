@@ -3,17 +3,17 @@
 from pydantic import Field
 
 from retrotune.config.base import OPEN_DOMAIN, Count, Entry, Name, PositiveInt
+from retrotune.config.indexes import IndexEntry
 from retrotune.config.methods import Finetuning, MethodEntry, ZeroshotMethod
 from retrotune.config.models import ModelEntry, PretrainingEntry, RetrofittingEntry, SizeEntry, TokenizerEntry
 from retrotune.config.retrieval import (
     ChunkingEntry,
     CorpusEntry,
     DatasetEntry,
-    IndexEntry,
     RetrievalEntry,
-    RetrieverEntry,
     World,
 )
+from retrotune.config.retrievers import RetrieverEntry
 from retrotune.errors import ConfigError
 
 
