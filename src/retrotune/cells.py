@@ -230,13 +230,17 @@ class ResolvedCell(Entry):
     evaluation: Evaluation
     max_length: int
     shared: dict[str, dict[str, dict[str, Any]]] | None = None
+    may_lack_passages: bool = False
+    """Whether an open-domain question may have fewer passages than the layout asks for: gold finds what there is."""
 
     @model_serializer(mode="wrap")
-    def _without_empty_shared(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave `shared` out where a stage does not use it, as everything written here is part of rules' params."""
+    def _without_what_says_nothing(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what a stage does not use or is the rule, as everything written here is part of rules' params."""
         values: dict[str, Any] = handler(self)
         if self.shared is None:
             values.pop("shared", None)
+        if not self.may_lack_passages:
+            values.pop("may_lack_passages", None)
         return values
 
     @property
@@ -270,6 +274,9 @@ class ResolvedCell(Entry):
         elif stage == "predict":
             unused["finetuning"] = None
             unused["evaluation"] = Evaluation(batch_size=self.evaluation.batch_size)
+        else:
+            depth = Evaluation().retrieval_depth
+            unused["evaluation"] = self.evaluation.model_copy(update={"retrieval_depth": depth})
         return self.model_copy(update=unused)
 
 
@@ -293,7 +300,13 @@ def resolve_cell(config: Config, cell: Cell) -> ResolvedCell:
         evaluation=config.evaluation,
         max_length=config.max_length,
         shared=_shared_entries(config, cell),
+        may_lack_passages=_is_gold(config, cell.retrieval),
     )
+
+
+def _is_gold(config: Config, retrieval: str) -> bool:
+    retriever = config.retrievals[retrieval].retriever
+    return retriever is not None and config.retrievers[config.searching(retriever)].kind == "gold"
 
 
 def _for_family(entry: RetrievalEntry, family: str) -> RetrievalEntry:
@@ -323,10 +336,11 @@ def _searched_with(config: Config, retrieval: str, in_corpus: bool) -> list[tupl
     entry = config.retrievals[retrieval]
     if entry.retriever is None:
         return []
-    named = [("retrievers", entry.retriever), ("chunkings", entry.chunking)]
+    searching = config.searching(entry.retriever)
+    named = [("retrievers", entry.retriever), ("retrievers", searching), ("chunkings", entry.chunking)]
     if in_corpus:
         named.append(("corpora", entry.corpus))
-        if config.retrievers[entry.retriever].kind != "bm25":
+        if config.retrievers[searching].kind == "dense":
             named.append(("indexes", entry.index))
     return named
 

@@ -22,6 +22,9 @@ class Evaluation(Entry):
 
     batch_size: PositiveInt = Field(16, description="questions per generation batch")
     bootstrap_samples: Count = Field(1000, description="resamples for the 95 % confidence intervals; 0: none")
+    retrieval_depth: Count = Field(
+        100, description="passages per test question searched to measure retrieval quality; 0: not measured"
+    )
 
 
 class Grid(Entry):
@@ -96,6 +99,10 @@ class Config(Entry):
         if corpus is None:
             raise ConfigError(f"retrievals.{retrieval}.corpus is not set, but {dataset} is open-domain: name a corpus")
         return corpus
+
+    def searching(self, retriever: str) -> str:
+        """Name of the retriever that searches: a degraded one's base, else itself."""
+        return self.retrievers[retriever].base or retriever
 
     def finetuning_of(self, method: str) -> Finetuning:
         """Fine-tuning values of a trained method: the defaults with its overrides."""

@@ -1,10 +1,11 @@
 """Dense retrievers: a pair of BERT-like encoders that turn questions and passages into vectors.
 
 Dragon+ (arXiv 2302.07452): two encoders, the vector of the first token, dot product, no normalization. MiniLM: one
-encoder, mean of the token vectors, length 1. Both are the same class with other values in the configuration.
+encoder, mean of the token vectors, length 1. All are the same class with other values in the configuration, which
+presets and the model's own folder complete.
 
-The models run in plain transformers rather than in sentence-transformers: pooling and normalization are declared in the
-configuration, so that one code path serves folders with and without `modules.json`, and batching stays in our hands.
+The models run in plain transformers rather than in sentence-transformers, so that one code path serves folders with and
+without `modules.json`, and batching stays in our hands.
 
 Shape letters: B batch, T tokens, D width.
 """
@@ -14,7 +15,7 @@ import importlib.util
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,11 +23,10 @@ import torch
 from retrotune.config import RetrieverEntry
 from retrotune.errors import RetrievalError
 from retrotune.files import sha256
-from retrotune.log import logger, progress
+from retrotune.log import progress
+from retrotune.retrieval.declared import Side, complete
 from retrotune.retrieval.passages import passage_text
 from retrotune.stages import STAGE_VERSIONS
-
-Side = Literal["query", "passage"]
 
 
 def locate_model(name: str) -> str:
@@ -60,35 +60,40 @@ def model_name(entry: RetrieverEntry, which: Side) -> str:
     return name
 
 
-def fingerprint(entry: RetrieverEntry) -> str:
-    """Digest of all that determines passage vectors: configuration, code version and the files of a local model."""
-    name = model_name(entry, "passage")
-    location = Path(locate_model(name))
-    files = sorted(file for file in location.glob("*") if file.is_file()) if location.is_dir() else []
+def fingerprint(entry: RetrieverEntry, which: Side = "passage") -> str:
+    """Digest of all that determines vectors of passages, or of questions.
+
+    Configuration (completed by what the folder declares), code version, and the files of a local model.
+    """
+    name = model_name(entry, which)
+    location = locate_model(name)
+    files = sorted(file for file in Path(location).glob("*") if file.is_file()) if Path(location).is_dir() else []
+    keys = {"pooling", "normalize", "max_length", f"{which}_prefix", *(["title_separator"] * (which == "passage"))}
     parts = {
         "version": STAGE_VERSIONS["embed_passages"],
         "files": {file.name: sha256(file) for file in files} or name,
-        **entry.model_dump(include={"pooling", "normalize", "max_length"}),
+        **complete(entry, location).model_dump(include=keys),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 class Encoder:
-    """One encoder of a dense retriever; `dim` is the width D of its vectors."""
+    """One encoder of a dense retriever; `dim` is the width D of its vectors, `prefix` stands before each text."""
 
-    def __init__(self, tokenizer: Any, model: Any, entry: RetrieverEntry) -> None:
+    def __init__(self, tokenizer: Any, model: Any, entry: RetrieverEntry, prefix: str = "") -> None:
         self.tokenizer = tokenizer
         self.model = model.eval().to("cuda" if torch.cuda.is_available() else "cpu", torch.float32)
         self.entry = entry
+        self.prefix = prefix
         self.dim: int = model.config.hidden_size
 
     def passage_texts(self, titles: Sequence[str], texts: Sequence[str]) -> list[str]:
-        """Passages as the encoder gets them: title, separator, text.
+        """Passages as the encoder gets them after its prefix: title, separator, text.
 
-        The separator is the tokenizer's own between blanks for first-token encoders, which is how Dragon's authors give
-        titles, and a blank for all others.
+        The separator is a blank or, as Dragon's authors give titles, the tokenizer's own between blanks.
         """
-        separator = f" {self.tokenizer.sep_token} " if self.entry.pooling == "cls" and self.tokenizer.sep_token else " "
+        token = self.tokenizer.sep_token if self.entry.title_separator == "sep_token" else None
+        separator = f" {token} " if token else " "
         return [passage_text(title, text, separator) for title, text in zip(titles, texts, strict=True)]
 
     @torch.inference_mode()
@@ -101,7 +106,8 @@ class Encoder:
         vectors = np.empty((len(texts), self.dim), dtype=np.float32)
         if not len(texts):
             return vectors
-        tokens = self.tokenizer(list(texts), truncation=True, max_length=self.entry.max_length)
+        prefixed = [self.prefix + text for text in texts]
+        tokens = self.tokenizer(prefixed, truncation=True, max_length=self.entry.max_length)
         order = sorted(range(len(texts)), key=lambda row: -len(tokens["input_ids"][row]))
         starts = range(0, len(order), self.entry.batch_size)
         for start in progress(starts, f"batches of {self.entry.batch_size} texts encoded"):
@@ -124,12 +130,14 @@ class Encoder:
 def load_encoder(entry: RetrieverEntry, which: Side) -> Encoder:
     """Load the encoder of questions or of passages from a folder, a Python package or the hub.
 
-    Raises `RetrievalError` if there is no such model, it cannot be read, or `max_length` exceeds its positions.
+    Keys that the configuration leaves open are the folder's. Raises `RetrievalError` if there is no such model, it
+    cannot be read, or `max_length` exceeds its positions.
     """
     from transformers import AutoModel, AutoTokenizer
 
     name = model_name(entry, which)
     location = locate_model(name)
+    completed = complete(entry, location)
     try:
         tokenizer = AutoTokenizer.from_pretrained(location)
         model = AutoModel.from_pretrained(location)
@@ -142,17 +150,5 @@ def load_encoder(entry: RetrieverEntry, which: Side) -> Encoder:
         raise RetrievalError(
             f"retriever max_length={entry.max_length}, but {name!r} has {positions} positions: lower it"
         )
-    _warn_other_pooling(Path(location), entry)
-    return Encoder(tokenizer, model, entry)
-
-
-def _warn_other_pooling(folder: Path, entry: RetrieverEntry) -> None:
-    """Warn if a sentence-transformers folder declares another pooling than the configuration."""
-    declared = folder / "1_Pooling" / "config.json"
-    if not declared.is_file():
-        return
-    modes = json.loads(declared.read_text(encoding="utf-8"))
-    found = {"cls": modes.get("pooling_mode_cls_token"), "mean": modes.get("pooling_mode_mean_tokens")}
-    if any(found.values()) and not found[entry.pooling]:
-        other = next(pooling for pooling, used in found.items() if used)
-        logger.warning("%s declares %s pooling, the retriever has pooling: %s", folder, other, entry.pooling)
+    prefix = completed.query_prefix if which == "query" else completed.passage_prefix
+    return Encoder(tokenizer, model, completed, prefix or "")
