@@ -124,7 +124,7 @@ class Paths:
 
     # shared by all cells -------------------------------------------------------------------------------------------
     def examples(self, dataset: str, split: str) -> str:
-        """Questions of one split (train, test): parquet with question_id, question, answers, doc_id, options."""
+        """Questions of one split (train, test): parquet, one row per `Example`."""
         return f"{self.resources}/datasets/{dataset}/{split}.parquet"
 
     def documents(self, dataset: str) -> str:

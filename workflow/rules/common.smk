@@ -93,14 +93,15 @@ def passages_of(retrieval, dataset):
 
 
 def vectors_of(retrieval, source):
-    """Vectors of a dense retriever over one source, and the index over a corpus; nothing for BM25.
+    """Vectors of the dense retriever that searches one source, and the index over a corpus; nothing for other kinds.
 
     A document's passages are few and are searched exactly, without an index.
     """
     entry = CONFIG.retrievals[retrieval]
-    if CONFIG.retrievers[entry.retriever].kind == "bm25":
+    searching = CONFIG.searching(entry.retriever)
+    if CONFIG.retrievers[searching].kind != "dense":
         return {}
-    key = (entry.retriever, source, entry.chunking)
+    key = (searching, source, entry.chunking)
     vectors = {"embeddings": PATHS.embeddings(*key)}
     return vectors if source in CONFIG.datasets else {**vectors, "index": PATHS.index(*key, entry.index)}
 
@@ -108,11 +109,13 @@ def vectors_of(retrieval, source):
 def search_params(retrieval):
     """What determines a search: not the layouts, which say only where passages go afterwards."""
     entry = CONFIG.retrievals[retrieval]
-    index = CONFIG.indexes.get(entry.index)
+    retriever, index = CONFIG.retrievers[entry.retriever], CONFIG.indexes.get(entry.index)
+    base = CONFIG.retrievers.get(retriever.base)
     return dump(
         {
             "top_k": entry.top_k,
-            "retriever": CONFIG.retrievers[entry.retriever].model_dump(mode="json"),
+            "retriever": retriever.model_dump(mode="json"),
+            "base": base and base.model_dump(mode="json"),
             "index": index and index.model_dump(mode="json"),
         }
     )

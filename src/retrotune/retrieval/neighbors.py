@@ -3,7 +3,7 @@
 A cache is a parquet file with a row per key and rank; its manifest `{cache}.manifest.json` counts what was found.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +18,14 @@ from retrotune.datasets.prepare import load_examples
 from retrotune.errors import DataError, RetrievalError
 from retrotune.files import read_json, read_parquet, sha256, write_json, write_parquet
 from retrotune.log import logger
-from retrotune.retrieval.passages import PassageTable
-from retrotune.retrieval.ranking import best_rows
+from retrotune.retrieval.controls import Pool, controlled_hits, gold_hits
+from retrotune.retrieval.passages import DocumentRows, PassageTable
+from retrotune.retrieval.ranking import Hits, best_rows, no_hits
 from retrotune.retrieval.search import Searcher, open_searcher
 from retrotune.stages import STAGE_VERSIONS
 
 PASSAGE_COLUMNS = ("passage_id", "title", "text", "score")
 DOCUMENTS_AT_ONCE = 1000
-
-Hits = tuple[Any, Any]
-"""(rows, scores) [n, k] of passages found for n texts, best first; row -1 after the last one found."""
 
 
 def cache_neighbors(
@@ -39,12 +37,14 @@ def cache_neighbors(
     out: str | Path,
     embeddings: str | Path | None = None,
     index: str | Path | None = None,
+    base: RetrieverEntry | None = None,
 ) -> None:
     """Find the best `top_k` passages of every question and write them to `out`.
 
     Open-domain questions search all passages, by BM25 or through `index`. With `own_documents` a question searches its
     own document only, exactly and without an index; BM25 weighs words by all documents of the dataset. A document with
-    fewer than `top_k` passages gives all of them, which is counted and logged.
+    fewer than `top_k` passages gives all of them, which is counted and logged. `base` is the entry of the retriever
+    that a degraded one starts from. Gold gives what passages are known to hold the answer, possibly none.
 
     Columns of `out`: question_id, rank (from 0), passage_id, title, text, score (higher is better). Raises
     `RetrievalError` if `top_k` exceeds the passages of an open-domain corpus, a document has no passages, or vectors,
@@ -54,15 +54,12 @@ def cache_neighbors(
     table = PassageTable(passages)
     if not own_documents:
         _check_enough(top_k, table)
-    searcher = open_searcher(retriever, table, embeddings, None if own_documents else index)
-    encoded = searcher.encode([example.question for example in questions])
-    if own_documents:
-        hits = _search_own(searcher, encoded, questions, table, top_k)
-    else:
-        hits = searcher.search(encoded, top_k)
-        if (hits[0] < 0).any():
-            lost = int((hits[0] < 0).any(axis=1).sum())
-            raise RetrievalError(f"{index}: found fewer than {top_k} passages for {lost} questions: raise nprobe")
+    searcher = open_searcher(base or retriever, table, embeddings, None if own_documents else index)
+    documents = DocumentRows(table) if own_documents else None
+    hits = question_hits(retriever, base, searcher, questions, table, documents, top_k)
+    if not own_documents and (base or retriever).kind != "gold" and (hits[0] < 0).any():
+        lost = int((hits[0] < 0).any(axis=1).sum())
+        raise RetrievalError(f"{index}: found fewer than {top_k} passages for {lost} questions: raise nprobe")
     keys = {"question_id": pa.array([example.question_id for example in questions], pa.string())}
     _write_cache(
         out,
@@ -77,6 +74,33 @@ def cache_neighbors(
     )
 
 
+def question_hits(
+    retriever: RetrieverEntry,
+    base: RetrieverEntry | None,
+    searcher: Searcher,
+    questions: Sequence[Example],
+    table: PassageTable,
+    documents: DocumentRows | None,
+    k: int,
+) -> Hits:
+    """The best `k` passages of each question by a retriever, real or control; with `documents` those of its own one.
+
+    `searcher` is that of `base` if there is one. What a question gets does not depend on the others.
+    """
+    owns = None
+    if documents is not None:
+        owns = [documents.of(example.doc_id, example.question_id) for example in questions]
+    pools = [Pool(rows) for rows in owns or [range(table.rows)] * len(questions)]
+
+    def search(entry: RetrieverEntry) -> Hits:
+        encoded = searcher.encode([example.question for example in questions])
+        if entry.kind == "gold":
+            return gold_hits(searcher, encoded, questions, owns, table, k)
+        return searcher.search(encoded, k) if owns is None else _search_own(searcher, encoded, owns, k)
+
+    return controlled_hits(retriever, base, [example.question_id for example in questions], pools, k, search)
+
+
 def cache_pretraining_neighbors(
     corpora: Mapping[str, CorpusEntry],
     root: str | Path,
@@ -89,6 +113,7 @@ def cache_pretraining_neighbors(
     out: str | Path,
     embeddings: str | Path | None = None,
     index: str | Path | None = None,
+    base: RetrieverEntry | None = None,
 ) -> None:
     """Find the best `top_k` passages of other documents for all text that models are pretrained on.
 
@@ -102,7 +127,7 @@ def cache_pretraining_neighbors(
     """
     table = PassageTable(passages)
     _check_enough(top_k, table)
-    searcher = open_searcher(retriever, table, embeddings, index)
+    searcher = open_searcher(base or retriever, table, embeddings, index)
     doc_of_row, codes = _codes(f"{source}/{doc_id}" for doc_id in table.column("doc_id"))
     doc_ids: list[str] = []
     chunks: list[int] = []
@@ -112,9 +137,8 @@ def cache_pretraining_neighbors(
     for texts in _batches(pretraining, DOCUMENTS_AT_ONCE):
         doc_ids.extend(doc_id for doc_id, _, _ in texts)
         chunks.extend(chunk for _, chunk, _ in texts)
-        own = [codes.get(doc_id, -1) for doc_id, _, _ in texts]
-        encoded = searcher.encode([text for _, _, text in texts])
-        pieces.append(_search_others(searcher, encoded, np.array(own), doc_of_row, top_k))
+        own = np.array([codes.get(doc_id, -1) for doc_id, _, _ in texts])
+        pieces.append(_text_hits(retriever, base, searcher, texts, own, doc_of_row, top_k))
         logger.info("%d texts searched", len(doc_ids))
     hits = (np.concatenate([rows for rows, _ in pieces]), np.concatenate([scores for _, scores in pieces]))
     keys = {"doc_id": pa.array(doc_ids, pa.string()), "chunk": pa.array(chunks, pa.int64())}
@@ -194,26 +218,14 @@ def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
         yield batch
 
 
-def _no_hits(n: int, k: int) -> Hits:
-    return np.full((n, k), -1, dtype=np.int64), np.full((n, k), -np.inf, dtype=np.float32)
-
-
-def _search_own(searcher: Searcher, encoded: Any, questions: list[Example], table: PassageTable, k: int) -> Hits:
-    """Exact search of each question among the passages of its own document, one document at a time."""
-    doc_of_row, codes = _codes(table.column("doc_id"))
-    order = np.argsort(doc_of_row, kind="stable")
-    borders = np.searchsorted(doc_of_row[order], np.arange(len(codes) + 1))
+def _search_own(searcher: Searcher, encoded: Any, owns: Sequence[Any], k: int) -> Hits:
+    """Exact search of each question among the passages of its own document (`owns`), one document at a time."""
     asked: dict[int, list[int]] = {}
-    for number, example in enumerate(questions):
-        if example.doc_id not in codes:
-            raise RetrievalError(
-                f"question {example.question_id!r}: its document {example.doc_id!r} has no passage in {table.path};"
-                " delete that file and run chunk_documents again"
-            )
-        asked.setdefault(codes[example.doc_id], []).append(number)
-    rows, scores = _no_hits(len(questions), k)
-    for code, numbers in asked.items():
-        own_rows = order[borders[code] : borders[code + 1]]
+    for number, own_rows in enumerate(owns):
+        asked.setdefault(int(own_rows[0]), []).append(number)
+    rows, scores = no_hits(len(owns), k)
+    for numbers in asked.values():
+        own_rows = owns[numbers[0]]
         for number, found in zip(numbers, searcher.score(encoded[numbers], own_rows), strict=True):
             best = best_rows(found, k)
             rows[number, : len(best)] = own_rows[best]
@@ -221,12 +233,38 @@ def _search_own(searcher: Searcher, encoded: Any, questions: list[Example], tabl
     return rows, scores
 
 
+def _text_hits(
+    retriever: RetrieverEntry,
+    base: RetrieverEntry | None,
+    searcher: Searcher,
+    texts: Sequence[tuple[str, int, str]],
+    own: Any,
+    doc_of_row: Any,
+    k: int,
+) -> Hits:
+    """The best `k` passages outside each text's own document (`own` [n], -1: none of its passages are searched).
+
+    `texts` are (document id, chunk, text); by a retriever, real or control, as `question_hits`.
+    """
+    keys = [f"{doc_id}#{chunk}" for doc_id, chunk, _ in texts]
+
+    def others(code: int) -> Pool:
+        return Pool(range(len(doc_of_row)), lambda row: bool(doc_of_row[row] != code))
+
+    def search(entry: RetrieverEntry) -> Hits:
+        if entry.kind == "gold":
+            raise RetrievalError("gold needs answers, which text to train on has not: use another retriever")
+        return _search_others(searcher, searcher.encode([text for _, _, text in texts]), own, doc_of_row, k)
+
+    return controlled_hits(retriever, base, keys, [others(code) for code in own], k, search)
+
+
 def _search_others(searcher: Searcher, encoded: Any, own: Any, doc_of_row: Any, k: int) -> Hits:
     """The best passages outside each text's own document (`own` [n], -1: none of its passages are searched).
 
     Fetches more until `k` others are found, or all passages have been seen.
     """
-    rows, scores = _no_hits(len(encoded), k)
+    rows, scores = no_hits(len(encoded), k)
     pending = np.arange(len(encoded))
     fetch = min(2 * k, searcher.size)
     while len(pending):

@@ -63,6 +63,27 @@ class PassageTable:
         return pa.concat_tables(pieces).take(pa.array(places))
 
 
+class DocumentRows:
+    """The rows of each document's passages, in their order."""
+
+    def __init__(self, table: PassageTable) -> None:
+        self._path = table.path
+        codes: dict[str, int] = {}
+        doc_of_row = np.array([codes.setdefault(doc_id, len(codes)) for doc_id in table.column("doc_id")])
+        order = np.argsort(doc_of_row, kind="stable")
+        borders = np.searchsorted(doc_of_row[order], np.arange(1, len(codes)))
+        self._rows = dict(zip(codes, np.split(order, borders), strict=True))
+
+    def of(self, doc_id: str | None, question_id: str) -> Any:
+        """Passage rows of a question's document; `RetrievalError` if it has none."""
+        if doc_id not in self._rows:
+            raise RetrievalError(
+                f"question {question_id!r}: its document {doc_id!r} has no passage in {self._path};"
+                " delete that file and run chunk_documents again"
+            )
+        return self._rows[doc_id]
+
+
 def passage_text(title: str, text: str, separator: str = " ") -> str:
     """Title and text of a passage as one text; a passage without title is its text."""
     return f"{title}{separator}{text}" if title else text

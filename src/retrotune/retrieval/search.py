@@ -9,6 +9,7 @@ import numpy as np
 from retrotune.config import RetrieverEntry
 from retrotune.errors import RetrievalError
 from retrotune.log import progress
+from retrotune.retrieval.embeddings import check_vectors
 from retrotune.retrieval.passages import PassageTable
 
 QUERIES_AT_ONCE = 1024
@@ -34,6 +35,25 @@ class Searcher(Protocol):
         ...
 
 
+class NoSearcher:
+    """Stands where nothing is searched: random passages."""
+
+    def __init__(self, table: PassageTable) -> None:
+        self.size = table.rows
+
+    def encode(self, texts: Sequence[str]) -> Any:
+        """Nothing to search with."""
+        raise RetrievalError("random passages are drawn, not searched")
+
+    def search(self, encoded: Any, k: int) -> tuple[Any, Any]:
+        """See `Searcher`; nothing is found."""
+        raise RetrievalError("random passages are drawn, not searched")
+
+    def score(self, encoded: Any, rows: Any) -> Any:
+        """See `Searcher`; nothing is scored."""
+        raise RetrievalError("random passages are drawn, not searched")
+
+
 class DenseSearcher:
     """Dot products of an encoder's vectors: through a FAISS index over all passages, exactly over given ones."""
 
@@ -49,8 +69,10 @@ class DenseSearcher:
             )
 
     def encode(self, texts: Sequence[str]) -> Any:
-        """Query vectors [n, D]."""
-        return self._encoder.encode(texts)
+        """Query vectors [n, D]; `RetrievalError` naming the text whose vector is zero or not finite."""
+        vectors = self._encoder.encode(texts)
+        check_vectors(vectors, lambda row: f"question {texts[row][:200]!r}")
+        return vectors
 
     def search(self, encoded: Any, k: int) -> tuple[Any, Any]:
         """See `Searcher`; needs an index."""
@@ -90,11 +112,13 @@ def open_searcher(
     embeddings: str | Path | None = None,
     index: str | Path | None = None,
 ) -> Searcher:
-    """The searcher of a retriever over the passages of `table`.
+    """The searcher of a retriever over the passages of `table`; BM25 ranks the passages that gold looks through.
 
     Raises `RetrievalError` if a dense retriever lacks vectors, or vectors and index do not belong to these passages.
     """
-    if retriever.kind == "bm25":
+    if retriever.kind == "random":
+        return NoSearcher(table)
+    if retriever.kind in ("bm25", "gold"):
         from retrotune.retrieval.sparse import SparseSearcher
 
         return SparseSearcher(table)
