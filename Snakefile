@@ -36,6 +36,7 @@ rule all:
         PATHS.metrics(CELLS),
         PATHS.report("tables/comparison.md"),
         PATHS.report("figures/scaling.svg"),
+        [PATHS.report("tables/retrieval.md"), PATHS.report("figures/retrieval.svg")] if MEASURED else [],
 
 
 rule models:

@@ -147,6 +147,10 @@ class Paths:
         """Neighbor cache: parquet with question_id, rank, passage_id, title, text, score."""
         return f"{self.resources}/neighbors/{retrieval}/{dataset}/{split}.parquet"
 
+    def quality(self, retrieval: str, dataset: str) -> str:
+        """How well a retrieval finds what a dataset's test questions ask for."""
+        return f"{self.resources}/neighbors/{retrieval}/{dataset}/quality.json"
+
     def tokenizer(self, tokenizer: str) -> str:
         """A trained tokenizer's file in tokenizers' JSON format."""
         return f"{self.resources}/tokenizers/{tokenizer}/tokenizer.json"

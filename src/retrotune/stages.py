@@ -14,6 +14,7 @@ STAGE_VERSIONS: dict[str, int] = {
     "build_index": 1,
     "cache_neighbors": 1,
     "cache_pretraining_neighbors": 1,
+    "measure_retrieval": 1,
     "pretrain_model": 1,
     "retrofit_model": 1,
     "fetch_model": 2,
@@ -24,4 +25,5 @@ STAGE_VERSIONS: dict[str, int] = {
     "collect_metrics": 2,
     "make_tables": 2,
     "plot_scaling": 1,
+    "report_retrieval": 1,
 }

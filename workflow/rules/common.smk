@@ -12,7 +12,7 @@ sys.path.insert(0, PACKAGE)
 os.environ.update(PYTHONPATH=PACKAGE)
 
 from retrotune.cells import Cell, Paths, expand_grid, is_open_domain, resolve_cell
-from retrotune.config import DatasetEntry, load_config
+from retrotune.config import WITHOUT_GOLD, DatasetEntry, load_config
 from retrotune.corpus.documents import corpus_files
 from retrotune.datasets import get_spec
 from retrotune.datasets.prepare import raw_files
@@ -32,6 +32,14 @@ WORK = PATHS.work("{model}/{method}/{dataset}/{retrieval}/seed{seed}")
 CELL_LOG = "{model}/{method}/{dataset}/{retrieval}/seed{seed}.log"
 # retrievals are compared in a table of their own where a study has several
 RETRIEVAL_TABLES = ("csv", "md", "tex", "html") if len({cell.retrieval for cell in CELLS}) > 1 else ()
+# retrievals whose quality is measured, with the test questions that they are measured on
+MEASURED = [
+    pair
+    for pair in dict.fromkeys((cell.retrieval, cell.dataset) for cell in CELLS)
+    if CONFIG.evaluation.retrieval_depth
+    and CONFIG.retrievals[pair[0]].retriever is not None
+    and CONFIG.datasets[pair[1]].reader not in WITHOUT_GOLD
+]
 ENV = "../../envs/cpu.yaml" if not any(m.resources.gpus for m in CONFIG.models.values()) else "../../envs/gpu.yaml"
 
 
@@ -106,14 +114,14 @@ def vectors_of(retrieval, source):
     return vectors if source in CONFIG.datasets else {**vectors, "index": PATHS.index(*key, entry.index)}
 
 
-def search_params(retrieval):
+def search_params(retrieval, **numbers):
     """What determines a search: not the layouts, which say only where passages go afterwards."""
     entry = CONFIG.retrievals[retrieval]
     retriever, index = CONFIG.retrievers[entry.retriever], CONFIG.indexes.get(entry.index)
     base = CONFIG.retrievers.get(retriever.base)
     return dump(
         {
-            "top_k": entry.top_k,
+            **(numbers or {"top_k": entry.top_k}),
             "retriever": retriever.model_dump(mode="json"),
             "base": base and base.model_dump(mode="json"),
             "index": index and index.model_dump(mode="json"),

@@ -59,6 +59,33 @@ rule cache_neighbors:
         "../scripts/cache_neighbors.py"
 
 
+rule measure_retrieval:
+    input:
+        unpack(
+            lambda wildcards: vectors_of(
+                wildcards.retrieval, CONFIG.dataset_source(wildcards.dataset, wildcards.retrieval)
+            )
+        ),
+        examples=PATHS.examples("{dataset}", "test"),
+        passages=lambda wildcards: passages_of(wildcards.retrieval, wildcards.dataset),
+    output:
+        PATHS.quality("{retrieval}", "{dataset}"),
+    log:
+        PATHS.log("measure_retrieval/{retrieval}-{dataset}.log"),
+    conda:
+        ENV
+    params:
+        search=lambda wildcards: search_params(
+            wildcards.retrieval,
+            depth=CONFIG.evaluation.retrieval_depth,
+            bootstrap_samples=CONFIG.evaluation.bootstrap_samples,
+        ),
+        own_documents=lambda wildcards: not is_open_domain(CONFIG, wildcards.dataset),
+        version=version("measure_retrieval"),
+    script:
+        "../scripts/measure_retrieval.py"
+
+
 rule cache_pretraining_neighbors:
     input:
         unpack(pretraining_search),

@@ -14,7 +14,6 @@ import numpy as np
 
 from retrotune.config import RetrieverEntry
 from retrotune.datasets.base import Example
-from retrotune.errors import RetrievalError
 from retrotune.log import logger
 from retrotune.retrieval.answers import evidence_places, holds_answer
 from retrotune.retrieval.passages import PassageTable
@@ -49,15 +48,11 @@ def controlled_hits(
     """The best `k` passages of each text by a retriever, real or control.
 
     `keys` name the texts, `pools` say what each may be given, `search` gives the hits of an entry that searches. `base`
-    is the entry that a degraded retriever starts from; `RetrievalError` if it is not given.
+    is the entry that a degraded retriever starts from, and the one that `open_searcher` opens then.
     """
     if retriever.kind == "random":
         return random_hits(keys, pools, k, retriever.seed)
-    if retriever.kind == "degraded":
-        if base is None:
-            raise RetrievalError(
-                f"a degraded retriever needs the entry of its base {retriever.base!r}: pass it as base"
-            )
+    if retriever.kind == "degraded" and base is not None:
         hits = controlled_hits(base, None, keys, pools, k, search)
         return degraded_hits(hits, keys, pools, retriever.share, retriever.seed)
     return search(retriever)

@@ -116,6 +116,8 @@ def open_searcher(
 
     Raises `RetrievalError` if a dense retriever lacks vectors, or vectors and index do not belong to these passages.
     """
+    if retriever.kind == "degraded":
+        raise RetrievalError(f"a degraded retriever searches by its base {retriever.base!r}: give that one's entry")
     if retriever.kind == "random":
         return NoSearcher(table)
     if retriever.kind in ("bm25", "gold"):
