@@ -9,17 +9,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from retrotune.corpus.ids import IdHashes, first_repeated
 from retrotune.errors import RetrievalError
 from retrotune.files import sha256
 
 COLUMNS = ("passage_id", "doc_id", "title", "text")
+ROWS_AT_ONCE = 100_000
 
 
 class PassageTable:
     """A parquet file of passages; a passage is known by its row, which is also the number of its vector.
 
     Texts are read in pieces, so memory holds one block or one row group of them. Raises `RetrievalError` if the file is
-    missing, damaged, empty, or lacks a column.
+    missing, damaged, empty, lacks a column, or has a passage id twice (naming the id and both rows).
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -36,6 +38,23 @@ class PassageTable:
         self.rows: int = self._file.metadata.num_rows
         if not self.rows:
             raise RetrievalError(f"{path}: holds no passage; check the corpus it was made from")
+        self._check_ids()
+
+    def _check_ids(self) -> None:
+        hashes = IdHashes()
+        for batch in self._file.iter_batches(ROWS_AT_ONCE, columns=["passage_id"]):
+            hashes.extend(batch["passage_id"].to_pylist())
+        suspects = hashes.suspects()
+        if not len(suspects):
+            return
+        batches = self._file.iter_batches(ROWS_AT_ONCE, columns=["passage_id"])
+        names = (name for batch in batches for name in batch["passage_id"].to_pylist())
+        if repeated := first_repeated(((name, row) for row, name in enumerate(names)), suspects):
+            name, first, second = repeated
+            raise RetrievalError(
+                f"{self.path}: passage id {name!r} stands in rows {first} and {second}; give each passage an id of its"
+                " own and make the file again"
+            )
 
     @cached_property
     def sha256(self) -> str:
@@ -49,6 +68,20 @@ class PassageTable:
     def column(self, name: str) -> Any:
         """One column as an array of objects, in memory as a whole."""
         return self._file.read([name])[name].to_numpy()
+
+    @cached_property
+    def documents(self) -> tuple[Any, dict[str, int]]:
+        """(number [rows] of each passage's document, the number of each doc_id)."""
+        column = self._file.read(["doc_id"])["doc_id"].combine_chunks().dictionary_encode()
+        numbers = column.indices.to_numpy().astype(np.int64)
+        return numbers, {name: number for number, name in enumerate(column.dictionary.to_pylist())}
+
+    def following(self, rows: Any) -> Any:
+        """Rows of the passages that come next in the same documents; -1 where there is none, and for row -1."""
+        rows = np.asarray(rows, dtype=np.int64)
+        numbers, _ = self.documents
+        after = np.minimum(rows + 1, self.rows - 1)
+        return np.where((rows >= 0) & (after > rows) & (numbers[after] == numbers[rows]), after, -1)
 
     def take(self, rows: Any) -> Any:
         """Arrow table of the passages at `rows`, in that order; a row may occur several times."""
