@@ -15,4 +15,5 @@ with stage_log(snakemake.log[0]):
         snakemake.output[0],
         embeddings=snakemake.input.get("embeddings"),
         index=snakemake.input.get("index"),
+        continuation=search["continuation"],
     )

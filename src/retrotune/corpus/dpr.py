@@ -62,8 +62,8 @@ def read_passages(files: Iterable[Path], bad: BadRecords) -> Iterator[PassageRow
     suspects = hashes.suspects()
     repeated = first_repeated(_placed_ids(files), suspects) if len(suspects) else None
     if repeated:
-        passage_id, first, second = repeated
-        raise DataError(f"{second}: passage id {passage_id!r} is that of {first} too; give each passage an id of its own")
+        name, earlier, later = repeated
+        raise DataError(f"{later}: passage id {name!r} is that of {earlier} too; give each passage an id of its own")
 
 
 def _placed_ids(files: Iterable[Path]) -> Iterator[tuple[str, str]]:

@@ -76,6 +76,20 @@ class PassageTable:
         numbers = column.indices.to_numpy().astype(np.int64)
         return numbers, {name: number for number, name in enumerate(column.dictionary.to_pylist())}
 
+    def rows_of(self, doc_id: str) -> Any:
+        """Rows of a document's passages, in order; none for a document that has no passage."""
+        _, codes = self.documents
+        if doc_id not in codes:
+            return np.empty(0, dtype=np.int64)
+        order, borders = self._by_document
+        return order[borders[codes[doc_id]] : borders[codes[doc_id] + 1]]
+
+    @cached_property
+    def _by_document(self) -> tuple[Any, Any]:
+        numbers, codes = self.documents
+        order = np.argsort(numbers, kind="stable")
+        return order, np.searchsorted(numbers[order], np.arange(len(codes) + 1))
+
     def following(self, rows: Any) -> Any:
         """Rows of the passages that come next in the same documents; -1 where there is none, and for row -1."""
         rows = np.asarray(rows, dtype=np.int64)
@@ -94,6 +108,21 @@ class PassageTable:
                 pieces.append(self._file.read_row_group(group, columns=list(COLUMNS)).take(pa.array(inside)))
             start = end
         return pa.concat_tables(pieces).take(pa.array(places))
+
+    def given(self, rows: Any, continuation: bool) -> Any:
+        """The passages at `rows` as models get them; with `continuation` a text goes on into the next passage's.
+
+        RETRO (arXiv 2112.04426, section 2.1) gives each neighbor with the chunk that follows it in its document.
+        """
+        found = self.take(rows)
+        if not continuation:
+            return found
+        after = self.following(rows)
+        texts = found["text"].to_pylist()
+        goes_on = np.flatnonzero(after >= 0)
+        for place, text in zip(goes_on, self.take(after[goes_on])["text"].to_pylist(), strict=True):
+            texts[place] = f"{texts[place]} {text}"
+        return found.set_column(found.schema.get_field_index("text"), "text", pa.array(texts, pa.string()))
 
 
 def passage_text(title: str, text: str, separator: str = " ") -> str:
