@@ -73,7 +73,11 @@ def cache_neighbors(
     searcher = functools.cache(lambda: open_searcher(retriever, table, search.embeddings, search.index))
 
     def find(asked: Sequence[Example]) -> Hits:
-        return find_for_questions(searcher(), table, asked, top_k, own_documents)
+        rows, scores = find_for_questions(searcher(), table, asked, top_k, own_documents)
+        lost = 0 if own_documents else int((rows < 0).any(axis=1).sum())
+        if lost:
+            raise RetrievalError(f"{index}: found fewer than {top_k} passages for {lost} questions: raise nprobe")
+        return rows, scores
 
     folder, records = blocks_folder(out), list[Record]()
     with Progress("questions searched", len(questions)) as shown:
@@ -108,11 +112,8 @@ def find_for_questions(
     encoded = searcher.encode([example.question for example in questions])
     if own_documents:
         return _search_own(searcher, encoded, questions, table, top_k)
-    rows, scores = searcher.search(encoded, top_k)
-    lost = int((rows < 0).any(axis=1).sum())
-    if lost:
-        raise RetrievalError(f"{table.path}: found fewer than {top_k} passages for {lost} questions: raise nprobe")
-    return rows, scores
+    found: Hits = searcher.search(encoded, top_k)
+    return found
 
 
 def question_search_digest(search: Search, table: PassageTable, own_documents: bool) -> str:

@@ -157,7 +157,7 @@ def load_pretraining_neighbors(path: str | Path) -> dict[tuple[str, int], list[P
     found: dict[tuple[str, int], list[Passage]] = {}
     for arrays in blocks:
         for key, rows, scores in zip(
-            _keys(path, arrays, remedy).pairs(), arrays["rows"].tolist(), arrays["scores"].tolist(), strict=True
+            read_keys(path, arrays).pairs(), arrays["rows"].tolist(), arrays["scores"].tolist(), strict=True
         ):
             ranked = [
                 Passage(names[place], titles[place], texts[place], score)
@@ -252,7 +252,9 @@ def _search_others(searcher: Searcher, encoded: Any, own: Any, doc_of_row: Any, 
     return rows, scores
 
 
-def _keys(path: str | Path, arrays: Mapping[str, Any], remedy: str) -> Keys:
+def read_keys(path: str | Path, arrays: Mapping[str, Any]) -> Keys:
+    """The texts that a block's rows belong to; `RetrievalError` if it does not say so for all of them."""
+    remedy = f"delete {path} and its folder of blocks, and run again"
     try:
         keys = Keys.read(arrays)
     except (KeyError, ValueError) as error:
