@@ -144,7 +144,7 @@ class Paths:
         return f"{self.resources}/indexes/{retriever}/{source}/{chunking}/{index}.faiss"
 
     def neighbors(self, retrieval: str, dataset: str, split: str) -> str:
-        """Neighbor cache: parquet with question_id, rank, passage_id, title, text, score."""
+        """Neighbor cache: parquet with question_id, rank, passage_id, title, text, score; blocks in a folder beside."""
         return f"{self.resources}/neighbors/{retrieval}/{dataset}/{split}.parquet"
 
     def quality(self, retrieval: str, dataset: str) -> str:
@@ -158,13 +158,13 @@ class Paths:
     def pretraining_neighbors(self, pretraining: str, chunk_length: int | str) -> str:
         """Neighbors of pretraining chunks of a length (0: of whole documents).
 
-        Parquet with doc_id, chunk, rank, passage_id, title, text, score.
+        Manifest of the blocks of passage rows that lie in the folder of the same name without `.json`.
         """
-        return f"{self.resources}/pretraining/{pretraining}/neighbors-{chunk_length}.parquet"
+        return f"{self.resources}/pretraining/{pretraining}/neighbors-{chunk_length}.json"
 
     def retrofitting_neighbors(self, retrofitting: str, model: str, chunk_length: int | str) -> str:
         """As `pretraining_neighbors`, of chunks that the tokenizer of the GPT `model` cuts."""
-        return f"{self.resources}/retrofitting/{retrofitting}/{model}/neighbors-{chunk_length}.parquet"
+        return f"{self.resources}/retrofitting/{retrofitting}/{model}/neighbors-{chunk_length}.json"
 
     def model(self, model: str) -> str:
         """Folder of a base model in transformers layout, tokenizer included; its manifest is written last."""

@@ -1,14 +1,16 @@
-"""The `retrotune` command: tables of a study finished or not, conversion of checkpoints, generated documentation."""
+"""The `retrotune` command: tables of a study, checks of its neighbors, conversion of checkpoints, generated docs."""
 
 import argparse
 import logging
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from retrotune.cells import Paths
 from retrotune.config import Config, Select, load_config, read_yaml
-from retrotune.errors import ConfigError, RetrotuneError
+from retrotune.errors import ConfigError, RetrievalError, RetrotuneError
+from retrotune.log import setup_logging
 from retrotune.report.collect import Result, holds, read_cells, write_results
 
 
@@ -82,11 +84,42 @@ def write_docs(arguments: argparse.Namespace) -> None:
         print(path)
 
 
+def verify_neighbors(arguments: argparse.Namespace) -> None:
+    """Check the study's neighbor caches and search a sample of each again; a line per cache."""
+    from retrotune.retrieval.verify import study_caches, verify_cache
+
+    setup_logging(plain=True, level=logging.WARNING)
+    config = merged_config(arguments.configfile, arguments.config)
+    caches = study_caches(config)
+    for name in arguments.cache:
+        if not any(Path(name).resolve() == Path(path).resolve() for path in caches):
+            raise ConfigError(
+                f"{name}: no neighbor cache of study {config.study}; it has {', '.join(caches) or 'none'}"
+            )
+    wanted = {Path(name).resolve() for name in arguments.cache}
+    chosen = {path: entry for path, entry in caches.items() if not wanted or Path(path).resolve() in wanted}
+    if not chosen:
+        raise RetrievalError(f"study {config.study} has no neighbor cache yet: run snakemake neighbors")
+    wrong = 0
+    for path, entry in chosen.items():
+        try:
+            done = verify_cache(path, config, entry, arguments.sample, arguments.seed)
+        except RetrotuneError as error:
+            wrong += 1
+            print(f"error: {error}", file=sys.stderr)
+            continue
+        print(
+            f"{path}: {done['blocks']} blocks of {done['texts']} texts whole, {done['sampled']} searched again: equal"
+        )
+    if wrong:
+        raise RetrievalError(f"{wrong} of {len(chosen)} neighbor caches are not what the study says")
+
+
 def convert(arguments: argparse.Namespace) -> None:
     """Convert a checkpoint into a model folder."""
     from retrotune.models.convert import convert_checkpoint
 
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    setup_logging(plain=True)
     options = {key: getattr(arguments, key) for key in ("chunk_length", "vocab_size", "tokenizer")}
     convert_checkpoint(arguments.source, arguments.out, **options)
 
@@ -102,6 +135,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     docs = commands.add_parser("docs", help="generate the configuration's schema and key tables")
     docs.add_argument("folder", nargs="?", default="config")
     docs.set_defaults(run=write_docs)
+    verification = commands.add_parser("verify-neighbors", help="check neighbor caches, search a sample of them again")
+    verification.add_argument("cache", nargs="*", metavar="CACHE", help="cache files; default: all that the study has")
+    verification.add_argument("--configfile", nargs="+", default=[], metavar="FILE", help="as for snakemake")
+    verification.add_argument("--config", nargs="+", default=[], metavar="KEY=VALUE", help="as for snakemake")
+    verification.add_argument("--sample", type=int, default=100, metavar="N", help="texts per cache to search again")
+    verification.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the sample")
+    verification.set_defaults(run=verify_neighbors)
     conversion = commands.add_parser("convert", help="convert a checkpoint into a folder that transformers loads")
     conversion.add_argument("source", metavar="SOURCE", help="Megatron or transformers folder, or .gguf file")
     conversion.add_argument("out", metavar="OUT", help="new folder")

@@ -34,6 +34,20 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def locked(path: str | Path) -> Iterator[None]:
+    """Hold the lock of `path` against other processes (file `.{name}.lock` beside it), waiting for whoever has it.
+
+    A process that dies gives its locks back. The empty lock file stays: removing it could let two processes in.
+    """
+    from filelock import FileLock
+
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(f".{path.name}.lock")):
+        yield
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Write `text` as UTF-8, atomically."""
     with atomic_write(path) as temporary:
@@ -106,6 +120,15 @@ def write_parquet(path: str | Path, table: Any) -> None:
         table = pa.Table.from_pandas(table, preserve_index=False)
     with atomic_write(path) as temporary:
         pq.write_table(table, temporary, write_page_checksum=True)
+
+
+def write_parquet_parts(path: str | Path, parts: Iterable[Any], schema: Any) -> None:
+    """Write arrow tables of one schema as the row groups of one parquet file, atomically, one in memory at a time."""
+    import pyarrow.parquet as pq
+
+    with atomic_write(path) as temporary, pq.ParquetWriter(temporary, schema, write_page_checksum=True) as writer:
+        for part in parts:
+            writer.write_table(part)
 
 
 def write_parquet_rows(path: str | Path, rows: Iterable[dict[str, Any]], schema: Any, group_rows: int = 50_000) -> int:

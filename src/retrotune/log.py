@@ -6,9 +6,9 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from pathlib import Path
-from typing import TypeVar
+from typing import TextIO, TypeVar
 
 from retrotune.errors import RetrotuneError
 
@@ -16,31 +16,127 @@ T = TypeVar("T")
 logger = logging.getLogger("retrotune")
 
 
-def setup_logging(path: str | None = None, level: int = logging.INFO) -> None:
-    """Send the package's log to `path` (appending) or, without one, to standard error."""
-    handler: logging.Handler = logging.FileHandler(path) if path else logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
+CLEAR_LINE = "\r\x1b[K"
+
+
+class _LineHandler(logging.StreamHandler[TextIO]):
+    """Lines of the log, in a terminal in place of the live line of a progress."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self.stream.isatty():
+            self.stream.write(CLEAR_LINE)
+        super().emit(record)
+
+
+def setup_logging(path: str | None = None, level: int = logging.INFO, plain: bool = False) -> None:
+    """Send the package's log to `path` (appending) or, without one, to standard error.
+
+    `plain`: the messages alone, as commands show them in a terminal, without time and level.
+    """
+    handler: logging.Handler = logging.FileHandler(path) if path else _LineHandler(sys.stderr)
+    handler.setFormatter(
+        logging.Formatter("%(message)s" if plain else "%(asctime)s %(levelname)s %(message)s", "%H:%M:%S")
+    )
     logger.handlers[:] = [handler]
     logger.setLevel(level)
     logger.propagate = False
 
 
-def progress(items: Iterable[T], what: str, total: int | None = None, every_seconds: float = 10.0) -> Iterator[T]:
-    """Yield `items` and log count, rate and remaining time, at most once per `every_seconds`.
+def duration(seconds: float) -> str:
+    """Seconds as people say them: 5 s, 3 min 20 s, 1 h 05 min, 2 d 03 h."""
+    seconds = round(seconds)
+    for unit, size, part, part_size in (("d", 86_400, "h", 3_600), ("h", 3_600, "min", 60), ("min", 60, "s", 1)):
+        if seconds >= size:
+            return f"{seconds // size} {unit} {seconds % size // part_size:02d} {part}"
+    return f"{seconds} s"
 
-    `what` names the unit, for example "passages embedded". Plain lines, fit for a terminal and a log file alike.
+
+class Progress:
+    """Count, share, rate and remaining time of a long stage: a live line in a terminal, else lines in the log.
+
+    `what` names the unit, for example "passages embedded"; `total` is how many there are, where that is known. A log
+    gets a line per `every_seconds` at most, a terminal (standard error) is written to five times per second. A stage
+    that took longer than `every_seconds` ends with a line that says how long.
     """
-    if total is None and isinstance(items, Sized):
+
+    def __init__(
+        self,
+        what: str,
+        total: int | None = None,
+        every_seconds: float = 10.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.count = 0
+        self._kept = 0
+        self._what, self._total, self._clock = what, total, clock
+        self._every = every_seconds
+        self._live = sys.stderr.isatty()
+        self._start = self._last = clock()
+
+    def advance(self, count: int = 1, kept: bool = False) -> None:
+        """Count some more as done. What was `kept` from an earlier run says nothing about the rate."""
+        self.count += count
+        self._kept += count * kept
+        now = self._clock()
+        if now - self._last < (min(0.2, self._every) if self._live else self._every):
+            return
+        self._last = now
+        if self._live:
+            sys.stderr.write(CLEAR_LINE + self._line(now))
+            sys.stderr.flush()
+        else:
+            logger.info("%s", self._line(now))
+
+    def _line(self, now: float) -> str:
+        line = f"{self._what}: {self.count:,}"
+        if self._total:
+            line += f" of {self._total:,} ({self.count / self._total:.0%})"
+        rate = self._rate(now)
+        if not rate:
+            return line
+        line += f", {_number(rate)}/s"
+        return f"{line}, {duration(max(self._total - self.count, 0) / rate)} left" if self._total else line
+
+    def _rate(self, now: float) -> float:
+        return (self.count - self._kept) / (now - self._start) if now > self._start else 0.0
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._live:
+            sys.stderr.write(CLEAR_LINE)
+            sys.stderr.flush()
+        now = self._clock()
+        if kind is None and now - self._start >= self._every and self.count:
+            line = f"{self._what}: {self.count:,} in {duration(now - self._start)}"
+            rate = self._rate(now)
+            logger.info("%s", f"{line}, {_number(rate)}/s" if rate else line)
+
+
+def _number(rate: float) -> str:
+    """A rate with two digits at least: 0.35, 4.2, 1,234."""
+    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
+
+
+def progress(
+    items: Iterable[T],
+    what: str,
+    total: int | None = None,
+    every_seconds: float = 10.0,
+    size: Callable[[T], int] | None = None,
+) -> Iterator[T]:
+    """Yield `items` and show the progress through them, as `Progress` does.
+
+    `what` names the unit, for example "passages embedded". Where an item holds several units, `size(item)` says how
+    many, and `total` counts units too.
+    """
+    if total is None and size is None and isinstance(items, Sized):
         total = len(items)
-    start = last = time.monotonic()
-    for count, item in enumerate(items, start=1):
-        yield item
-        now = time.monotonic()
-        if now - last >= every_seconds:
-            last = now
-            rate = count / (now - start)
-            rest = f", {(total - count) / rate:.0f} s left" if total else ""
-            logger.info("%s: %d%s (%.1f/s%s)", what, count, f" of {total}" if total else "", rate, rest)
+    with Progress(what, total, every_seconds) as shown:
+        for item in items:
+            yield item
+            shown.advance(size(item) if size is not None else 1)
 
 
 @contextlib.contextmanager

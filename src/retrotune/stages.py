@@ -13,7 +13,7 @@ STAGE_VERSIONS: dict[str, int] = {
     "embed_passages": 2,
     "build_index": 1,
     "cache_neighbors": 1,
-    "cache_pretraining_neighbors": 1,
+    "cache_pretraining_neighbors": 2,
     "measure_retrieval": 1,
     "pretrain_model": 1,
     "retrofit_model": 1,

@@ -1,6 +1,7 @@
 """DPR's answer match, evidence paragraphs, and the controls: gold, random, degraded."""
 
 import logging
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retrotune.config import CorpusEntry, RetrieverEntry
+from retrotune.config import CorpusEntry, RetrieverEntry, load_config
 from retrotune.datasets.base import Example
 from retrotune.datasets.prepare import load_examples, write_examples
 from retrotune.errors import RetrievalError
@@ -20,12 +21,9 @@ from retrotune.log import logger
 from retrotune.retrieval import controls
 from retrotune.retrieval.answers import answer_tokens, evidence_places, holds_answer
 from retrotune.retrieval.controls import Pool, degraded_hits, random_hits
-from retrotune.retrieval.neighbors import (
-    cache_neighbors,
-    cache_pretraining_neighbors,
-    load_neighbors,
-    load_pretraining_neighbors,
-)
+from retrotune.retrieval.neighbors import cache_neighbors, load_neighbors
+from retrotune.retrieval.pretraining import cache_pretraining_neighbors, load_pretraining_neighbors
+from retrotune.retrieval.verify import verify_cache
 
 BM25 = RetrieverEntry(kind="bm25")
 
@@ -202,6 +200,7 @@ def files(tmp_path: Path) -> dict[str, Path]:
 
 
 def cached(files: dict[str, Path], own: bool, retriever: RetrieverEntry, k: int, **more: Any) -> dict[str, list[str]]:
+    shutil.rmtree(files["out"].with_suffix(""), ignore_errors=True)  # blocks that were found would be kept
     cache_neighbors(files["test"], files["passages"], retriever, k, own, files["out"], **more)
     return {key: [passage.passage_id for passage in ranked] for key, ranked in load_neighbors(files["out"]).items()}
 
@@ -254,8 +253,34 @@ def test_degraded_caches(files: dict[str, Path], own: bool, base: RetrieverEntry
 
 def test_a_degraded_retriever_needs_its_base(files: dict[str, Path]) -> None:
     degraded = RetrieverEntry(kind="degraded", base="b")
-    with pytest.raises(RetrievalError, match="searches by its base 'b': give that one's entry"):
+    with pytest.raises(RetrievalError, match="starts from its base 'b': give that one's entry"):
         cache_neighbors(files["test"], files["passages"], degraded, 1, False, files["out"], base=None)
+
+
+@pytest.mark.parametrize("name", ["gold", "random", "worse"])
+def test_caches_of_controls_are_verified(files: dict[str, Path], name: str) -> None:
+    controls = {"gold": {"kind": "gold"}, "random": {"kind": "random"}, "worse": {"kind": "degraded", "base": "bm25"}}
+    retrieval = {"chunking": "c", "corpus": "w", "top_k": 2}
+    config = load_config(
+        {
+            "study": "s",
+            "datasets": {"nq": {"reader": "nq", "path": "nq"}},
+            "corpora": {"w": {"reader": "dpr_passages", "path": "w"}},
+            "chunkings": {"c": {}},
+            "retrievers": {"bm25": {"kind": "bm25"}, **controls},
+            "retrievals": {key: {**retrieval, "retriever": key} for key in controls},
+            "models": {"g": {"family": "gpt", "size": "xs", "hub": "some/model"}},
+            "methods": {"zeroshot": {"kind": "zeroshot"}},
+            "grid": {"retrievals": list(controls)},
+        }
+    )
+    base = BM25 if name == "worse" else None
+    cached(files, False, config.retrievers[name], 2, base=base, block_texts=3)
+    entry = config.retrievals[name]
+    assert verify_cache(files["out"], config, entry) == {"blocks": 2, "texts": 4, "sampled": 4}
+    changed = {**config.retrievers, name: RetrieverEntry(kind="random", seed=9)}
+    with pytest.raises(RetrievalError, match="were not searched as the study says now"):
+        verify_cache(files["out"], config.model_copy(update={"retrievers": changed}), entry)
 
 
 # text to train on ----------------------------------------------------------------------------------------------------
@@ -273,11 +298,11 @@ def test_controls_of_training_text_leave_out_the_own_document(tmp_path: Path, ki
     keys = {"base": "bm25", "share": 1.0} if kind == "degraded" else {}
     retriever, base = RetrieverEntry(kind=kind, **keys), BM25 if kind == "degraded" else None
     where = (corpora, tmp_path, tmp_path / "passages.parquet", "pages", "none", 0)
-    cache_pretraining_neighbors(*where, retriever, 5, tmp_path / "out.parquet", base=base)
-    found = load_pretraining_neighbors(tmp_path / "out.parquet")
+    cache_pretraining_neighbors(*where, retriever, 5, tmp_path / "out.json", base=base)
+    found = load_pretraining_neighbors(tmp_path / "out.json")
     assert len(found) == 12
     for (doc_id, _), ranked in found.items():
         assert len({passage.passage_id for passage in ranked}) == 5
         assert doc_id.split("#")[1] not in {passage.passage_id.split("/")[0] for passage in ranked}
     with pytest.raises(RetrievalError, match="gold needs answers"):
-        cache_pretraining_neighbors(*where, RetrieverEntry(kind="gold"), 5, tmp_path / "out.parquet")
+        cache_pretraining_neighbors(*where, RetrieverEntry(kind="gold"), 5, tmp_path / "out.json")

@@ -121,7 +121,7 @@ def search_params(retrieval, **numbers):
     base = CONFIG.retrievers.get(retriever.base)
     return dump(
         {
-            **(numbers or {"top_k": entry.top_k}),
+            **(numbers or {"top_k": entry.top_k, "continuation": entry.continuation}),
             "retriever": retriever.model_dump(mode="json"),
             "base": base and base.model_dump(mode="json"),
             "index": index and index.model_dump(mode="json"),
@@ -145,12 +145,17 @@ def retrofitting_search(wildcards):
 
 def text_search(entry):
     """Text that base models are trained on, and what is searched for its neighbors."""
-    retrieval = CONFIG.retrievals[entry.retrieval]
     return {
         "raw": texts_of(entry),
-        "passages": PATHS.passages(retrieval.corpus, retrieval.chunking),
-        **vectors_of(entry.retrieval, retrieval.corpus),
+        "passages": corpus_passages(entry),
+        **vectors_of(entry.retrieval, CONFIG.retrievals[entry.retrieval].corpus),
     }
+
+
+def corpus_passages(entry):
+    """Passages that are searched for the neighbors of training text, whose cache holds their rows only."""
+    retrieval = CONFIG.retrievals[entry.retrieval]
+    return PATHS.passages(retrieval.corpus, retrieval.chunking)
 
 
 def texts_of(entry):
@@ -176,6 +181,7 @@ def pretraining_inputs(wildcards):
     if uses_passages(entry.family, pretraining):
         chunk_length = CONFIG.sizes[entry.size].chunk_length if entry.size in CONFIG.sizes else 64
         files["neighbors"] = PATHS.pretraining_neighbors(entry.pretraining, per_chunk(pretraining, chunk_length))
+        files["passages"] = corpus_passages(pretraining)
     return files
 
 
@@ -187,6 +193,7 @@ def retrofitting_inputs(wildcards):
     if uses_passages(entry.family, recipe):
         chunk_length = per_chunk(recipe, recipe.chunk_length)
         files["neighbors"] = PATHS.retrofitting_neighbors(entry.retrofitting, entry.retrofit_from, chunk_length)
+        files["passages"] = corpus_passages(recipe)
     return files
 
 

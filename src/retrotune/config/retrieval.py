@@ -92,6 +92,9 @@ class RetrievalEntry(Entry):
     corpus: Name | None = Field(None, description="entry of `corpora` for open-domain questions and for pretraining")
     chunking: Name | None = Field(None, description="entry of `chunkings`")
     top_k: Count = Field(5, description="passages kept per question")
+    continuation: bool = Field(
+        False, description="give each passage together with the next one of its document, as RETRO does"
+    )
     gpt: Passages = Field(default_factory=Passages, description="where GPT gets them")
     retro: Passages = Field(default_factory=Passages, description="where RETRO gets them")
 

@@ -19,8 +19,8 @@ from retrotune.evaluation.statistics import bootstrap_interval
 from retrotune.files import sha256, write_json
 from retrotune.log import logger
 from retrotune.retrieval.answers import evidence_places, holds_answer
-from retrotune.retrieval.neighbors import question_hits
-from retrotune.retrieval.passages import DocumentRows, PassageTable
+from retrotune.retrieval.neighbors import find_for_questions
+from retrotune.retrieval.passages import PassageTable
 from retrotune.retrieval.search import open_searcher
 from retrotune.stages import STAGE_VERSIONS
 
@@ -52,19 +52,18 @@ def measure_retrieval(
     if not questions:
         raise DataError(f"{examples}: no questions to measure retrieval with; prepare the dataset with some")
     table = PassageTable(passages)
-    documents = DocumentRows(table) if own_documents else None
-    searcher = open_searcher(base or retriever, table, embeddings, None if own_documents else index)
+    searcher = open_searcher(retriever, table, embeddings, None if own_documents else index, base)
     depth = min(depth, table.rows)
     answers: list[int | None] = []
     golds: list[int | None] = []
     most = 0
     for start in range(0, len(questions), QUESTIONS_AT_ONCE):
         part = questions[start : start + QUESTIONS_AT_ONCE]
-        rows, _ = question_hits(retriever, base, searcher, part, table, documents, depth)
+        rows, _ = find_for_questions(searcher, table, part, depth, own_documents)
         most = max(most, int((rows >= 0).sum(axis=1).max()))
         answers += _first_answers(rows, part, table)
-        if documents is not None:
-            golds += _first_golds(rows, part, table, documents)
+        if own_documents:
+            golds += _first_golds(rows, part, table)
     ranks = [k for k in RANKS if k <= most]
     values = {f"answer_recall@{k}": _within(answers, k) for k in ranks}
     if golds:
@@ -98,15 +97,13 @@ def _first_answers(rows: Any, questions: Sequence[Example], table: PassageTable)
     ]
 
 
-def _first_golds(
-    rows: Any, questions: Sequence[Example], table: PassageTable, documents: DocumentRows
-) -> list[int | None]:
+def _first_golds(rows: Any, questions: Sequence[Example], table: PassageTable) -> list[int | None]:
     """Place of the first passage with evidence, of the questions whose evidence is in their document's text."""
     found: list[int | None] = []
     for ranked, example in zip(rows, questions, strict=True):
-        if not example.evidence:
+        if not example.evidence or example.doc_id is None:
             continue
-        own = documents.of(example.doc_id, example.question_id)
+        own = table.rows_of(example.doc_id)
         golds = {int(own[place]) for place in evidence_places(table.take(own)["text"].to_pylist(), example.evidence)}
         if golds:
             found.append(next((place for place, row in enumerate(ranked) if int(row) in golds), None))

@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from retrotune.config import RetrieverEntry
 from retrotune.datasets.base import Example
 from retrotune.log import logger
 from retrotune.retrieval.answers import evidence_places, holds_answer
+from retrotune.retrieval.cache import Hits, no_hits
 from retrotune.retrieval.passages import PassageTable
-from retrotune.retrieval.ranking import Hits, best_rows, no_hits
+from retrotune.retrieval.ranking import best_rows
+from retrotune.retrieval.search import Control, Searcher
 
 GOLD_DEPTH = 1000
 """Open domain: best passages by BM25 that are looked through for the answer (DPR itself took 100)."""
@@ -37,25 +38,25 @@ class Pool:
     allowed: Callable[[int], bool] = _any_row
 
 
-def controlled_hits(
-    retriever: RetrieverEntry,
-    base: RetrieverEntry | None,
+def control_hits(
+    control: Control,
     keys: Sequence[str],
     pools: Sequence[Pool],
     k: int,
-    search: Callable[[RetrieverEntry], Hits],
+    find: Callable[[Searcher], Hits],
+    find_gold: Callable[[Searcher], Hits],
 ) -> Hits:
-    """The best `k` passages of each text by a retriever, real or control.
+    """The `k` passages that a control gives each text.
 
-    `keys` name the texts, `pools` say what each may be given, `search` gives the hits of an entry that searches. `base`
-    is the entry that a degraded retriever starts from, and the one that `open_searcher` opens then.
+    `keys` name the texts and `pools` say what each may be given. `find` gives the hits of the searcher that a degraded
+    retriever starts from, `find_gold` the passages that hold answers, ranked by the searcher it is given.
     """
-    if retriever.kind == "random":
-        return random_hits(keys, pools, k, retriever.seed)
-    if retriever.kind == "degraded" and base is not None:
-        hits = controlled_hits(base, None, keys, pools, k, search)
-        return degraded_hits(hits, keys, pools, retriever.share, retriever.seed)
-    return search(retriever)
+    entry = control.entry
+    if control.searched is None:
+        return random_hits(keys, pools, k, entry.seed)
+    if entry.kind == "gold":
+        return find_gold(control.searched)
+    return degraded_hits(find(control.searched), keys, pools, entry.share, entry.seed)
 
 
 def random_hits(keys: Sequence[str], pools: Sequence[Pool], k: int, seed: int) -> Hits:
@@ -94,7 +95,7 @@ def degraded_hits(hits: Hits, keys: Sequence[str], pools: Sequence[Pool], share:
 
 
 def gold_hits(
-    searcher: Any, encoded: Any, questions: Sequence[Example], owns: Sequence[Any] | None, table: PassageTable, k: int
+    searcher: Searcher, questions: Sequence[Example], owns: Sequence[Any] | None, table: PassageTable, k: int
 ) -> Hits:
     """At most `k` passages that hold each question's answer, the best by BM25 (`searcher`) first.
 
@@ -104,6 +105,7 @@ def gold_hits(
     gets fewer.
     """
     hits = no_hits(len(questions), k)
+    encoded = searcher.encode([example.question for example in questions])
     if owns is None:
         _find_in_corpus(searcher, encoded, questions, table, hits)
         return hits

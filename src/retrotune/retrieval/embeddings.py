@@ -1,25 +1,24 @@
 """Passage vectors on disk: numbered blocks that survive an interrupted run, and a manifest that is written last.
 
-Beside `{manifest}.json` lies the folder `{manifest}/` with `00000.npy` (float16, one row per passage) and, written
-after each block, `00000.json`, which says what the block was made from. No rule declares the folder: Snakemake would
-delete it with a failed job.
+Beside `{manifest}.json` lies the folder `{manifest}/` of `blocks.py` with `00000.npy` (float16, one row per passage).
 """
 
+import functools
 import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from retrotune.config import RetrieverEntry
 from retrotune.errors import DataError, RetrievalError
-from retrotune.files import atomic_write, block_path, read_json, sha256, write_json
-from retrotune.log import logger
+from retrotune.files import block_path, read_json, write_json
+from retrotune.log import Progress, logger
+from retrotune.retrieval.blocks import check_sum, kept_or_made
 from retrotune.retrieval.passages import PassageTable
 from retrotune.stages import STAGE_VERSIONS
 
-RECORD_KEYS = {"rows", "dim", "sha256", "made_from"}
 MANIFEST_KEYS = {"rows", "dim", "blocks", "retriever", "passages", "passages_sha256"}
 
 
@@ -36,21 +35,33 @@ def embed_passages(passages: str | Path, retriever: RetrieverEntry, out_manifest
     print_of_model = fingerprint(retriever)
     folder = Path(out_manifest).with_suffix("")
     encoder: Encoder | None = None
+
+    def vectors_of(texts: Mapping[str, list[str]]) -> Any:
+        nonlocal encoder
+        encoder = encoder or load_encoder(retriever, "passage")
+        vectors = encoder.encode(encoder.passage_texts(texts["title"], texts["text"]))
+        with np.errstate(over="ignore"):
+            halves = vectors.astype(np.float16)
+        check_vectors(halves, lambda row: f"{passages}: passage {texts['passage_id'][row]!r}")
+        return halves
+
     records: list[dict[str, Any]] = []
-    for number, batch in enumerate(table.blocks(retriever.block_passages)):
-        texts = batch.to_pydict()
-        path = block_path(folder, number, ".npy")
-        made_from = _digest(print_of_model, texts)
-        record = _kept_record(path, made_from, batch.num_rows)
-        if record is None:
-            encoder = encoder or load_encoder(retriever, "passage")
-            vectors = encoder.encode(encoder.passage_texts(texts["title"], texts["text"]))
-            with np.errstate(over="ignore"):
-                halves = vectors.astype(np.float16)
-            check_vectors(halves, lambda row, ids=texts["passage_id"]: f"{passages}: passage {ids[row]!r}")
-            record = _write_block(path, halves, made_from)
-            logger.info("block %s: %d vectors", path, len(halves))
-        records.append(record)
+    with Progress("passages embedded", table.rows) as shown:
+        for number, batch in enumerate(table.blocks(retriever.block_passages)):
+            texts = batch.to_pydict()
+            path = block_path(folder, number, ".npy")
+            record, kept = kept_or_made(
+                path,
+                _digest(print_of_model, texts),
+                batch.num_rows,
+                functools.partial(vectors_of, texts),
+                _save,
+                _check_block,
+            )
+            if not kept:
+                logger.info("block %s: %d vectors", path, batch.num_rows)
+            shown.advance(batch.num_rows, kept)
+            records.append(record)
     manifest = {
         "stage_version": STAGE_VERSIONS["embed_passages"],
         "rows": table.rows,
@@ -134,30 +145,14 @@ def _digest(print_of_model: str, texts: Mapping[str, list[str]]) -> str:
     return digest.hexdigest()
 
 
-def _write_block(path: Path, vectors: Any, made_from: str) -> dict[str, Any]:
-    with atomic_write(path) as temporary, open(temporary, "wb") as stream:
-        np.save(stream, vectors, allow_pickle=False)
-    record = {"rows": len(vectors), "dim": vectors.shape[1], "sha256": sha256(path), "made_from": made_from}
-    write_json(path.with_suffix(".json"), record)
-    return record
+def _save(stream: BinaryIO, vectors: Any) -> dict[str, Any]:
+    np.save(stream, vectors, allow_pickle=False)
+    return {"dim": vectors.shape[1]}
 
 
-def _kept_record(path: Path, made_from: str, rows: int) -> dict[str, Any] | None:
-    """The record of a block that can be kept; None, with a line in the log, if it must be made (again)."""
-    if not path.exists():
-        return None
-    try:
-        record: dict[str, Any] = read_json(path.with_suffix(".json"))
-        if not isinstance(record, dict) or not record.keys() >= RECORD_KEYS:
-            raise RetrievalError(f"{path}: its record is incomplete")
-        if record["made_from"] != made_from or record["rows"] != rows:
-            raise RetrievalError(f"{path}: made from other texts or by another model")
-        vectors = _open_block(path, record)
-        check_vectors(vectors, lambda row: f"{path}: row {row}")
-    except (DataError, RetrievalError) as error:
-        logger.warning("%s; making the block again", error)
-        return None
-    return record
+def _check_block(path: Path, record: Mapping[str, Any]) -> None:
+    """Raise `RetrievalError` if a block cannot be kept."""
+    check_vectors(_open_block(path, record), lambda row: f"{path}: row {row}")
 
 
 def _open_block(path: Path, record: Mapping[str, Any]) -> Any:
@@ -168,9 +163,8 @@ def _open_block(path: Path, record: Mapping[str, Any]) -> Any:
         raise RetrievalError(f"{path}: block is missing") from error
     except (OSError, ValueError, EOFError) as error:
         raise RetrievalError(f"{path}: block is damaged ({error})") from error
-    expected = (record["rows"], record["dim"])
+    expected = (record["rows"], record.get("dim"))
     if vectors.dtype != np.float16 or vectors.shape != expected:
         raise RetrievalError(f"{path}: block holds {vectors.dtype} {vectors.shape}, expected float16 {expected}")
-    if sha256(path) != record["sha256"]:
-        raise RetrievalError(f"{path}: block is damaged (checksum differs)")
+    check_sum(path, record)
     return vectors

@@ -9,17 +9,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from retrotune.corpus.ids import IdHashes, first_repeated
 from retrotune.errors import RetrievalError
 from retrotune.files import sha256
 
 COLUMNS = ("passage_id", "doc_id", "title", "text")
+ROWS_AT_ONCE = 100_000
 
 
 class PassageTable:
     """A parquet file of passages; a passage is known by its row, which is also the number of its vector.
 
     Texts are read in pieces, so memory holds one block or one row group of them. Raises `RetrievalError` if the file is
-    missing, damaged, empty, or lacks a column.
+    missing, damaged, empty, lacks a column, or has a passage id twice (naming the id and both rows).
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -36,6 +38,23 @@ class PassageTable:
         self.rows: int = self._file.metadata.num_rows
         if not self.rows:
             raise RetrievalError(f"{path}: holds no passage; check the corpus it was made from")
+        self._check_ids()
+
+    def _check_ids(self) -> None:
+        hashes = IdHashes()
+        for batch in self._file.iter_batches(ROWS_AT_ONCE, columns=["passage_id"]):
+            hashes.extend(batch["passage_id"].to_pylist())
+        suspects = hashes.suspects()
+        if not len(suspects):
+            return
+        batches = self._file.iter_batches(ROWS_AT_ONCE, columns=["passage_id"])
+        names = (name for batch in batches for name in batch["passage_id"].to_pylist())
+        if repeated := first_repeated(((name, row) for row, name in enumerate(names)), suspects):
+            name, first, second = repeated
+            raise RetrievalError(
+                f"{self.path}: passage id {name!r} stands in rows {first} and {second}; give each passage an id of its"
+                " own and make the file again"
+            )
 
     @cached_property
     def sha256(self) -> str:
@@ -50,6 +69,34 @@ class PassageTable:
         """One column as an array of objects, in memory as a whole."""
         return self._file.read([name])[name].to_numpy()
 
+    @cached_property
+    def documents(self) -> tuple[Any, dict[str, int]]:
+        """(number [rows] of each passage's document, the number of each doc_id)."""
+        column = self._file.read(["doc_id"])["doc_id"].combine_chunks().dictionary_encode()
+        numbers = column.indices.to_numpy().astype(np.int64)
+        return numbers, {name: number for number, name in enumerate(column.dictionary.to_pylist())}
+
+    def rows_of(self, doc_id: str) -> Any:
+        """Rows of a document's passages, in order; none for a document that has no passage."""
+        _, codes = self.documents
+        if doc_id not in codes:
+            return np.empty(0, dtype=np.int64)
+        order, borders = self._by_document
+        return order[borders[codes[doc_id]] : borders[codes[doc_id] + 1]]
+
+    @cached_property
+    def _by_document(self) -> tuple[Any, Any]:
+        numbers, codes = self.documents
+        order = np.argsort(numbers, kind="stable")
+        return order, np.searchsorted(numbers[order], np.arange(len(codes) + 1))
+
+    def following(self, rows: Any) -> Any:
+        """Rows of the passages that come next in the same documents; -1 where there is none, and for row -1."""
+        rows = np.asarray(rows, dtype=np.int64)
+        numbers, _ = self.documents
+        after = np.minimum(rows + 1, self.rows - 1)
+        return np.where((rows >= 0) & (after > rows) & (numbers[after] == numbers[rows]), after, -1)
+
     def take(self, rows: Any) -> Any:
         """Arrow table of the passages at `rows`, in that order; a row may occur several times."""
         wanted, places = np.unique(np.asarray(rows, dtype=np.int64), return_inverse=True)
@@ -62,26 +109,20 @@ class PassageTable:
             start = end
         return pa.concat_tables(pieces).take(pa.array(places))
 
+    def given(self, rows: Any, continuation: bool) -> Any:
+        """The passages at `rows` as models get them; with `continuation` a text goes on into the next passage's.
 
-class DocumentRows:
-    """The rows of each document's passages, in their order."""
-
-    def __init__(self, table: PassageTable) -> None:
-        self._path = table.path
-        codes: dict[str, int] = {}
-        doc_of_row = np.array([codes.setdefault(doc_id, len(codes)) for doc_id in table.column("doc_id")])
-        order = np.argsort(doc_of_row, kind="stable")
-        borders = np.searchsorted(doc_of_row[order], np.arange(1, len(codes)))
-        self._rows = dict(zip(codes, np.split(order, borders), strict=True))
-
-    def of(self, doc_id: str | None, question_id: str) -> Any:
-        """Passage rows of a question's document; `RetrievalError` if it has none."""
-        if doc_id not in self._rows:
-            raise RetrievalError(
-                f"question {question_id!r}: its document {doc_id!r} has no passage in {self._path};"
-                " delete that file and run chunk_documents again"
-            )
-        return self._rows[doc_id]
+        RETRO (arXiv 2112.04426, section 2.1) gives each neighbor with the chunk that follows it in its document.
+        """
+        found = self.take(rows)
+        if not continuation:
+            return found
+        after = self.following(rows)
+        texts = found["text"].to_pylist()
+        goes_on = np.flatnonzero(after >= 0)
+        for place, text in zip(goes_on, self.take(after[goes_on])["text"].to_pylist(), strict=True):
+            texts[place] = f"{texts[place]} {text}"
+        return found.set_column(found.schema.get_field_index("text"), "text", pa.array(texts, pa.string()))
 
 
 def passage_text(title: str, text: str, separator: str = " ") -> str:

@@ -4,14 +4,6 @@ from typing import Any
 
 import numpy as np
 
-Hits = tuple[Any, Any]
-"""(rows, scores) [n, k] of passages found for n texts, best first; row -1 after the last one found."""
-
-
-def no_hits(n: int, k: int) -> Hits:
-    """Room for `k` passages of each of `n` texts, nothing found yet."""
-    return np.full((n, k), -1, dtype=np.int64), np.full((n, k), -np.inf, dtype=np.float32)
-
 
 def best_rows(scores: Any, k: int) -> Any:
     """Positions of the `k` highest of `scores` [n], best first; ties go to the lower position. All n if k >= n."""

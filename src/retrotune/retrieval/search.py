@@ -35,23 +35,26 @@ class Searcher(Protocol):
         ...
 
 
-class NoSearcher:
-    """Stands where nothing is searched: random passages."""
+class Control:
+    """Stands where a control (gold, random, degraded) is asked for passages; `controls.py` finds them.
 
-    def __init__(self, table: PassageTable) -> None:
-        self.size = table.rows
+    `searched` ranks the passages that gold looks through, and is what a degraded retriever starts from.
+    """
+
+    def __init__(self, entry: RetrieverEntry, size: int, searched: Searcher | None = None) -> None:
+        self.entry, self.size, self.searched = entry, size, searched
 
     def encode(self, texts: Sequence[str]) -> Any:
-        """Nothing to search with."""
-        raise RetrievalError("random passages are drawn, not searched")
+        """A control does not search by texts alone: raises `RetrievalError`."""
+        raise RetrievalError(f"{self.entry.kind} passages are not searched by text: only neighbor caches have them")
 
     def search(self, encoded: Any, k: int) -> tuple[Any, Any]:
-        """See `Searcher`; nothing is found."""
-        raise RetrievalError("random passages are drawn, not searched")
+        """As `encode`."""
+        return self.encode(()), None
 
     def score(self, encoded: Any, rows: Any) -> Any:
-        """See `Searcher`; nothing is scored."""
-        raise RetrievalError("random passages are drawn, not searched")
+        """As `encode`."""
+        return self.encode(())
 
 
 class DenseSearcher:
@@ -111,19 +114,23 @@ def open_searcher(
     table: PassageTable,
     embeddings: str | Path | None = None,
     index: str | Path | None = None,
+    base: RetrieverEntry | None = None,
 ) -> Searcher:
-    """The searcher of a retriever over the passages of `table`; BM25 ranks the passages that gold looks through.
+    """The searcher of a retriever over the passages of `table`; `base` is the entry that a degraded one starts from.
 
     Raises `RetrievalError` if a dense retriever lacks vectors, or vectors and index do not belong to these passages.
     """
     if retriever.kind == "degraded":
-        raise RetrievalError(f"a degraded retriever searches by its base {retriever.base!r}: give that one's entry")
+        if base is None:
+            raise RetrievalError(f"a degraded retriever starts from its base {retriever.base!r}: give that one's entry")
+        return Control(retriever, table.rows, open_searcher(base, table, embeddings, index))
     if retriever.kind == "random":
-        return NoSearcher(table)
+        return Control(retriever, table.rows)
     if retriever.kind in ("bm25", "gold"):
         from retrotune.retrieval.sparse import SparseSearcher
 
-        return SparseSearcher(table)
+        searcher = SparseSearcher(table)
+        return searcher if retriever.kind == "bm25" else Control(retriever, table.rows, searcher)
     from retrotune.retrieval.embeddings import Embeddings
     from retrotune.retrieval.encoders import fingerprint, load_encoder
     from retrotune.retrieval.index import open_index

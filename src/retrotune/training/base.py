@@ -20,7 +20,7 @@ from retrotune.log import logger
 from retrotune.models import RetroForCausalLM
 from retrotune.models.retro.retrofit import new_modules
 from retrotune.models.sizes import departures
-from retrotune.retrieval.neighbors import corpus_documents, load_pretraining_neighbors
+from retrotune.retrieval.pretraining import corpus_documents, load_pretraining_neighbors
 from retrotune.training.batches import special_ids
 from retrotune.training.loop import Batch, PlannedBatches, Schedule, plan_batches, run_training
 from retrotune.training.optimizers import adamw, muon

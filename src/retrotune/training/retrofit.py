@@ -12,7 +12,7 @@ from retrotune.files import read_json, sha256
 from retrotune.models import RetroForCausalLM
 from retrotune.models.loading import load_model, load_tokenizer
 from retrotune.models.retro.retrofit import retrofit, retrofit_config, train_only_new
-from retrotune.retrieval.neighbors import check_tokenizer
+from retrotune.retrieval.pretraining import check_tokenizer
 from retrotune.stages import STAGE_VERSIONS
 from retrotune.training.base import TrainingText, check_length, train_base_model
 
