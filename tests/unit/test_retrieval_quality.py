@@ -7,15 +7,18 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from retrotune.config import RetrieverEntry
+from retrotune.config import CorpusEntry, DatasetEntry, RetrieverEntry
+from retrotune.corpus.chunking import chunk_corpus, chunk_documents
 from retrotune.datasets.base import Example
-from retrotune.datasets.prepare import write_examples
+from retrotune.datasets.prepare import load_examples, prepare_examples, write_examples
 from retrotune.errors import DataError, ResultError
 from retrotune.evaluation import retrieval
 from retrotune.evaluation.retrieval import measure_retrieval
 from retrotune.files import read_json, write_json, write_parquet
 from retrotune.report.render import to_markdown
 from retrotune.report.retrieval import load_quality, quality_table, recall_chart, recall_points, report_retrieval
+from retrotune.retrieval.answers import evidence_places
+from retrotune.retrieval.passages import PassageTable
 
 BM25 = RetrieverEntry(kind="bm25")
 
@@ -81,6 +84,39 @@ def test_no_questions(files: dict[str, Path]) -> None:
         measured(files, own=False)
 
 
+# real files ----------------------------------------------------------------------------------------------------------
+def test_real_nq_with_bm25(shared: Path, tmp_path: Path) -> None:
+    files = {name: tmp_path / f"{name}.parquet" for name in ("train", "test", "passages")} | {
+        "out": tmp_path / "q.json"
+    }
+    prepare_examples(DatasetEntry(reader="nq", path="nq", max_train=0), shared / "data", files["train"], files["test"])
+    chunk_corpus(CorpusEntry(reader="dpr_passages", path="wikipedia"), shared / "data", 100, files["passages"])
+    record = measured(files, own=False, depth=5)
+    assert (record["questions"], record["passages"]) == (2400, 9365)
+    assert values(record)["answer_recall@5"] == pytest.approx(87.6, abs=0.5)
+
+
+def test_real_evidence_stands_in_its_paper(shared: Path, tmp_path: Path) -> None:
+    files = {name: tmp_path / f"{name}.parquet" for name in ("train", "test", "documents", "passages")}
+    entry = DatasetEntry(reader="qasper", path="qasper")
+    prepare_examples(entry, shared / "data", files["train"], files["test"], files["documents"])
+    chunk_documents(files["documents"], 100, files["passages"])
+    table = PassageTable(files["passages"])
+    paragraphs = [
+        (example.doc_id, paragraph)
+        for file in (files["train"], files["test"])
+        for example in load_examples(file)
+        for paragraph in example.evidence
+    ]
+    assert len(paragraphs) > 50
+    for doc_id, paragraph in paragraphs:
+        texts = table.take(table.rows_of(doc_id))["text"].to_pylist()
+        places = evidence_places(texts, [paragraph])
+        assert places, paragraph
+        words = paragraph.split()
+        assert words[len(words) // 2] in " ".join(texts[place] for place in places)
+
+
 # report --------------------------------------------------------------------------------------------------------------
 def quality(retrieval_name: str, dataset: str, recalls: dict[int, float], mrr: float | None = None) -> dict[str, Any]:
     metrics = {
@@ -140,4 +176,7 @@ def test_nothing_measured() -> None:
 def test_something_else_is_refused(tmp_path: Path) -> None:
     write_json(tmp_path / "quality.json", {"metrics": {}})
     with pytest.raises(ResultError, match=r"quality\.json: no measured retrieval; delete it and run"):
+        load_quality([tmp_path / "quality.json"])
+    (tmp_path / "quality.json").write_text("{")
+    with pytest.raises(ResultError, match=r"quality\.json:1: not valid JSON.*run measure_retrieval again"):
         load_quality([tmp_path / "quality.json"])

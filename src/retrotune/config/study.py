@@ -62,7 +62,7 @@ class Config(Entry):
     datasets: dict[Name, DatasetEntry] = Field(description="question sets")
     corpora: dict[Name, CorpusEntry] = Field(default_factory=dict, description="text collections")
     chunkings: dict[Name, ChunkingEntry] = Field(default_factory=dict, description="ways to cut passages")
-    retrievers: dict[Name, RetrieverEntry] = Field(default_factory=dict, description="encoders, BM25")
+    retrievers: dict[Name, RetrieverEntry] = Field(default_factory=dict, description="encoders, BM25, controls")
     indexes: dict[Name, IndexEntry] = Field(default_factory=dict, description="FAISS indexes")
     retrievals: dict[Name, RetrievalEntry] = Field(description="ways to get and give passages")
     tokenizers: dict[Name, TokenizerEntry] = Field(default_factory=dict, description="tokenizers trained here")

@@ -8,8 +8,8 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from retrotune.errors import ResultError
-from retrotune.files import read_result
+from retrotune.errors import DataError, ResultError
+from retrotune.files import read_json
 from retrotune.report.plots import COLORS, SHAPES, finished, save
 from retrotune.report.render import Table, Value, write_table
 from retrotune.report.rows import unique
@@ -31,10 +31,16 @@ def report_retrieval(quality: Sequence[str | Path], tables: str | Path, figure: 
 
 def load_quality(paths: Sequence[str | Path]) -> list[dict[str, Any]]:
     """Read quality files; `ResultError` naming one that is damaged or something else."""
-    measured = [read_result(path) for path in paths]
-    for path, record in zip(paths, measured, strict=True):
+    measured = []
+    for path in paths:
+        remedy = "delete it and run measure_retrieval again"
+        try:
+            record = read_json(path)
+        except DataError as error:
+            raise ResultError(f"{error}; {remedy}") from error
         if not isinstance(record, dict) or not record.keys() >= {"retrieval", "dataset", "questions", "metrics"}:
-            raise ResultError(f"{path}: no measured retrieval; delete it and run measure_retrieval again")
+            raise ResultError(f"{path}: no measured retrieval; {remedy}")
+        measured.append(record)
     return measured
 
 
