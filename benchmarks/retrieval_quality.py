@@ -52,7 +52,8 @@ def measure(data: Path, work: Path, show: int) -> None:
         base = RETRIEVERS[entry.base] if entry.base else None
         more = {**(vectors if (base or entry).kind == "dense" else {}), "base": base}
         out = work / f"quality-{name}.json"
-        measure_retrieval(name, "nq", test, passages, entry, 100, False, 1000, out, **more)
+        depth = 5 if base else 100  # of 100 neighbors others would be replaced than of the 5 that a model gets
+        measure_retrieval(name, "nq", test, passages, entry, depth, False, 1000, out, **more)
         values[name] = read_json(out)["metrics"]
     if show:
         cache_neighbors(test, passages, RETRIEVERS["minilm"], 5, False, work / "neighbors.parquet", **vectors)

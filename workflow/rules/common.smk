@@ -129,6 +129,15 @@ def search_params(retrieval, **numbers):
     )
 
 
+def measured_depth(retrieval):
+    """Passages per question that measuring searches; a degraded retriever is measured on those that models get.
+
+    Of more neighbors others are replaced, and of all passages of a document none could be.
+    """
+    entry, depth = CONFIG.retrievals[retrieval], CONFIG.evaluation.retrieval_depth
+    return min(depth, entry.top_k) if CONFIG.retrievers[entry.retriever].kind == "degraded" else depth
+
+
 def pretraining_search(wildcards):
     """Inputs of a pretraining's neighbor cache."""
     entry = CONFIG.pretrainings[wildcards.pretraining]

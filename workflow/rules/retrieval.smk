@@ -77,7 +77,7 @@ rule measure_retrieval:
     params:
         search=lambda wildcards: search_params(
             wildcards.retrieval,
-            depth=CONFIG.evaluation.retrieval_depth,
+            depth=measured_depth(wildcards.retrieval),
             bootstrap_samples=CONFIG.evaluation.bootstrap_samples,
         ),
         own_documents=lambda wildcards: not is_open_domain(CONFIG, wildcards.dataset),
