@@ -70,3 +70,14 @@ def test_a_dpr_file_with_an_id_twice_is_refused_with_both_places(tmp_path, skip)
     with pytest.raises(DataError, match=message):
         chunk_corpus(entry, tmp_path, 100, tmp_path / "out.parquet")
     assert not (tmp_path / "out.parquet").exists()
+
+
+def test_documents_across_row_groups(tmp_path):
+    documents = ["b", "b", "a", "b", "c", "a"]
+    frame = pd.DataFrame({"passage_id": list("123456"), "doc_id": documents, "title": "", "text": "x"})
+    frame.to_parquet(tmp_path / "passages.parquet", row_group_size=2)
+    table = PassageTable(tmp_path / "passages.parquet")
+    assert {name: table.rows_of(name).tolist() for name in "abcd"} == {"a": [2, 5], "b": [0, 1, 3], "c": [4], "d": []}
+    numbers, codes = table.documents
+    assert [codes[name] for name in documents] == numbers.tolist()
+    assert table.following(range(6)).tolist() == [1, -1, -1, -1, -1, -1]
