@@ -15,7 +15,7 @@ from retrotune.corpus.dpr import read_passages
 from retrotune.corpus.records import BadRecords, relative_name, squeeze
 from retrotune.errors import DataError
 from retrotune.files import read_parquet, sha256, write_json, write_parquet_rows
-from retrotune.log import logger
+from retrotune.log import logger, progress
 from retrotune.stages import STAGE_VERSIONS
 
 # Where a sentence may end: after . ! ? and closing quotes or brackets, before white space that is not followed by a
@@ -138,7 +138,7 @@ def chunk_corpus(entry: CorpusEntry, root: str | Path, passage_words: int, out_p
         rows = _article_rows(entry, root, bad)
     else:
         rows = _document_rows(read_corpus(entry, root, bad), passage_words)
-    count = write_parquet_rows(out_passages, rows, _passage_schema())
+    count = write_parquet_rows(out_passages, progress(rows, "passages written"), _passage_schema())
     if not count:
         Path(out_passages).unlink()
         raise DataError(f"{Path(root) / entry.path}: holds no passage")
@@ -162,5 +162,6 @@ def chunk_documents(documents: str | Path, passage_words: int, out_passages: str
     empty = [document.doc_id for document in rows if not document.text.strip()]
     if empty:
         raise DataError(f"{documents}: empty document {empty[0]!r} ({len(empty)} in all)")
-    count = write_parquet_rows(out_passages, _document_rows(rows, passage_words), _passage_schema())
+    made = _document_rows(progress(rows, "documents cut into passages"), passage_words)
+    count = write_parquet_rows(out_passages, made, _passage_schema())
     logger.info("%s: %d documents, %d passages", documents, len(rows), count)

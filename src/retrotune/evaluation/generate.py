@@ -78,7 +78,8 @@ def predict_cell(
         return encoder.spec.postprocess(text, encoder.variant)
 
     answer = _Generator(model, tokenizer, encoder.max_new_tokens, postprocess)
-    for batch in progress(list(_batches(todo, encoded, resolved.evaluation.batch_size)), "batches answered"):
+    batches = _batches(todo, encoded, resolved.evaluation.batch_size)
+    for batch in progress(batches, "questions answered", len(todo), size=len):
         start = time.monotonic()
         texts, counts = answer(collator.prompts([encoded[place] for place in batch]))
         seconds = (time.monotonic() - start) / len(batch)

@@ -72,7 +72,7 @@ class PassageTable:
     @cached_property
     def documents(self) -> tuple[Any, dict[str, int]]:
         """(number [rows] of each passage's document, the number of each doc_id)."""
-        column = self._file.read(["doc_id"])["doc_id"].combine_chunks().dictionary_encode()
+        column = self._file.read(["doc_id"])["doc_id"].dictionary_encode().unify_dictionaries().combine_chunks()
         numbers = column.indices.to_numpy().astype(np.int64)
         return numbers, {name: number for number, name in enumerate(column.dictionary.to_pylist())}
 

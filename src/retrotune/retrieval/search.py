@@ -89,8 +89,8 @@ class DenseSearcher:
         while len(pending):
             tied = np.zeros(len(pending), dtype=bool)
             starts = range(0, len(pending), QUERIES_AT_ONCE)
-            for start in progress(starts, f"batches of {QUERIES_AT_ONCE} queries searched"):
-                part = pending[start : start + QUERIES_AT_ONCE]
+            parts = [(start, pending[start : start + QUERIES_AT_ONCE]) for start in starts]
+            for start, part in progress(parts, "queries searched", len(pending), size=lambda item: len(item[1])):
                 found_scores, found_rows = self._index.search(encoded[part], fetch)
                 order = np.lexsort((found_rows, -found_scores), axis=-1)
                 found_scores = np.take_along_axis(found_scores, order, axis=1)

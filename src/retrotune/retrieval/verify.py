@@ -11,6 +11,7 @@ import numpy as np
 
 from retrotune.cells import Paths
 from retrotune.config import Config, CorpusEntry, RetrievalEntry
+from retrotune.datasets.base import Passage
 from retrotune.datasets.prepare import load_examples
 from retrotune.errors import RetrievalError
 from retrotune.log import Progress
@@ -83,7 +84,11 @@ def verify_cache(
     base = config.retrievers.get(config.retrievers[entry.retriever].base or "")
     search = Search(config.retrievers[entry.retriever], entry.top_k, kept.passages, kept.embeddings, kept.index, base)
     table = PassageTable(search.passages)
-    asked = _Questions(path, request, search, table) if questions else _Texts(path, request, search, table)
+    asked = (
+        _Questions(path, request, search, table, entry.continuation)
+        if questions
+        else _Texts(path, request, search, table)
+    )
     records, texts = manifest["blocks"], manifest["texts"]
     chosen = np.sort(np.random.default_rng(seed).choice(texts, min(sample, texts), replace=False))
     sampled: list[Any] = []
@@ -185,8 +190,11 @@ class _Asked:
 
 
 class _Questions(_Asked):
-    def __init__(self, path: str | Path, request: Mapping[str, Any], search: Search, table: PassageTable) -> None:
+    def __init__(
+        self, path: str | Path, request: Mapping[str, Any], search: Search, table: PassageTable, continuation: bool
+    ) -> None:
         self.own: bool = request["own_documents"]
+        self.continuation = continuation
         super().__init__(path, search, table, question_search_digest(search, table, self.own))
         self.questions = load_examples(from_relative(request["examples"], manifest_path(path)))
         self.given = load_neighbors(path)
@@ -198,13 +206,15 @@ class _Questions(_Asked):
         return questions_digest(self.search_digest, block)
 
     def misplaced(self, block: Sequence[Any], arrays: Mapping[str, Any]) -> str | None:
-        rows, scores = arrays["rows"], arrays["scores"]
-        ids = iter(self.table.take(rows[rows >= 0])["passage_id"].to_pylist())
-        for question, found, values in zip(block, rows, scores, strict=True):
-            due = [(next(ids), float(value)) for row, value in zip(found, values, strict=True) if row >= 0]
-            given = [(passage.passage_id, passage.score) for passage in self.given.get(question.question_id, ())]
-            if given != due:
-                return f"{self.name(question)}: the file has passages {given}, its block has {due}"
+        rows, found = arrays["rows"], arrays["rows"] >= 0
+        taken = self.table.given(rows[found], self.continuation)
+        texts = (taken[name].to_pylist() for name in ("passage_id", "title", "text"))
+        due = iter([Passage(*values) for values in zip(*texts, arrays["scores"][found].tolist(), strict=True)])
+        for question, count in zip(block, found.sum(axis=1).tolist(), strict=True):
+            pairs = itertools.zip_longest(self.given.get(question.question_id, ()), itertools.islice(due, count))
+            for rank, (given, kept) in enumerate(pairs):
+                if given != kept:
+                    return f"{self.name(question)}: rank {rank} of the file is {given}, of its block {kept}"
         return None
 
     def name(self, text: Any) -> str:
