@@ -162,7 +162,7 @@ def test_a_degraded_retriever_is_recorded_with_its_base():
     raw["retrievals"]["worse"] = {**raw["retrievals"]["dense"], "retriever": "worse"}
     shared = resolve_cell(load_config(raw), Cell("g", "lora", "nq", "worse", 0)).shared
     assert shared["retrievers"]["worse"] == {"kind": "degraded", "base": "minilm", "share": 0.5, "seed": 0}
-    assert shared["retrievers"]["minilm"]["batch_size"] == 7
+    assert shared["retrievers"]["minilm"]["query_model"] == "m"
     assert set(shared["indexes"]) == {"flat"}
 
 

@@ -251,7 +251,7 @@ def test_controls_are_retrievers():
             "'worse' is degraded itself: name its base, 'bm25'",
         ),
         ("retrievers.worse.base", "minilm", "retrievals.worse.index: the dense retriever 'worse' needs an entry"),
-        ("retrievers.worse.batch_size", 3, "a degraded retriever has no batch_size; its keys: base, kind, seed, share"),
+        ("retrievers.worse.max_length", 3, "a degraded retriever has no max_length; its keys: base, kind, seed, share"),
         ("retrievers.bm25.share", 0.5, "a bm25 retriever has no share; its keys: kind"),
         ("pretrainings.p.retrieval", "gold", "pretrainings.p.retrieval: retrievals.gold is gold, but text to train on"),
         (

@@ -95,7 +95,7 @@ def test_one_half_of_a_pair_is_refused() -> None:
     "entry",
     [
         RetrieverEntry(),
-        RetrieverEntry(query_model="x", batch_size=3),
+        RetrieverEntry(query_model="x", block_passages=3),
         RetrieverEntry(kind="bm25"),
         RetrieverEntry(kind="gold"),
         RetrieverEntry(kind="random", seed=4),
@@ -113,7 +113,7 @@ def test_what_is_written_is_read_again(entry: RetrieverEntry) -> None:
 @pytest.mark.parametrize(
     ("raw", "message"),
     [
-        ({"kind": "bm25", "batch_size": 8}, "a bm25 retriever has no batch_size; its keys: kind"),
+        ({"kind": "bm25", "max_length": 8}, "a bm25 retriever has no max_length; its keys: kind"),
         ({"kind": "gold", "seed": 1}, "a gold retriever has no seed"),
         ({"kind": "random", "share": 0.5}, "a random retriever has no share; its keys: kind, seed"),
         ({"kind": "random", "preset": "e5"}, "a random retriever has no preset"),
@@ -232,7 +232,6 @@ def test_a_prefix_stands_before_each_text(folder: Path) -> None:
         ({"passage_prefix": "p: "}, True, False),
         ({"query_prefix": "q: "}, False, True),
         ({"title_separator": "sep_token"}, True, False),
-        ({"batch_size": 3}, False, False),
         ({"block_passages": 3}, False, False),
     ],
     ids=str,
