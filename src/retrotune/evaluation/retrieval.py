@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from retrotune.config import RetrieverEntry
 from retrotune.datasets.base import Example
 from retrotune.datasets.prepare import load_examples
@@ -89,24 +87,24 @@ def measure_retrieval(
 
 def _first_answers(rows: Any, questions: Sequence[Example], table: PassageTable) -> list[int | None]:
     """Place of the first passage of each question that holds an answer; None if none of them does."""
-    unique = np.unique(rows[rows >= 0])
-    text_of = dict(zip(unique.tolist(), table.take(unique)["text"].to_pylist(), strict=True))
+    texts = table.texts(rows[rows >= 0])
     return [
-        next((place for place, row in enumerate(own) if row >= 0 and holds_answer(text_of[row], example.answers)), None)
+        next((place for place, row in enumerate(own) if row >= 0 and holds_answer(texts[row], example.answers)), None)
         for own, example in zip(rows.tolist(), questions, strict=True)
     ]
 
 
 def _first_golds(rows: Any, questions: Sequence[Example], table: PassageTable) -> list[int | None]:
     """Place of the first passage with evidence, of the questions whose evidence is in their document's text."""
+    owns = [table.rows_of(example.doc_id).tolist() if example.doc_id else [] for example in questions]
+    marked = [number for number, example in enumerate(questions) if example.evidence]
+    texts = table.texts([row for number in marked for row in owns[number]])
     found: list[int | None] = []
-    for ranked, example in zip(rows, questions, strict=True):
-        if not example.evidence or example.doc_id is None:
-            continue
-        own = table.rows_of(example.doc_id)
-        golds = {int(own[place]) for place in evidence_places(table.take(own)["text"].to_pylist(), example.evidence)}
+    for number in marked:
+        own = owns[number]
+        golds = {own[place] for place in evidence_places([texts[row] for row in own], questions[number].evidence)}
         if golds:
-            found.append(next((place for place, row in enumerate(ranked) if int(row) in golds), None))
+            found.append(next((place for place, row in enumerate(rows[number].tolist()) if row in golds), None))
     return found
 
 

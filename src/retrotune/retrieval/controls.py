@@ -109,11 +109,9 @@ def gold_hits(
     if owns is None:
         _find_in_corpus(searcher, encoded, questions, table, hits)
         return hits
-    texts = table.take(np.concatenate([*owns, []]))["text"].to_pylist()
-    start = 0
+    texts = table.texts(np.concatenate([*owns, []]))
     for number, (example, rows) in enumerate(zip(questions, owns, strict=True)):
-        own = texts[start : start + len(rows)]
-        start += len(own)
+        own = [texts[row] for row in rows.tolist()]
         places = evidence_places(own, example.evidence)
         if not places:
             ranked = best_rows(searcher.score(encoded[number : number + 1], rows)[0], len(own))
@@ -133,13 +131,10 @@ def _find_in_corpus(searcher: Any, encoded: Any, questions: Sequence[Example], t
         size = max(1, TEXTS_AT_ONCE // fetch)
         for part in (pending[start : start + size] for start in range(0, len(pending), size)):
             rows = searcher.search(encoded[part], fetch)[0][:, seen:]
-            unique, places = np.unique(rows, return_inverse=True)
-            texts = table.take(unique)["text"].to_pylist()
-            for number, own, own_rows in zip(part, places.reshape(rows.shape), rows, strict=True):
+            texts = table.texts(rows)
+            for number, ranked in zip(part, rows.tolist(), strict=True):
                 answers = questions[number].answers
-                found[number] += [
-                    int(row) for place, row in zip(own, own_rows, strict=True) if holds_answer(texts[place], answers)
-                ]
+                found[number] += [row for row in ranked if holds_answer(texts[row], answers)]
         pending = [number for number in pending if len(found[number]) < k]
         seen, fetch = fetch, min(4 * fetch, limit)
     for number, rows in enumerate(found):

@@ -109,6 +109,11 @@ class PassageTable:
             start = end
         return pa.concat_tables(pieces).take(pa.array(places))
 
+    def texts(self, rows: Any) -> dict[int, str]:
+        """Text of each of `rows`, by row; a row may occur several times and is in memory once."""
+        unique = np.unique(np.asarray(rows, dtype=np.int64))
+        return dict(zip(unique.tolist(), self.take(unique)["text"].to_pylist(), strict=True))
+
     def given(self, rows: Any, continuation: bool) -> Any:
         """The passages at `rows` as models get them; with `continuation` a text goes on into the next passage's.
 
