@@ -323,7 +323,10 @@ def _searched_with(config: Config, retrieval: str, in_corpus: bool) -> list[tupl
     entry = config.retrievals[retrieval]
     if entry.retriever is None:
         return []
-    named = [("retrievers", entry.retriever), ("chunkings", entry.chunking)]
+    assert entry.chunking is not None  # as the entry checks
+    named: list[tuple[str, str | None]] = [("retrievers", entry.retriever), ("chunkings", entry.chunking)]
+    if (tokenizer := config.chunkings[entry.chunking].tokenizer) is not None:
+        named += [("tokenizers", tokenizer), *(("corpora", name) for name in config.tokenizers[tokenizer].corpora)]
     if in_corpus:
         named.append(("corpora", entry.corpus))
         if config.retrievers[entry.retriever].kind != "bm25":
