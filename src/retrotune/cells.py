@@ -340,8 +340,15 @@ def _searched_with(config: Config, retrieval: str, in_corpus: bool) -> list[tupl
     entry = config.retrievals[retrieval]
     if entry.retriever is None:
         return []
+    assert entry.chunking is not None  # as the entry checks
     searching = config.searching(entry.retriever)
-    named = [("retrievers", entry.retriever), ("retrievers", searching), ("chunkings", entry.chunking)]
+    named: list[tuple[str, str | None]] = [
+        ("retrievers", entry.retriever),
+        ("retrievers", searching),
+        ("chunkings", entry.chunking),
+    ]
+    if (tokenizer := config.chunkings[entry.chunking].tokenizer) is not None:
+        named += [("tokenizers", tokenizer), *(("corpora", name) for name in config.tokenizers[tokenizer].corpora)]
     if in_corpus:
         named.append(("corpora", entry.corpus))
         if config.retrievers[searching].kind == "dense":

@@ -100,3 +100,34 @@ def test_corpus_of_one_document_has_no_neighbors(text: dict[str, Any]) -> None:
     assert hits["pages/pages.txt#1", 0] == ["0/0", "0/1"]
     manifest = read_json(text["root"] / "out.json")
     assert (manifest["texts"], manifest["texts_without_passage"], manifest["hits"]) == (6, 1, 10)
+
+
+class Shallow:
+    """An index of 40 passages that finds at most `depth` of them, lower rows first, as few lists searched do."""
+
+    size = 40
+
+    def __init__(self, depth: int) -> None:
+        self.depth, self.fetched = depth, list[int]()
+
+    def search(self, encoded: Any, k: int) -> tuple[Any, Any]:
+        self.fetched.append(k)
+        rows = np.arange(k)[None].repeat(len(encoded), axis=0)
+        return np.where(rows < self.depth, rows, -1), np.where(rows < self.depth, -rows, -np.inf).astype(np.float32)
+
+
+def test_an_index_that_finds_fewer_leaves_minus_one() -> None:
+    """Documents of four passages; text 0 is document 0, which has all but two of the six passages that are found."""
+    searcher = Shallow(6)
+    own = np.array([0, 1, -1])
+    rows, scores = pretraining._search_others(searcher, np.zeros((3, 1)), own, np.arange(40) // 4, 4)
+    assert rows.tolist() == [[4, 5, -1, -1], [0, 1, 2, 3], [0, 1, 2, 3]]
+    assert np.isneginf(scores[0, 2:]).all()
+    assert searcher.fetched == [8], "what an index has not found at 8, it does not find at 32"
+
+
+def test_more_is_fetched_while_there_is_more() -> None:
+    searcher = Shallow(40)
+    rows, _ = pretraining._search_others(searcher, np.zeros((2, 1)), np.array([0, -1]), np.arange(40) // 12, 5)
+    assert rows.tolist() == [[12, 13, 14, 15, 16], [0, 1, 2, 3, 4]]
+    assert searcher.fetched == [10, 40]

@@ -96,6 +96,12 @@ def neighbor_caches(cell):
     return [path for split in splits for path in [neighbors_of(cell, split)] if path]
 
 
+def tokenizer_of_chunking(wildcards):
+    """The tokenizer that cuts passages; nothing where they are cut by words."""
+    tokenizer = CONFIG.chunkings[wildcards.chunking].tokenizer
+    return [] if tokenizer is None else PATHS.tokenizer(tokenizer)
+
+
 def passages_of(retrieval, dataset):
     return PATHS.passages(CONFIG.dataset_source(dataset, retrieval), CONFIG.retrievals[retrieval].chunking)
 

@@ -61,7 +61,8 @@ use rule prepare_examples as prepare_document_examples with:
 
 rule chunk_corpus:
     input:
-        lambda wildcards: raw(CONFIG.corpora[wildcards.corpus]),
+        raw=lambda wildcards: raw(CONFIG.corpora[wildcards.corpus]),
+        tokenizer=tokenizer_of_chunking,
     output:
         PATHS.passages("{corpus}", "{chunking}"),
     log:
@@ -79,7 +80,8 @@ rule chunk_corpus:
 
 rule chunk_documents:
     input:
-        PATHS.documents("{dataset}"),
+        documents=PATHS.documents("{dataset}"),
+        tokenizer=tokenizer_of_chunking,
     output:
         PATHS.passages("{dataset}", "{chunking}"),
     log:

@@ -123,6 +123,8 @@ def _dangling(config: Config) -> Iterator[str]:
         searching = config.retrievers.get((retriever and retriever.base) or "", retriever)
         if searching is not None and searching.kind == "dense" and retrieval.index is None:
             yield f"{place}.index: the dense retriever {retrieval.retriever!r} needs an entry of `indexes`"
+    for name, chunking in config.chunkings.items():
+        yield from check(f"chunkings.{name}.tokenizer", chunking.tokenizer, config.tokenizers, "tokenizers")
     for name, tokenizer in config.tokenizers.items():
         for corpus in tokenizer.corpora:
             yield from check(f"tokenizers.{name}.corpora", corpus, config.corpora, "corpora")

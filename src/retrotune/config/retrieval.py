@@ -1,6 +1,6 @@
 """Entries left of the cells: raw files, passages, retrievers, and ways to give passages to a model."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -62,9 +62,30 @@ class CorpusEntry(Entry):
 
 
 class ChunkingEntry(Entry):
-    """How documents are cut into passages."""
+    """How documents are cut into passages: whole sentences up to N words or, as for RETRO's database, N tokens."""
 
-    passage_words: PositiveInt = Field(100, description="words per passage at most, cut at sentence boundaries")
+    passage_words: PositiveInt | None = Field(
+        100, description="words per passage at most, cut at sentence boundaries; null with `passage_tokens`"
+    )
+    passage_tokens: PositiveInt | None = Field(
+        None, description="tokens per passage, cut where pretraining cuts chunks of that length (RETRO: 64)"
+    )
+    tokenizer: Name | None = Field(None, description="entry of `tokenizers` that cuts `passage_tokens`")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _words_unless_tokens(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("passage_tokens") is not None:
+            return {"passage_words": None, **values}
+        return values
+
+    @model_validator(mode="after")
+    def _one_unit(self) -> "ChunkingEntry":
+        if (self.passage_words is None) == (self.passage_tokens is None):
+            raise ValueError("set either passage_words or passage_tokens")
+        if (self.passage_tokens is None) != (self.tokenizer is None):
+            raise ValueError("passage_tokens and tokenizer go together: set both, or passage_words only")
+        return self
 
 
 class Passages(Entry):

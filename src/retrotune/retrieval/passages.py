@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from retrotune.corpus.chunking import JOINED_BY
 from retrotune.corpus.ids import IdHashes, first_repeated
 from retrotune.errors import RetrievalError
 from retrotune.files import sha256
@@ -69,6 +70,12 @@ class PassageTable:
         """One column as an array of objects, in memory as a whole."""
         return self._file.read([name])[name].to_numpy()
 
+    @property
+    def _joined_by(self) -> str:
+        """What stands between a passage and the next one of its document."""
+        joined: bytes = (self._file.schema_arrow.metadata or {}).get(JOINED_BY, b" ")
+        return joined.decode()
+
     @cached_property
     def documents(self) -> tuple[Any, dict[str, int]]:
         """(number [rows] of each passage's document, the number of each doc_id)."""
@@ -126,7 +133,7 @@ class PassageTable:
         texts = found["text"].to_pylist()
         goes_on = np.flatnonzero(after >= 0)
         for place, text in zip(goes_on, self.take(after[goes_on])["text"].to_pylist(), strict=True):
-            texts[place] = f"{texts[place]} {text}"
+            texts[place] = f"{texts[place]}{self._joined_by}{text}"
         return found.set_column(found.schema.get_field_index("text"), "text", pa.array(texts, pa.string()))
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from retrotune.config import CorpusEntry, RetrieverEntry
 from retrotune.corpus.documents import Document, count_bad, read_corpus
 from retrotune.corpus.records import BadRecords
+from retrotune.corpus.tokens import chunk_spans, open_tokenizer
 from retrotune.datasets.base import Passage
 from retrotune.errors import RetrievalError
 from retrotune.files import sha256, write_json
@@ -218,23 +219,19 @@ def pretraining_texts(
     bad: Mapping[str, BadRecords] | None = None,
 ) -> Iterator[Text]:
     """All pretraining text in order: documents, or their chunks of `chunk_length` tokens if that is not 0."""
-    from tokenizers import Tokenizer
-
     if chunk_length and not Path(tokenizer_json).is_file():
         raise RetrievalError(
             f"{tokenizer_json}: no such tokenizer; neighbors per chunk need one in tokenizers' JSON format: convert "
             "the model again with a tokenizer, or set neighbors_per: document"
         )
-    tokenizer = Tokenizer.from_file(str(tokenizer_json)) if chunk_length else None
+    tokenizer = open_tokenizer(tokenizer_json) if chunk_length else None
     for documents in batches(corpus_documents(corpora, root, bad), DOCUMENTS_AT_ONCE):
         if tokenizer is None:
             yield from ((document.doc_id, 0, document.text) for document in documents)
             continue
-        encodings = tokenizer.encode_batch([document.text for document in documents], add_special_tokens=False)
-        for document, encoding in zip(documents, encodings, strict=True):
-            for chunk, start in enumerate(range(0, len(encoding.ids), chunk_length)):
-                spans = encoding.offsets[start : start + chunk_length]
-                yield document.doc_id, chunk, document.text[spans[0][0] : spans[-1][1]]
+        texts = [document.text for document in documents]
+        for document, spans in zip(documents, chunk_spans(tokenizer, texts, chunk_length), strict=True):
+            yield from ((document.doc_id, chunk, document.text[slice(*span)]) for chunk, span in enumerate(spans))
 
 
 def batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
