@@ -4,21 +4,21 @@
 
 Parts (all, or those named):
 
-- `ivf`: 1,000,000 vectors of width 384; FAISS' exact `IndexFlatIP` and the preset `ivf-flat`, the same 1,000 queries in one
-  call for both;
+- `ivf`: 1,000,000 vectors of width 384; FAISS' exact `IndexFlatIP` and the preset `ivf-flat`, the same 1,000 queries
+  in one call for both;
 - `pq`: the preset `ivf-pq` on the same vectors; bytes per vector, recall after its candidates were scored again;
-- `memory`: 4 GB of float16 vectors, built and searched as `ivf-pq` in shards and exactly, each in a process that may hold
-  1 GB of private memory (`RLIMIT_DATA`; files that are mapped do not count).
+- `memory`: 4 GB of float16 vectors, built and searched as `ivf-pq` in shards and exactly, each in a process that may
+  hold 1 GB of private memory (`RLIMIT_DATA`; files that are mapped do not count).
 
-Needs two free cores, 4 GB of memory, 6 GB of disk in the temporary folder (freed at the end) and some 20 minutes. `--small`
-takes a twentieth of the vectors.
+Needs two free cores, 4 GB of memory, 6 GB of disk in the temporary folder (freed at the end) and some 20 minutes.
+`--small` takes a twentieth of the vectors.
 
-The vectors are made from real ones: MiniLM's of the Wikipedia passages in `FOLDER/wikipedia/psgs_w100.tsv.gz` (without
-`--data`, of the demo world's). Queries are MiniLM's vectors of the first 1,000 questions in `FOLDER/nq/NQ-open.dev.jsonl`
-(without it, held-out vectors). Recipe: a random passage's vector plus s times the difference of two other random
-passages' vectors, scaled to length 1. The difference has the covariance of real text, where even noise would fill all 384
-dimensions alike. s is set so that a sample as large as the real set has the real set's median similarity of nearest
-neighbors; quantiles of both are printed.
+The vectors are made from real ones: MiniLM's of the Wikipedia passages in `FOLDER/wikipedia/psgs_w100.tsv.gz`
+(without `--data`, of the demo world's). Queries are MiniLM's vectors of the first 1,000 questions in
+`FOLDER/nq/NQ-open.dev.jsonl` (without it, held-out vectors). Recipe: a random passage's vector plus s times the
+difference of two other random passages' vectors, scaled to length 1. The difference has the covariance of real text,
+where even noise would fill all 384 dimensions alike. s is set so that a sample as large as the real set has the real
+set's median similarity of nearest neighbors; quantiles of both are printed.
 """
 
 import argparse
@@ -275,13 +275,11 @@ def main() -> None:
     rng = np.random.default_rng(2)
     if queries is None:
         queries = expand(real, QUERIES, scale, rng)
-    deciles = [10, 25, 50, 75, 90]
+    shares = [10, 25, 50, 75, 90]
     made = nearest_similarity(expand(real, len(real), scale, rng))
-    print(
-        f"{os.cpu_count()} cores; {len(real)} real vectors, s {scale:.3f}, similarity of nearest neighbors at {deciles}:"
-    )
+    print(f"{os.cpu_count()} cores; {len(real)} real vectors, s {scale:.3f}; similarity of neighbors, {shares} %:")
     for name, similarity in (("real", nearest_similarity(real)), ("made", made)):
-        print(f"  {name} {' '.join(f'{value:.3f}' for value in np.percentile(similarity, deciles))}")
+        print(f"  {name} {' '.join(f'{value:.3f}' for value in np.percentile(similarity, shares))}")
     lines: list[str] = []
     with tempfile.TemporaryDirectory(prefix="retrotune-retrieval-") as name:
         folder = Path(name)
