@@ -6,7 +6,7 @@ delete it with a failed job.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,27 +23,61 @@ RECORD_KEYS = {"rows", "dim", "sha256", "made_from"}
 MANIFEST_KEYS = {"rows", "dim", "blocks", "retriever", "passages", "passages_sha256"}
 
 
-def embed_passages(passages: str | Path, retriever: RetrieverEntry, out_manifest: str | Path) -> None:
+def embed_passages(
+    passages: str | Path, retriever: RetrieverEntry, out_manifest: str | Path, devices: Sequence[str] | None = None
+) -> None:
     """Make the vectors of all passages in blocks of `retriever.block_passages`, then the manifest.
 
+    `devices` are PyTorch's names, by default all GPUs or the CPU: with several, each has a process of its own.
     A block that is there is kept if it is whole and was made from the same texts by the same model; a damaged or
     outdated one is made again, with a line in the log. Raises `RetrievalError` naming the passage whose vector is zero
     or not finite.
     """
-    from retrotune.retrieval.encoders import Encoder, fingerprint, load_encoder
+    from retrotune.retrieval.devices import share_blocks, visible_devices
+    from retrotune.retrieval.encoders import fingerprint
 
     table = PassageTable(passages)
-    print_of_model = fingerprint(retriever)
     folder = Path(out_manifest).with_suffix("")
+    devices = devices or visible_devices()
+    num_blocks = -(-table.rows // retriever.block_passages)
+    if min(len(devices), num_blocks) > 1:
+        share_blocks(passages, retriever, folder, devices, num_blocks)
+    records = embed_blocks(passages, retriever, folder, devices[0])
+    manifest = {
+        "stage_version": STAGE_VERSIONS["embed_passages"],
+        "rows": table.rows,
+        "dim": records[0]["dim"],
+        "blocks": [{"rows": record["rows"], "sha256": record["sha256"]} for record in records],
+        "retriever": fingerprint(retriever),
+        "passages": str(passages),
+        "passages_sha256": table.sha256,
+    }
+    write_json(out_manifest, manifest)
+
+
+def embed_blocks(
+    passages: str | Path,
+    retriever: RetrieverEntry,
+    folder: str | Path,
+    device: str | None = None,
+    first: int = 0,
+    every: int = 1,
+) -> list[dict[str, Any]]:
+    """Make or keep block `first` and every `every`-th after it below `folder`; their records. Raises alike."""
+    from retrotune.retrieval.encoders import Encoder, fingerprint, load_encoder
+
+    print_of_model = fingerprint(retriever)
     encoder: Encoder | None = None
     records: list[dict[str, Any]] = []
-    for number, batch in enumerate(table.blocks(retriever.block_passages)):
+    for number, batch in enumerate(PassageTable(passages).blocks(retriever.block_passages)):
+        if number % every != first:
+            continue
         texts = batch.to_pydict()
         path = block_path(folder, number, ".npy")
         made_from = _digest(print_of_model, texts)
         record = _kept_record(path, made_from, batch.num_rows)
         if record is None:
-            encoder = encoder or load_encoder(retriever, "passage")
+            encoder = encoder or load_encoder(retriever, "passage", device)
             vectors = encoder.encode(encoder.passage_texts(texts["title"], texts["text"]))
             with np.errstate(over="ignore"):
                 halves = vectors.astype(np.float16)
@@ -51,16 +85,7 @@ def embed_passages(passages: str | Path, retriever: RetrieverEntry, out_manifest
             record = _write_block(path, halves, made_from)
             logger.info("block %s: %d vectors", path, len(halves))
         records.append(record)
-    manifest = {
-        "stage_version": STAGE_VERSIONS["embed_passages"],
-        "rows": table.rows,
-        "dim": records[0]["dim"],
-        "blocks": [{"rows": record["rows"], "sha256": record["sha256"]} for record in records],
-        "retriever": print_of_model,
-        "passages": str(passages),
-        "passages_sha256": table.sha256,
-    }
-    write_json(out_manifest, manifest)
+    return records
 
 
 def check_vectors(vectors: Any, name_of: Any) -> None:

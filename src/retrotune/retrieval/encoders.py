@@ -173,7 +173,7 @@ class Encoder:
 def token_batches(lengths: Sequence[int], batch_tokens: int) -> list[Any]:
     """Rows of texts by length, longest first, cut into batches of at most `batch_tokens` with padding, or of one text."""
     order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable")
-    batches, start = [], 0
+    batches, start = list[Any](), 0
     while start < len(order):
         count = max(1, batch_tokens // max(1, lengths[order[start]]))
         batches.append(order[start : start + count])
