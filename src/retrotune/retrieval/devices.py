@@ -42,9 +42,15 @@ def share_blocks(
     processes: list[subprocess.Popen[str]] = []
     try:
         for number, device in enumerate(devices):
-            task = {"passages": str(passages), "retriever": retriever.model_dump(mode="json"), "folder": str(folder)}
-            task.update(device=device, first=number, every=len(devices))
-            process = subprocess.Popen(
+            task = {
+                "passages": str(passages),
+                "retriever": retriever.model_dump(mode="json"),
+                "folder": str(folder),
+                "device": device,
+                "first": number,
+                "every": len(devices),
+            }
+            process = subprocess.Popen(  # noqa: S603 the command is this file
                 [sys.executable, "-P", "-m", __name__],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,

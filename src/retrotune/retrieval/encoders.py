@@ -171,7 +171,7 @@ class Encoder:
 
 
 def token_batches(lengths: Sequence[int], batch_tokens: int) -> list[Any]:
-    """Rows of texts by length, longest first, cut into batches of at most `batch_tokens` with padding, or of one text."""
+    """Rows of texts, longest first, in batches of at most `batch_tokens` with padding, or of one text."""
     order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable")
     batches, start = list[Any](), 0
     while start < len(order):
