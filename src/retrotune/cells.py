@@ -140,8 +140,8 @@ class Paths:
         return f"{self.resources}/embeddings/{retriever}/{source}/{chunking}.json"
 
     def index(self, retriever: str, source: str, chunking: str, index: str) -> str:
-        """FAISS index; its manifest has the suffix `.manifest.json`."""
-        return f"{self.resources}/indexes/{retriever}/{source}/{chunking}/{index}.faiss"
+        """What an index is made of; its shards lie in the folder of the same name, measurements in `.manifest.json`."""
+        return f"{self.resources}/indexes/{retriever}/{source}/{chunking}/{index}.json"
 
     def neighbors(self, retrieval: str, dataset: str, split: str) -> str:
         """Neighbor cache: parquet with question_id, rank, passage_id, title, text, score."""

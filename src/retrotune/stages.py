@@ -11,7 +11,7 @@ STAGE_VERSIONS: dict[str, int] = {
     "chunk_corpus": 1,
     "train_tokenizer": 1,
     "embed_passages": 1,
-    "build_index": 1,
+    "build_index": 2,
     "cache_neighbors": 1,
     "cache_pretraining_neighbors": 1,
     "pretrain_model": 1,

@@ -21,6 +21,8 @@ from retrotune.stages import STAGE_VERSIONS
 
 RECORD_KEYS = {"rows", "dim", "sha256", "made_from"}
 MANIFEST_KEYS = {"rows", "dim", "blocks", "retriever", "passages", "passages_sha256"}
+ROWS_AT_ONCE = 8192
+"""Vectors that a reader holds as float32: 12 MB at width 384."""
 
 
 def embed_passages(
@@ -136,10 +138,14 @@ class Embeddings:
             return f"{self.path}: passage row {row}"
         return f"{passages}: passage {PassageTable(passages).take([row])['passage_id'][0].as_py()!r}"
 
-    def blocks(self) -> Iterator[tuple[int, Any]]:
-        """(first row, vectors [n, D] as float32) of each block, one in memory at a time."""
-        for start, block in zip(self._starts, self._blocks, strict=False):
-            yield int(start), np.asarray(block, dtype=np.float32)
+    def blocks(self, rows: int = ROWS_AT_ONCE, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, Any]]:
+        """(first row, vectors [n, D] as float32) of rows `start` to `stop`, at most `rows` of them in memory."""
+        stop = self.rows if stop is None else stop
+        for first, block in zip(self._starts, self._blocks, strict=False):
+            inside = range(max(start, int(first)), min(stop, int(first) + len(block)), rows)
+            for row in inside:
+                part = block[row - first : min(row + rows, inside.stop) - first]
+                yield row, np.asarray(part, dtype=np.float32)
 
     def take(self, rows: Any) -> Any:
         """Vectors [n, D] of `rows`, as float32."""

@@ -109,5 +109,5 @@ def open_searcher(
         if vectors.manifest[key] != value:
             what = table.path if key == "passages_sha256" else f"retriever model {retriever.query_model!r}"
             raise RetrievalError(f"{embeddings}: not made from {what} as it is now; delete it and run embed_passages")
-    opened = open_index(index, embeddings) if index is not None else None
+    opened = open_index(index, vectors) if index is not None else None
     return DenseSearcher(load_encoder(retriever, "query"), vectors, opened)
