@@ -11,7 +11,6 @@ Shape letters: B batch, T tokens, D width.
 """
 
 import hashlib
-import importlib.util
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,30 +26,8 @@ from retrotune.log import progress
 from retrotune.retrieval.declared import Side, complete
 from retrotune.retrieval.linear import prepare
 from retrotune.retrieval.passages import passage_text
+from retrotune.retrieval.places import locate_model
 from retrotune.stages import STAGE_VERSIONS
-
-
-def locate_model(name: str) -> str:
-    """Folder of a model, or its name on the hub.
-
-    `package:NAME/FOLDER` is a folder inside an installed Python package, found without running the package's code.
-    Raises `RetrievalError` for a package or folder that is not there; what is no path is taken for a hub name.
-    """
-    if name.startswith("package:"):
-        package, _, folder = name.removeprefix("package:").partition("/")
-        spec = importlib.util.find_spec(package) if package.isidentifier() else None
-        if spec is None:
-            raise RetrievalError(f"retriever model {name!r}: Python package {package!r} is not installed; install it")
-        for location in spec.submodule_search_locations or ():
-            if (Path(location) / folder).is_dir():
-                return str(Path(location) / folder)
-        raise RetrievalError(f"retriever model {name!r}: the package has no folder {folder!r}")
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return str(path)
-    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
-        raise RetrievalError(f"retriever model {name!r}: no such folder; put the model there or correct the path")
-    return name
 
 
 def model_name(entry: RetrieverEntry, which: Side) -> str:
