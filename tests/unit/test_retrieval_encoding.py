@@ -77,6 +77,32 @@ def test_any_batch_gives_the_vectors_of_single_texts_in_order(folder: Path, pool
         np.testing.assert_allclose(encoder.encode(texts), single, atol=2e-5)
 
 
+def test_the_number_of_threads_changes_neither_vectors_nor_itself(folder: Path) -> None:
+    texts = texts_of(40, 40)
+    encoder = load_encoder(entry_of(folder, batch_tokens=64), "passage", "cpu")
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = encoder.encode(texts)
+        torch.set_num_threads(3)
+        np.testing.assert_array_equal(encoder.encode(texts), alone)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_an_error_in_a_worker_is_raised(folder: Path) -> None:
+    encoder = load_encoder(entry_of(folder, batch_tokens=8), "passage", "cpu")
+    encoder.model = lambda **_: 1 / 0
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(ZeroDivisionError):
+            encoder.encode(texts_of(9, 9))
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_packed_layers_give_the_vectors_of_plain_ones(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = texts_of(9, 30)
     packed = load_encoder(entry_of(folder), "passage")

@@ -45,7 +45,9 @@ MINILM = Shape(6, 384, 1536, "MiniLM-L6")
 
 @dataclass(frozen=True)
 class Collection:
-    """Passages searched by one retriever. `queries` search through each of `indexes`, or (none) their own document."""
+    """Passages searched by one retriever. `queries` search through each of `indexes`, or (none) their own document; `batch_tokens` are
+    those of all batches that are worked on at a time.
+    """
 
     name: str
     passages: int
@@ -56,7 +58,7 @@ class Collection:
     queries: int = 0
     top_k: int = 5
     block_passages: int = 50_000
-    batch_tokens: int = 8192
+    batch_tokens: int = 4096
     texts_in_cache: bool = True
 
     @property
@@ -143,7 +145,7 @@ def study_collections(config: Config, passages: int | None = None) -> tuple[list
                 questions + pretraining,
                 depth[key],
                 entry.block_passages,
-                entry.batch_tokens,
+                entry.batch_tokens or Collection.batch_tokens,
             )
         )
     return found, notes
