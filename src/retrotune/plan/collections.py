@@ -45,8 +45,9 @@ MINILM = Shape(6, 384, 1536, "MiniLM-L6")
 
 @dataclass(frozen=True)
 class Collection:
-    """Passages searched by one retriever. `queries` search through each of `indexes`, or (none) their own document; `batch_tokens` are
-    those of all batches that are worked on at a time.
+    """Passages searched by one retriever; `batch_tokens` counts all batches that are worked on at a time.
+
+    `queries` search through each of `indexes` or, where there is none, their own document.
     """
 
     name: str

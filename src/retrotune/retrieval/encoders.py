@@ -123,9 +123,9 @@ class Encoder:
         return vectors
 
     def _run(self, embed: Callable[[Any], None], batches: Sequence[Any]) -> Iterator[None]:
-        """Run `embed` on each batch: on the CPU one thread per batch and as many batches at a time as there are threads.
+        """Run `embed` on each batch: on the CPU one thread per batch, as many batches at a time as there are threads.
 
-        Threads that share a batch wait for each other in every layer, half the time where other processes run too.
+        Threads that share a batch wait for each other in every layer: half the time, where other processes run too.
         """
         threads = torch.get_num_threads()
         workers = min(threads, len(batches)) if torch.device(self.device).type == "cpu" else 1
