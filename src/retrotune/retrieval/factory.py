@@ -77,15 +77,15 @@ def make_index(settings: Settings, vectors: Embeddings) -> Any:
     rotated = re.search(r"OPQ\d+_(\d+)", settings.factory)
     if rotated is not None and int(rotated[1]) > vectors.dim:
         raise RetrievalError(  # FAISS would pad the vectors and learn for minutes
-            f"factory {settings.factory!r} does not suit vectors of width {vectors.dim}: it makes {rotated[1]} dimensions"
-            f" of them; name a factory with {vectors.dim} dimensions or fewer, such as IVF{{lists}},PQ8, or preset: ivf-flat"
+            f"factory {settings.factory!r} does not suit vectors of width {vectors.dim}: it makes {rotated[1]}"
+            f" dimensions of them; name a factory with {vectors.dim} or fewer, as IVF{{lists}},PQ8, or preset: ivf-flat"
         )
     try:
         index = faiss.index_factory(vectors.dim, settings.factory, faiss.METRIC_INNER_PRODUCT)
         if not index.is_trained:
             picked = np.linspace(0, vectors.rows - 1, settings.training_vectors).astype(np.int64)
             logger.info("%s: learns from %d vectors", settings.factory, len(picked))
-            _cluster_on_gpu(index, settings)
+            _prepare_training(index, settings)
             index.train(vectors.take(picked))
     except RuntimeError as error:
         raise RetrievalError(_refusal(settings, vectors, str(error))) from error
@@ -141,14 +141,13 @@ def on_device(index: Any, device: str) -> Any:
         return index
 
 
-def _cluster_on_gpu(index: Any, settings: Settings) -> None:
-    """Let k-means of an IVF index run on all GPUs where there are any."""
+def _prepare_training(index: Any, settings: Settings) -> None:
+    """Leave out what costs minutes and changes no search, and let k-means run on all GPUs where there are any."""
     import faiss
 
-    if settings.device == "cpu" or faiss.get_num_gpus() == 0:
-        return
-    try:
-        lists = faiss.extract_index_ivf(index)
-    except RuntimeError:
-        return
-    lists.clustering_index = faiss.index_cpu_to_all_gpus(faiss.IndexFlatIP(lists.d))
+    inner = faiss.downcast_index(index.index) if isinstance(index, faiss.IndexPreTransform) else index
+    if hasattr(inner, "do_polysemous_training"):
+        # Numbers the centroids of PQ codes anew for a kind of search that is off: 2 s for each byte of the code.
+        inner.do_polysemous_training = False
+    if isinstance(inner, faiss.IndexIVF) and settings.device == "auto" and faiss.get_num_gpus() > 0:
+        inner.clustering_index = faiss.index_cpu_to_all_gpus(faiss.IndexFlatIP(inner.d))
