@@ -1,6 +1,7 @@
-"""The `retrotune` command: tables of a study, checks of its neighbors, conversion of checkpoints, generated docs."""
+"""The `retrotune` command: a study's plan, its tables, checks of its neighbors, conversion of checkpoints, docs."""
 
 import argparse
+import json
 import logging
 import sys
 from collections.abc import Mapping, Sequence
@@ -76,6 +77,26 @@ def _report_so_far(paths: Paths, results: Sequence[Result]) -> str:
     return collected
 
 
+def plan(arguments: argparse.Namespace) -> None:
+    """Print what a study's retrieval will cost, and what Wikipedia's and a pretraining database's would."""
+    from retrotune.plan.collections import PRETRAINING, WIKIPEDIA, study_collections
+    from retrotune.plan.estimate import as_json, as_table, plan_rows
+    from retrotune.plan.rates import given_rates, measured_rates, reference_rates
+
+    given = given_rates(arguments.rate)
+    config = merged_config(arguments.configfile, arguments.config)
+    published = [] if arguments.study_only else [WIKIPEDIA, PRETRAINING]
+    planned, notes = study_collections(config, arguments.passages)
+    collections = [*planned, *published]
+    rates = {**reference_rates(), **(measured_rates() if arguments.measure else {}), **given}
+    rows = plan_rows(collections, rates)
+    if arguments.json:
+        print(json.dumps({**as_json(rows, rates), "notes": notes}, indent=2))
+    else:
+        print("".join(f"{note}\n" for note in notes))
+        print(as_table(rows, rates, {collection.name: collection.counted for collection in collections}))
+
+
 def write_docs(arguments: argparse.Namespace) -> None:
     """Generate `config/schema.json` and the key tables of `config/README.md`."""
     from retrotune.documentation import write_documentation
@@ -124,6 +145,13 @@ def convert(arguments: argparse.Namespace) -> None:
     convert_checkpoint(arguments.source, arguments.out, **options)
 
 
+def _positive(text: str) -> int:
+    number = int(text.replace(",", "").replace("_", ""))
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of passages: write 1 or more")
+    return number
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status. Errors that a user can mend print without a traceback."""
     parser = argparse.ArgumentParser(prog="retrotune", description=__doc__)
@@ -132,6 +160,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tables.add_argument("--configfile", nargs="+", default=[], metavar="FILE", help="as for snakemake")
     tables.add_argument("--config", nargs="+", default=[], metavar="KEY=VALUE", help="as for snakemake")
     tables.set_defaults(run=show_tables)
+    planned = commands.add_parser("plan", help="estimate disk, memory and time of a study's retrieval")
+    planned.add_argument("--configfile", nargs="+", default=[], metavar="FILE", help="as for snakemake")
+    planned.add_argument("--config", nargs="+", default=[], metavar="KEY=VALUE", help="as for snakemake")
+    planned.add_argument("--passages", type=_positive, metavar="N", help="passages of each corpus not yet cut")
+    planned.add_argument("--measure", action="store_true", help="measure this machine's rates first (some 10 s)")
+    planned.add_argument("--rate", action="append", default=[], metavar="NAME=VALUE", help="a rate known otherwise")
+    planned.add_argument("--study-only", action="store_true", help="leave out the two published sizes")
+    planned.add_argument("--json", action="store_true", help="print JSON")
+    planned.set_defaults(run=plan)
     docs = commands.add_parser("docs", help="generate the configuration's schema and key tables")
     docs.add_argument("folder", nargs="?", default="config")
     docs.set_defaults(run=write_docs)

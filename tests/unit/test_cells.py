@@ -100,7 +100,7 @@ def test_resolved_cell_survives_json():
 
 def trained_here():
     """SMALL with a dense retriever and a RETRO of its own size that is pretrained here."""
-    raw = changed("retrievers.minilm", {"query_model": "m", "batch_size": 7})
+    raw = changed("retrievers.minilm", {"query_model": "m", "batch_tokens": 7})
     raw["world"] = {}
     raw["corpora"]["pages"] = {"reader": "text", "path": "pages.txt"}
     raw["corpora"]["words"] = {"reader": "text", "path": "words.txt"}
@@ -152,7 +152,7 @@ def test_the_score_records_the_entries_that_shared_inputs_were_made_with():
     }  # fmt: skip
     assert shared_names(raw, "g", "lora", "nq", "none") == {}
     shared = resolve_cell(load_config(raw), Cell("r", "lora", "nq", "dense", 0)).shared
-    assert shared["retrievers"]["minilm"]["batch_size"] == 7
+    assert shared["retrievers"]["minilm"]["batch_tokens"] == 7
     assert shared["sizes"]["tiny"]["cross_attention_layers"] == [1]
 
 

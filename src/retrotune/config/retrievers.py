@@ -106,7 +106,15 @@ class RetrieverEntry(Entry):
         description="dense: between a passage's title and text: a blank, or the tokenizer's separator; null: blank",
     )
     max_length: PositiveInt = Field(512, description="dense: tokens per text at most")
-    batch_size: PositiveInt = Field(64, description="dense: texts per forward pass")
+    batch_tokens: PositiveInt | None = Field(
+        None,
+        description="dense: tokens per forward pass at most, padding included; null: 2,048 on a CPU, 65,536 on a GPU",
+    )
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "float32",
+        description="dense: float32: the same vectors on every machine but for the last digits; bfloat16: faster where "
+        "processor or GPU multiply it, vectors within 0.001 of cosine 1; auto: bfloat16 where that holds",
+    )
     block_passages: PositiveInt = Field(50_000, description="dense: passages per resumable block")
     base: Name | None = Field(None, description="degraded: entry of `retrievers` whose neighbors are replaced")
     share: Share = Field(

@@ -60,7 +60,7 @@ class Search:
             "top_k": self.top_k,
             "passages": table.sha256,
             "embeddings": self.embeddings and sha256(self.embeddings),
-            "index": self.index and _index_digest(self.index),
+            "index": self.index and sha256(self.index),
             **more,
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -94,7 +94,7 @@ def from_relative(path: str | None, manifest: str | Path) -> Any:
 
 def _retriever_parts(retriever: RetrieverEntry) -> dict[str, Any]:
     """A retriever's settings, those apart that change speed only, and the files of the model that encodes queries."""
-    parts = retriever.model_dump(mode="json", exclude={"batch_size", "block_passages"})
+    parts = retriever.model_dump(mode="json", exclude={"batch_tokens", "block_passages"})
     if retriever.kind == "dense":
         from retrotune.retrieval.encoders import locate_model, model_name
 
@@ -102,12 +102,6 @@ def _retriever_parts(retriever: RetrieverEntry) -> dict[str, Any]:
         files = sorted(file for file in folder.rglob("*") if file.is_file()) if folder.is_dir() else []
         parts["query_files"] = {file.relative_to(folder).as_posix(): sha256(file) for file in files}
     return parts
-
-
-def _index_digest(index: str | Path) -> str:
-    from retrotune.retrieval.index import manifest_path
-
-    return sha256(manifest_path(index))
 
 
 # keys of chunks ------------------------------------------------------------------------------------------------------

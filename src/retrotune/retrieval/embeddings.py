@@ -5,7 +5,7 @@ Beside `{manifest}.json` lies the folder `{manifest}/` of `blocks.py` with `0000
 
 import functools
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -24,23 +24,55 @@ ROWS_AT_ONCE = 8192
 """Vectors that a reader holds as float32: 12 MB at width 384."""
 
 
-def embed_passages(passages: str | Path, retriever: RetrieverEntry, out_manifest: str | Path) -> None:
+def embed_passages(
+    passages: str | Path, retriever: RetrieverEntry, out_manifest: str | Path, devices: Sequence[str] | None = None
+) -> None:
     """Make the vectors of all passages in blocks of `retriever.block_passages`, then the manifest.
 
+    `devices` are PyTorch's names, by default all GPUs or the CPU: with several, each has a process of its own.
     A block that is there is kept if it is whole and was made from the same texts by the same model; a damaged or
     outdated one is made again, with a line in the log. Raises `RetrievalError` naming the passage whose vector is zero
     or not finite.
     """
-    from retrotune.retrieval.encoders import Encoder, fingerprint, load_encoder
+    from retrotune.retrieval.devices import share_blocks, visible_devices
+    from retrotune.retrieval.encoders import fingerprint
 
     table = PassageTable(passages)
-    print_of_model = fingerprint(retriever)
     folder = Path(out_manifest).with_suffix("")
+    devices = devices or visible_devices()
+    num_blocks = -(-table.rows // retriever.block_passages)
+    if min(len(devices), num_blocks) > 1:
+        share_blocks(passages, retriever, folder, devices, num_blocks)
+    records = embed_blocks(passages, retriever, folder, devices[0])
+    manifest = {
+        "stage_version": STAGE_VERSIONS["embed_passages"],
+        "rows": table.rows,
+        "dim": records[0]["dim"],
+        "blocks": [{"rows": record["rows"], "sha256": record["sha256"]} for record in records],
+        "retriever": fingerprint(retriever),
+        "passages": str(passages),
+        "passages_sha256": table.sha256,
+    }
+    write_json(out_manifest, manifest)
+
+
+def embed_blocks(
+    passages: str | Path,
+    retriever: RetrieverEntry,
+    folder: str | Path,
+    device: str | None = None,
+    first: int = 0,
+    every: int = 1,
+) -> list[dict[str, Any]]:
+    """Make or keep block `first` and every `every`-th after it below `folder`; their records. Raises alike."""
+    from retrotune.retrieval.encoders import Encoder, fingerprint, load_encoder
+
+    print_of_model = fingerprint(retriever)
     encoder: Encoder | None = None
 
     def vectors_of(texts: Mapping[str, list[str]]) -> Any:
         nonlocal encoder
-        encoder = encoder or load_encoder(retriever, "passage")
+        encoder = encoder or load_encoder(retriever, "passage", device)
         vectors = encoder.encode(encoder.passage_texts(texts["title"], texts["text"]))
         with np.errstate(over="ignore"):
             halves = vectors.astype(np.float16)
@@ -48,32 +80,24 @@ def embed_passages(passages: str | Path, retriever: RetrieverEntry, out_manifest
         return halves
 
     records: list[dict[str, Any]] = []
-    with Progress("passages embedded", table.rows) as shown:
-        for number, batch in enumerate(table.blocks(retriever.block_passages)):
+    table = PassageTable(passages)
+    size = retriever.block_passages
+    own = sum(min(size, table.rows - start) for start in range(first * size, table.rows, every * size))
+    with Progress("passages embedded", own) as shown:
+        for number, batch in enumerate(table.blocks(size)):
+            if number % every != first:
+                continue
             texts = batch.to_pydict()
             path = block_path(folder, number, ".npy")
+            made_from = _digest(print_of_model, texts)
             record, kept = kept_or_made(
-                path,
-                _digest(print_of_model, texts),
-                batch.num_rows,
-                functools.partial(vectors_of, texts),
-                _save,
-                _check_block,
+                path, made_from, batch.num_rows, functools.partial(vectors_of, texts), _save, _check_block
             )
             if not kept:
                 logger.info("block %s: %d vectors", path, batch.num_rows)
             shown.advance(batch.num_rows, kept)
             records.append(record)
-    manifest = {
-        "stage_version": STAGE_VERSIONS["embed_passages"],
-        "rows": table.rows,
-        "dim": records[0]["dim"],
-        "blocks": [{"rows": record["rows"], "sha256": record["sha256"]} for record in records],
-        "retriever": print_of_model,
-        "passages": str(passages),
-        "passages_sha256": table.sha256,
-    }
-    write_json(out_manifest, manifest)
+    return records
 
 
 def check_vectors(vectors: Any, name_of: Any) -> None:
