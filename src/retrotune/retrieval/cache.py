@@ -96,11 +96,9 @@ def _retriever_parts(retriever: RetrieverEntry) -> dict[str, Any]:
     """A retriever's settings, those apart that change speed only, and the files of the model that encodes queries."""
     parts = retriever.model_dump(mode="json", exclude={"batch_tokens", "block_passages"})
     if retriever.kind == "dense":
-        from retrotune.retrieval.encoders import locate_model, model_name
+        from retrotune.retrieval.encoders import fingerprint
 
-        folder = Path(locate_model(model_name(retriever, "query")))
-        files = sorted(file for file in folder.rglob("*") if file.is_file()) if folder.is_dir() else []
-        parts["query_files"] = {file.relative_to(folder).as_posix(): sha256(file) for file in files}
+        parts["query_model"] = fingerprint(retriever, "query")
     return parts
 
 
