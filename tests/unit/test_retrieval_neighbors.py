@@ -65,7 +65,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
     examples = [Example(f"q{n}", text, ("x",), documents[n]) for n, text in enumerate(QUESTIONS)]
     write_examples(files["own"], examples)
     monkeypatch.setattr(encoders, "load_encoder", lambda entry, which: HandMadeEncoder())
-    monkeypatch.setattr(encoders, "fingerprint", lambda entry: "hand-made")
+    monkeypatch.setattr(encoders, "fingerprint", lambda entry, which="passage": "hand-made")
     (tmp_path / "vectors").mkdir()
     vectors = np.array([row[3] for row in PASSAGES], dtype=np.float16)
     blocks = []
@@ -209,7 +209,7 @@ def test_things_that_do_not_belong_together(world: dict[str, Path], monkeypatch:
         with pytest.raises(RetrievalError, match="width 4.*width 3"):
             cache(world, "open", DENSE, 2)
     with monkeypatch.context() as patch:
-        patch.setattr(encoders, "fingerprint", lambda entry: "another model")
+        patch.setattr(encoders, "fingerprint", lambda entry, which="passage": "another model")
         with pytest.raises(RetrievalError, match="not made from retriever model"):
             cache(world, "open", DENSE, 2)
     frame = pd.read_parquet(world["passages"])
