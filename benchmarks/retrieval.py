@@ -15,10 +15,11 @@ Needs two free cores, 4 GB of memory, 6 GB of disk in the temporary folder (free
 
 The vectors are made from real ones: MiniLM's of the Wikipedia passages in `FOLDER/wikipedia/psgs_w100.tsv.gz`
 (without `--data`, of the demo world's). Queries are MiniLM's vectors of the first 1,000 questions in
-`FOLDER/nq/NQ-open.dev.jsonl` (without it, held-out vectors). Recipe: a random passage's vector plus s times the
+`FOLDER/nq/NQ-open.dev.jsonl` (without it, held-out vectors). Recipe: a random passage's vector plus t times the
 difference of two other random passages' vectors, scaled to length 1. The difference has the covariance of real text,
-where even noise would fill all 384 dimensions alike. s is set so that a sample as large as the real set has the real
-set's median similarity of nearest neighbors; quantiles of both are printed.
+where even noise would fill all 384 dimensions alike; t is uniform from 0 to s for each vector, because passages of
+real text have near copies as well as distant relatives. s is set so that a sample as large as the real set has the
+real set's median similarity of nearest neighbors; quantiles of both are printed.
 """
 
 import argparse
@@ -102,7 +103,8 @@ def real_vectors(data: Path | None) -> tuple[Any, Any]:
 def expand(real: Any, count: int, scale: float, rng: np.random.Generator) -> Any:
     """`count` vectors of length 1 by the recipe above."""
     parent, plus, minus = rng.integers(len(real), size=(3, count))
-    vectors = real[parent] + np.float32(scale) * (real[plus] - real[minus])
+    away = (scale * rng.random((count, 1))).astype(np.float32)
+    vectors = real[parent] + away * (real[plus] - real[minus])
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 

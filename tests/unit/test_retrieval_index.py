@@ -125,6 +125,17 @@ def test_reranked_scores_are_exact(tmp_path: Path) -> None:
     np.testing.assert_allclose(scores, expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["ivf-flat", "hnsw"])
+def test_whole_vectors_have_exact_scores(tmp_path: Path, name: Any) -> None:
+    """Nothing is lost in the index: all that is found is scored as the stored float16 vector is."""
+    vectors = (7 * clustered(400, 32)).astype(np.float16)
+    index, _ = build(tmp_path, IndexEntry(preset=name), vectors)
+    queries = np.random.default_rng(1).normal(size=(9, 32)).astype(np.float32)
+    scores, rows = index.search(queries, 20)
+    expected = np.take_along_axis(queries @ vectors.astype(np.float32).T, rows, axis=1)
+    np.testing.assert_allclose(scores, expected, rtol=1e-5, atol=1e-5)
+
+
 def test_nprobe_and_ef_search_reach_faiss(tmp_path: Path) -> None:
     import faiss
 
@@ -144,7 +155,7 @@ def test_nprobe_and_ef_search_reach_faiss(tmp_path: Path) -> None:
 def test_number_of_lists(vectors: int, training: int, lists: int) -> None:
     assert num_lists(vectors, training) == lists
     settings = settle(IndexEntry(preset="ivf-flat", training_vectors=training), vectors)
-    assert settings.factory == f"IVF{lists},Flat"
+    assert settings.factory == f"IVF{lists},SQfp16"
     assert settings.nprobe == min(lists, max(8, lists // 64))
 
 
@@ -160,7 +171,7 @@ def test_the_lists_of_a_shard_follow_its_own_vectors() -> None:
         ({"preset": "hnsw", "factory": "HNSW32"}, "exclude each other: remove one"),
         ({"nprobe": 3}, "an exact search has no nprobe: remove it"),
         ({"factory": "Flat", "rerank": 10, "shard_vectors": 5}, "no shard_vectors, rerank"),
-        ({"preset": "hnsw", "nprobe": 3}, r"nprobe=3, but 'HNSW32' has no lists \(IVF\): remove nprobe"),
+        ({"preset": "hnsw", "nprobe": 3}, r"nprobe=3, but 'HNSW32_SQfp16' has no lists \(IVF\): remove nprobe"),
         ({"preset": "ivf-flat", "ef_search": 3}, r"has no graph \(HNSW\): remove ef_search"),
         ({"factory": "IVF16,Flat", "nprobe": 17}, "nprobe=17 exceeds the 16 lists of 'IVF16,Flat': lower it"),
         ({"factory": "IVF{count},Flat"}, r"only \{lists\} is filled in, not \['count'\]"),
@@ -184,7 +195,7 @@ def test_combinations_that_cannot_be(fields: dict[str, Any], message: str) -> No
             IndexEntry(factory="IVF4,PQ4", training_vectors=99),
             "needs 256 training vectors and got 99.*raise training_v",
         ),
-        (IndexEntry(preset="ivf-flat", nprobe=9), "nprobe=9 exceeds the 4 lists of 'IVF4,Flat' over 300 vectors"),
+        (IndexEntry(preset="ivf-flat", nprobe=9), "nprobe=9 exceeds the 4 lists of 'IVF4,SQfp16' over 300 vectors"),
         (IndexEntry(preset="ivf-pq"), "OPQ64_128.* does not suit vectors of width 16: it makes 128 dim.*ivf-flat"),
     ],
     ids=str,

@@ -10,11 +10,12 @@ from retrotune.config.base import Count, Entry, PositiveInt
 
 PRESETS: dict[str, str] = {
     "exact": "Flat",
-    "ivf-flat": "IVF{lists},Flat",
+    "ivf-flat": "IVF{lists},SQfp16",
     "ivf-pq": "OPQ64_128,IVF{lists}_HNSW32,PQ64",
-    "hnsw": "HNSW32",
+    "hnsw": "HNSW32_SQfp16",
 }
-"""`ivf-pq` is the family that RETRO's pretraining databases used (arXiv 2304.06762: `OPQ64_128,IVF…_HNSW32,PQ64`)."""
+"""Whole vectors are float16, as the embeddings are: exact scores, half the disk, and lists are read twice as fast.
+`ivf-pq` is the family that RETRO's pretraining databases used (arXiv 2304.06762: `OPQ64_128,IVF…_HNSW32,PQ64`)."""
 RERANKED = 200
 
 

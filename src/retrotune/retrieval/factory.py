@@ -149,5 +149,7 @@ def _prepare_training(index: Any, settings: Settings) -> None:
     if hasattr(inner, "do_polysemous_training"):
         # Numbers the centroids of PQ codes anew for a kind of search that is off: 2 s for each byte of the code.
         inner.do_polysemous_training = False
+    if isinstance(inner, faiss.IndexIVFScalarQuantizer) and inner.sq.qtype == faiss.ScalarQuantizer.QT_fp16:
+        inner.by_residual = False  # keeps the stored vectors bit by bit; differences to a centroid would be rounded
     if isinstance(inner, faiss.IndexIVF) and settings.device == "auto" and faiss.get_num_gpus() > 0:
         inner.clustering_index = faiss.index_cpu_to_all_gpus(faiss.IndexFlatIP(inner.d))
