@@ -1,4 +1,4 @@
-"""The plan against real builds: bytes and peak private memory of each index over made-up vectors, foretold and measured.
+"""The plan against real builds: bytes and peak private memory of each index, foretold and measured.
 
 Each index is built by `build_index` in a process of its own, whose private memory (RssAnon: mapped files, which the
 system can drop, are not in it) is read every 10 ms. The vectors are clustered, normalized, float16.
