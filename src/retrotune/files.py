@@ -34,20 +34,6 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-@contextlib.contextmanager
-def locked(path: str | Path) -> Iterator[None]:
-    """Hold the lock of `path` against other processes (file `.{name}.lock` beside it), waiting for whoever has it.
-
-    A process that dies gives its locks back. The empty lock file stays: removing it could let two processes in.
-    """
-    from filelock import FileLock
-
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_name(f".{path.name}.lock")):
-        yield
-
-
 def write_text(path: str | Path, text: str) -> None:
     """Write `text` as UTF-8, atomically."""
     with atomic_write(path) as temporary:
@@ -176,3 +162,17 @@ def read_result(path: str | Path) -> Any:
 def block_path(folder: str | Path, number: int, suffix: str) -> Path:
     """Path of a numbered block, `{folder}/00012.npy`: names sort in the order of the blocks."""
     return Path(folder) / f"{number:05d}{suffix}"
+
+
+@contextlib.contextmanager
+def lock(path: str | Path) -> Iterator[None]:
+    """Hold the right to write `path` while other processes that ask for it wait; a process that dies loses it.
+
+    The empty file `.{name}.lock` beside `path` stays behind: removing it would let two processes hold two files.
+    """
+    from filelock import FileLock
+
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.parent / f".{path.name}.lock"):
+        yield

@@ -56,8 +56,8 @@ class Search:
             "retriever": _retriever_parts(self.retriever),
             "top_k": self.top_k,
             "passages": table.sha256,
-            "embeddings": self.embeddings and sha256(self.embeddings),
-            "index": self.index and _index_digest(self.index),
+            "embeddings": _file_digest(self.embeddings),
+            "index": _file_digest(self.index),
             **more,
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -99,10 +99,9 @@ def _retriever_parts(retriever: RetrieverEntry) -> dict[str, Any]:
     return parts
 
 
-def _index_digest(index: str | Path) -> str:
-    from retrotune.retrieval.index import manifest_path
-
-    return sha256(manifest_path(index))
+def _file_digest(path: str | Path | None) -> str | None:
+    """Digest of a file; None without one, which is reported where it is opened."""
+    return sha256(path) if path is not None and Path(path).is_file() else None
 
 
 # keys of chunks ------------------------------------------------------------------------------------------------------
