@@ -34,20 +34,6 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-@contextlib.contextmanager
-def locked(path: str | Path) -> Iterator[None]:
-    """Hold the lock of `path` against other processes (file `.{name}.lock` beside it), waiting for whoever has it.
-
-    A process that dies gives its locks back. The empty lock file stays: removing it could let two processes in.
-    """
-    from filelock import FileLock
-
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_name(f".{path.name}.lock")):
-        yield
-
-
 def write_text(path: str | Path, text: str) -> None:
     """Write `text` as UTF-8, atomically."""
     with atomic_write(path) as temporary:

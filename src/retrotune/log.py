@@ -8,7 +8,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sized
 from pathlib import Path
-from typing import TextIO, TypeVar
+from typing import TypeVar
 
 from retrotune.errors import RetrotuneError
 
@@ -19,13 +19,15 @@ logger = logging.getLogger("retrotune")
 CLEAR_LINE = "\r\x1b[K"
 
 
-class _LineHandler(logging.StreamHandler[TextIO]):
-    """Lines of the log, in a terminal in place of the live line of a progress."""
+class _LineHandler(logging.Handler):
+    """Lines of the log on standard error, in a terminal in place of the live line of a progress."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        if self.stream.isatty():
-            self.stream.write(CLEAR_LINE)
-        super().emit(record)
+        try:
+            sys.stderr.write(f"{CLEAR_LINE if sys.stderr.isatty() else ''}{self.format(record)}\n")
+            sys.stderr.flush()
+        except (OSError, ValueError):
+            self.handleError(record)
 
 
 def setup_logging(path: str | None = None, level: int = logging.INFO, plain: bool = False) -> None:
@@ -33,7 +35,7 @@ def setup_logging(path: str | None = None, level: int = logging.INFO, plain: boo
 
     `plain`: the messages alone, as commands show them in a terminal, without time and level.
     """
-    handler: logging.Handler = logging.FileHandler(path) if path else _LineHandler(sys.stderr)
+    handler: logging.Handler = logging.FileHandler(path) if path else _LineHandler()
     handler.setFormatter(
         logging.Formatter("%(message)s" if plain else "%(asctime)s %(levelname)s %(message)s", "%H:%M:%S")
     )
@@ -78,8 +80,9 @@ class Progress:
         self.count += count
         self._kept += count * kept
         now = self._clock()
-        if now - self._last < (min(0.2, self._every) if self._live else self._every):
-            return
+        wait = min(0.2, self._every) if self._live else self._every
+        if now - self._last < wait or (self._total is not None and self.count >= self._total and not self._live):
+            return  # the last line is that of __exit__
         self._last = now
         if self._live:
             sys.stderr.write(CLEAR_LINE + self._line(now))

@@ -100,13 +100,9 @@ def test_progress_in_a_terminal_is_one_live_line(lines, monkeypatch):
 def test_a_log_line_takes_the_place_of_the_live_line(monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    handlers, propagate = logger.handlers[:], logger.propagate
-    try:
-        setup_logging(plain=True)
-        terminal.write("texts searched: 10")
-        logger.info("block done")
-    finally:
-        logger.handlers[:], logger.propagate = handlers, propagate
+    setup_logging(plain=True)
+    terminal.write("texts searched: 10")
+    logger.info("block done")
     assert terminal.getvalue() == "texts searched: 10\r\x1b[Kblock done\n"
 
 
@@ -131,12 +127,7 @@ def test_a_short_stage_is_silent(lines):
 def test_progress_through_items_counts_their_units(lines):
     items = ["abc", "de"]
     assert list(progress(items, "letters", 5, every_seconds=0, size=len)) == items
-    assert [line.split(",")[0] for line in lines()] == [
-        "letters: 3 of 5 (60%)",
-        "letters: 5 of 5 (100%)",
-        lines()[-1].split(",")[0],
-    ]
-    assert lines()[-1].startswith("letters: 5 in 0 s")
+    assert [line.split(",")[0] for line in lines()] == ["letters: 3 of 5 (60%)", "letters: 5 in 0 s"]
     assert list(progress(iter([]), "nothing", every_seconds=0)) == []
 
 

@@ -200,6 +200,8 @@ def count_passages(config: Config, source: str, chunking: str, given: int | None
     if given is not None and source in config.corpora:
         return given, "given"
     words = words_of(config.chunkings[chunking])
+    if config.world is not None and config.data_root is None and not Path(config.raw).exists():
+        raise ConfigError("write_world makes its raw files; run it first or give their number: --passages N")
     if source in config.corpora:
         return _corpus_passages(config.corpora[source], config.raw, words)
     documents = Path(Paths.of(config).documents(source))

@@ -142,9 +142,9 @@ def as_table(rows: Iterable[Row], rates: Rates, counted: Mapping[str, str]) -> s
         if row.collection != current:
             current = row.collection
             lines += ["", f"{current} (count: {counted[current]})"]
-            lines.append(f"  {'stage':7}{'disk':>10}{'memory':>10}{'time':>12}  what; time rests on")
+            lines.append(f"  {'stage':7}{'disk':>10}{'memory':>10}{'time':>15}  what; time rests on")
         used.update(row.rests_on.split(", "))
-        sizes = f"{human_bytes(row.disk):>10}{human_bytes(row.memory):>10}{human_seconds(row.seconds):>12}"
+        sizes = f"{human_bytes(row.disk):>10}{human_bytes(row.memory):>10}{human_seconds(row.seconds):>15}"
         lines.append(f"  {row.stage:7}{sizes}  {row.what}; {row.rests_on}")
     lines += ["", "Rates:"]
     lines += [

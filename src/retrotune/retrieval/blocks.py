@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from retrotune.errors import DataError, RetrievalError
-from retrotune.files import atomic_write, locked, read_json, sha256, write_json
+from retrotune.files import atomic_write, lock, read_json, sha256, write_json
 from retrotune.log import logger
 
 RECORD_KEYS = {"rows", "sha256", "made_from"}
@@ -30,7 +30,7 @@ def kept_or_made(
     `make()` computes it and `save(stream, value)` writes it, giving what its record says besides. A block that is made
     again is named in the log. Of several processes that want the same block one makes it, and the others wait for it.
     """
-    with locked(path):
+    with lock(path):
         record = _kept(path, made_from, rows, check)
         if record is not None:
             return record, True

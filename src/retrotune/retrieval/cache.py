@@ -59,8 +59,8 @@ class Search:
             "base": self.base and _retriever_parts(self.base),
             "top_k": self.top_k,
             "passages": table.sha256,
-            "embeddings": self.embeddings and sha256(self.embeddings),
-            "index": self.index and sha256(self.index),
+            "embeddings": _file_digest(self.embeddings),
+            "index": _file_digest(self.index),
             **more,
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -100,6 +100,11 @@ def _retriever_parts(retriever: RetrieverEntry) -> dict[str, Any]:
 
         parts["query_model"] = fingerprint(retriever, "query")
     return parts
+
+
+def _file_digest(path: str | Path | None) -> str | None:
+    """Digest of a file; None without one, which is reported where it is opened."""
+    return sha256(path) if path is not None and Path(path).is_file() else None
 
 
 # keys of chunks ------------------------------------------------------------------------------------------------------

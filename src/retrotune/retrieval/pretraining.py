@@ -22,7 +22,6 @@ from retrotune.files import sha256, write_json
 from retrotune.log import Progress, logger
 from retrotune.retrieval.blocks import Record
 from retrotune.retrieval.cache import (
-    BLOCK_TEXTS,
     Hits,
     Keys,
     Search,
@@ -41,6 +40,8 @@ from retrotune.retrieval.search import Control, Searcher, open_searcher
 from retrotune.stages import STAGE_VERSIONS
 
 DOCUMENTS_AT_ONCE = 1000
+BLOCK_TEXTS = 50_000
+"""More than of questions: 19 billion chunks, those of the pretraining papers, are then 380,000 blocks."""
 Text = tuple[str, int, str]
 """(document id as `corpus_documents` names it, chunk number, text to search with)."""
 
