@@ -109,6 +109,8 @@ def verify_neighbors(arguments: argparse.Namespace) -> None:
     """Check the study's neighbor caches and search a sample of each again; a line per cache."""
     from retrotune.retrieval.verify import study_caches, verify_cache
 
+    if arguments.sample < 0 or arguments.seed < 0:
+        raise ConfigError(f"--sample {arguments.sample} --seed {arguments.seed}: give numbers of 0 or more")
     setup_logging(plain=True, level=logging.WARNING)
     config = merged_config(arguments.configfile, arguments.config)
     caches = study_caches(config)
