@@ -114,16 +114,16 @@ class Encoder:
         batches = token_batches([len(ids) for ids in tokens], budget)
 
         @torch.inference_mode()
-        def embed(rows: Any) -> None:
+        def embed(rows: Any) -> int:
             vectors[rows] = self._vectors(self.model, [tokens[row] for row in rows]).cpu().numpy()
+            return len(rows)
 
-        done = self._run(embed, batches)
-        for _ in progress(done, f"batches of at most {budget} tokens encoded", total=len(batches)):
+        for _ in progress(self._run(embed, batches), "texts encoded", total=len(texts), size=int):
             pass
         return vectors
 
-    def _run(self, embed: Callable[[Any], None], batches: Sequence[Any]) -> Iterator[None]:
-        """Run `embed` on each batch: on the CPU one thread per batch, as many batches at a time as there are threads.
+    def _run(self, embed: Callable[[Any], int], batches: Sequence[Any]) -> Iterator[int]:
+        """What `embed` gives for each batch: on the CPU one thread per batch, as many batches at a time as there are threads.
 
         Threads that share a batch wait for each other in every layer: half the time, where other processes run too.
         """
