@@ -123,7 +123,7 @@ class Encoder:
         return vectors
 
     def _run(self, embed: Callable[[Any], int], batches: Sequence[Any]) -> Iterator[int]:
-        """What `embed` gives for each batch: on the CPU one thread per batch, as many batches at a time as there are threads.
+        """What `embed` gives for each batch: on the CPU one thread per batch, so many batches at a time.
 
         Threads that share a batch wait for each other in every layer: half the time, where other processes run too.
         """
