@@ -58,7 +58,7 @@ def test_tables_and_figures(finished):
     folder = finished.folder / "results/smallest"
     for suffix in ("csv", "md", "tex", "html"):
         assert (folder / "tables" / f"comparison.{suffix}").stat().st_size > 100
-        assert (folder / "tables" / f"retrieval.{suffix}").stat().st_size > 100
+        assert "minilm2" in (folder / "tables" / f"retrieval.{suffix}").read_text()
     for suffix in ("svg", "pdf", "png"):
         assert (folder / "figures" / f"scaling.{suffix}").stat().st_size > 1000
         assert (folder / "figures" / f"retrieval.{suffix}").stat().st_size > 1000
