@@ -334,3 +334,15 @@ def test_training_in_parts_equals_faiss_own(tmp_path: Path) -> None:
         queries = vectors[:50].astype(np.float32)
         found, expected = index.search(queries, 5)[0], whole.search(queries, 5)[0]
         np.testing.assert_allclose(found, expected, atol=0.02, err_msg=factory)
+
+
+def test_blocks_cover_any_range_of_rows(tmp_path: Path) -> None:
+    values = np.arange(1, 41).reshape(20, 2)
+    vectors = Embeddings(write_embeddings(tmp_path, [values[:7], values[7:8], values[8:]]))
+    for start, stop, rows in ((0, None, 3), (5, 12, 100), (7, 8, 1), (19, 20, 5), (4, 4, 2)):
+        pieces = list(vectors.blocks(rows, start, stop))
+        assert all(len(block) <= rows for _, block in pieces)
+        found = [row + place for row, block in pieces for place in range(len(block))]
+        assert found == list(range(start, 20 if stop is None else stop))
+        for row, block in pieces:
+            np.testing.assert_array_equal(block, values[row : row + len(block)])
