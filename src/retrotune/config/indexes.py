@@ -16,7 +16,7 @@ PRESETS: dict[str, str] = {
 }
 """Whole vectors are float16, as the embeddings are: exact scores, half the disk, and lists are read twice as fast.
 `ivf-pq` is the family of RETRO's pretraining database (arXiv 2310.07713: `OPQ64_128,IVF4194304_HNSW32,PQ64`)."""
-RERANKED = 200
+RERANKED = 500
 
 
 class IndexEntry(Entry):
