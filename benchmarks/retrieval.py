@@ -35,6 +35,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ from retrotune.files import read_json, sha256, write_json, write_parquet
 from retrotune.log import setup_logging
 from retrotune.retrieval.embeddings import Embeddings, embed_passages
 from retrotune.retrieval.exact import ExactIndex
-from retrotune.retrieval.index import build_index, manifest_path, open_index
+from retrotune.retrieval.index import OpenIndex, build_index, manifest_path, open_index
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "retrieval"
@@ -64,7 +65,7 @@ BLOCK = 100_000
 MILLION = 1_000_000
 FOUR_GB = 4 * 2**30 // (2 * DIM)
 CAP = 2**30
-IVF = IndexEntry(preset="ivf-flat", nprobe=24)
+IVF = IndexEntry(preset="ivf-flat")
 PQ = IndexEntry(preset="ivf-pq")
 SHARDED_PQ = IndexEntry(preset="ivf-pq", shard_vectors=MILLION)
 
@@ -193,14 +194,18 @@ def search_part(parts: list[str], folder: Path, embeddings: Path, queries: Any) 
         manifest = read_json(manifest_path(folder / "pq.json"))
         report(manifest)
         index = open_index(folder / "pq.json", vectors)
-        seconds, (_, rows) = best(lambda: index.search(queries, 100))
-        settings = index.settings
-        print(
-            f"  {settings.factory}, nprobe {settings.nprobe}, {settings.rerank} candidates scored again:"
-            f" {seconds:.2f} s with k 100, {exact_seconds / seconds:.1f} times as fast as exact"
-        )
+        print(f"  {index.settings.factory}, nprobe {index.settings.nprobe}, k 100, candidates scored again:")
+        for candidates in sorted({0, 200, 500, 1000, index.settings.rerank}):
+            other = OpenIndex(vectors, replace(index.settings, rerank=candidates), index.shards)
+            seconds, (_, rows) = best(partial(other.search, queries, 100))
+            again = recall(rows, exact, 100)
+            print(
+                f"    {candidates}: recall@100 {again:.4f}, {seconds:.2f} s, {exact_seconds / seconds:.1f} times exact"
+            )
+            if candidates == index.settings.rerank:
+                reached = again
         lines += [f"VALUE pq_bytes_per_vector {manifest['bytes_per_vector']:.1f}"]
-        lines += [f"VALUE pq_recall100 {recall(rows, exact, 100):.4f}"]
+        lines += [f"VALUE pq_recall100 {reached:.4f}"]
     return lines
 
 

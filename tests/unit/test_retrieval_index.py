@@ -317,3 +317,32 @@ def test_memory_stays_below_the_vectors(tmp_path: Path) -> None:
     command = [sys.executable, "-c", MEMORY, str(tmp_path)]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert (ended.returncode, ended.stdout) == (0, "1.0\n"), ended.stderr
+
+
+def test_training_in_parts_equals_faiss_own(tmp_path: Path) -> None:
+    """OPQ and PCA learn before the lists and codes do; the index finds what one trained by FAISS as a whole finds."""
+    import faiss
+
+    vectors = clustered(900, 32)
+    for factory in ("PCA16,IVF4,Flat", "PCAR8,PQ4x4", "L2norm,IVF4,Flat"):
+        index, _ = build(tmp_path / factory, IndexEntry(factory=factory), vectors)
+        whole = faiss.index_factory(32, factory, faiss.METRIC_INNER_PRODUCT)
+        whole.train(vectors.astype(np.float32))
+        whole.add(vectors.astype(np.float32))
+        if "IVF" in factory:
+            faiss.extract_index_ivf(whole).nprobe = 4
+        queries = vectors[:50].astype(np.float32)
+        found, expected = index.search(queries, 5)[0], whole.search(queries, 5)[0]
+        np.testing.assert_allclose(found, expected, atol=0.02, err_msg=factory)
+
+
+def test_blocks_cover_any_range_of_rows(tmp_path: Path) -> None:
+    values = np.arange(1, 41).reshape(20, 2)
+    vectors = Embeddings(write_embeddings(tmp_path, [values[:7], values[7:8], values[8:]]))
+    for start, stop, rows in ((0, None, 3), (5, 12, 100), (7, 8, 1), (19, 20, 5), (4, 4, 2)):
+        pieces = list(vectors.blocks(rows, start, stop))
+        assert all(len(block) <= rows for _, block in pieces)
+        found = [row + place for row, block in pieces for place in range(len(block))]
+        assert found == list(range(start, 20 if stop is None else stop))
+        for row, block in pieces:
+            np.testing.assert_array_equal(block, values[row : row + len(block)])

@@ -15,8 +15,8 @@ PRESETS: dict[str, str] = {
     "hnsw": "HNSW32_SQfp16",
 }
 """Whole vectors are float16, as the embeddings are: exact scores, half the disk, and lists are read twice as fast.
-`ivf-pq` is the family that RETRO's pretraining databases used (arXiv 2304.06762: `OPQ64_128,IVF…_HNSW32,PQ64`)."""
-RERANKED = 200
+`ivf-pq` is the family of RETRO's pretraining database (arXiv 2310.07713: `OPQ64_128,IVF4194304_HNSW32,PQ64`)."""
+RERANKED = 500
 
 
 class IndexEntry(Entry):

@@ -10,10 +10,12 @@ import numpy as np
 from retrotune.config import IndexEntry
 from retrotune.errors import RetrievalError
 from retrotune.log import logger
-from retrotune.retrieval.embeddings import Embeddings
+from retrotune.retrieval.embeddings import ROWS_AT_ONCE, Embeddings
 
 VECTORS_PER_LIST = 39
 """k-means wants this many per centroid; FAISS warns below it."""
+TURN_VECTORS = 65_536
+"""Vectors that an OPQ or PCA matrix is learned from: as many as FAISS itself takes for OPQ."""
 
 
 @dataclass(frozen=True)
@@ -83,13 +85,43 @@ def make_index(settings: Settings, vectors: Embeddings) -> Any:
     try:
         index = faiss.index_factory(vectors.dim, settings.factory, faiss.METRIC_INNER_PRODUCT)
         if not index.is_trained:
-            picked = np.linspace(0, vectors.rows - 1, settings.training_vectors).astype(np.int64)
-            logger.info("%s: learns from %d vectors", settings.factory, len(picked))
+            logger.info("%s: learns from %d vectors", settings.factory, settings.training_vectors)
             _prepare_training(index, settings)
-            index.train(vectors.take(picked))
+            _train(index, vectors, settings.training_vectors)
     except RuntimeError as error:
         raise RetrievalError(_refusal(settings, vectors, str(error))) from error
     return index
+
+
+def _train(index: Any, vectors: Embeddings, count: int) -> None:
+    """Train on `count` evenly spaced vectors. What turns vectors (OPQ, PCA) learns first, from fewer, and the rest from
+    turned vectors: the sample is in memory once, and at the smaller width.
+    """
+    import faiss
+
+    turns: list[Any] = []
+    if isinstance(index, faiss.IndexPreTransform):
+        chain: Any = index.chain
+        turns = [faiss.downcast_VectorTransform(chain.at(number)) for number in range(chain.size())]
+    for number, turn in enumerate(turns):
+        if not turn.is_trained:
+            turn.train(_sample(vectors, min(count, TURN_VECTORS), turns[:number]))
+    inner = faiss.downcast_index(index.index) if turns else index
+    if not inner.is_trained:
+        inner.train(_sample(vectors, count, turns))
+    index.is_trained = True
+
+
+def _sample(vectors: Embeddings, count: int, turns: list[Any]) -> Any:
+    """`count` evenly spaced vectors after `turns`, taken block by block."""
+    rows = np.linspace(0, vectors.rows - 1, count).astype(np.int64)
+    sample = np.empty((count, turns[-1].d_out if turns else vectors.dim), dtype=np.float32)
+    for start in range(0, count, ROWS_AT_ONCE):
+        block = vectors.take(rows[start : start + ROWS_AT_ONCE])
+        for turn in turns:
+            block = turn.apply(block)
+        sample[start : start + ROWS_AT_ONCE] = block
+    return sample
 
 
 def _refusal(settings: Settings, vectors: Embeddings, error: str) -> str:
