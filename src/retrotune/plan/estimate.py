@@ -120,7 +120,8 @@ def _searching(
         names.append("read")
     memory = TORCH_BYTES + encoder_bytes(shape, collection.batch_tokens)
     memory += formulas.search_memory(factory, count, settings.num_shards)
-    what = f"{index}: {queries:,} queries, {collection.top_k} each, {1000 * one:.3g} ms/query"
+    asked = f"{queries:,} queries, {collection.top_k} each" if queries else "questions not known yet"
+    what = f"{index}: {asked}, {1000 * one:.3g} ms/query"
     return Row(collection.name, "search", what, _cache_bytes(collection), memory, seconds, ", ".join(names))
 
 
@@ -142,9 +143,9 @@ def as_table(rows: Iterable[Row], rates: Rates, counted: Mapping[str, str]) -> s
         if row.collection != current:
             current = row.collection
             lines += ["", f"{current} (count: {counted[current]})"]
-            lines.append(f"  {'stage':7}{'disk':>10}{'memory':>10}{'time':>12}  what; time rests on")
+            lines.append(f"  {'stage':7}{'disk':>10}{'memory':>10}{'time':>15}  what; time rests on")
         used.update(row.rests_on.split(", "))
-        sizes = f"{human_bytes(row.disk):>10}{human_bytes(row.memory):>10}{human_seconds(row.seconds):>12}"
+        sizes = f"{human_bytes(row.disk):>10}{human_bytes(row.memory):>10}{human_seconds(row.seconds):>15}"
         lines.append(f"  {row.stage:7}{sizes}  {row.what}; {row.rests_on}")
     lines += ["", "Rates:"]
     lines += [
