@@ -59,13 +59,15 @@ def private_peak(command: list[str]) -> tuple[int, float]:
     return peak, time.perf_counter() - began
 
 
-def compare(preset: Any, manifest: Path, dim: int, rows: int, rates: Any) -> list[str]:
+def compare(entry: IndexEntry, manifest: Path, dim: int, rows: int, rates: Any) -> list[str]:
     """Figures of one preset."""
-    entry = IndexEntry(preset=preset)
+    preset = entry.preset
     settings = settle(entry, rows)
     factory = parse_factory(settings.factory, dim)
     out = manifest.parent / f"{preset}.json"
-    peak, seconds = private_peak([sys.executable, __file__, "--build", preset, str(manifest), str(out)])
+    peak, seconds = private_peak(
+        [sys.executable, __file__, "--build", entry.model_dump_json(), str(manifest), str(out)]
+    )
     measured = read_json(manifest_path(out))
     written = sum(file.stat().st_size for file in out.with_suffix("").glob("*.faiss"))
     planned = index_bytes(factory, rows, settings.num_shards)
@@ -93,12 +95,13 @@ def main() -> None:
     parser.add_argument("--vectors", type=int, default=1_000_000)
     parser.add_argument("--dim", type=int, default=384)
     parser.add_argument("--presets", nargs="+", default=["exact", "ivf-flat", "ivf-pq"])
-    parser.add_argument("--folder", type=Path, help="where the vectors lie, and are looked for first")
-    parser.add_argument("--build", nargs=3, metavar=("PRESET", "MANIFEST", "OUT"), help=argparse.SUPPRESS)
+    parser.add_argument("--training-vectors", type=int, default=200_000)
+    parser.add_argument("--folder", type=Path, help="where the vectors are written")
+    parser.add_argument("--build", nargs=3, metavar=("ENTRY", "MANIFEST", "OUT"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.build:
-        preset, manifest, out = arguments.build
-        build_index(manifest, IndexEntry(preset=preset), out)
+        entry, manifest, out = arguments.build
+        build_index(manifest, IndexEntry.model_validate_json(entry), out)
         return
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         manifest = Path(folder) / "vectors.json"
@@ -106,7 +109,8 @@ def main() -> None:
         rates = measured_rates()
         lines: list[str] = []
         for preset in arguments.presets:
-            lines += compare(preset, manifest, arguments.dim, arguments.vectors, rates)
+            entry = IndexEntry(preset=preset, training_vectors=arguments.training_vectors)
+            lines += compare(entry, manifest, arguments.dim, arguments.vectors, rates)
     print("\n".join(lines))
 
 

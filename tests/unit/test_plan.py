@@ -100,7 +100,7 @@ def test_rates_are_given_by_name() -> None:
 
 
 def test_time_follows_its_rates() -> None:
-    slow, fast = reference_rates(), {**reference_rates(), **given_rates(["encoder=8e13", "chunking=2e7"])}
+    slow, fast = reference_rates(), {**reference_rates(), **given_rates(["encoder=1.7e14", "chunking=2e7"])}
     rows = list(zip(plan_rows([WIKIPEDIA], slow), plan_rows([WIKIPEDIA], fast), strict=True))
     assert [row.stage for row, _ in rows] == ["chunk", "embed", *["index", "search"] * 4]
     for before, after in rows[:2]:

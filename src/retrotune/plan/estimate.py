@@ -120,7 +120,8 @@ def _searching(
         names.append("read")
     memory = TORCH_BYTES + encoder_bytes(shape, collection.batch_tokens)
     memory += formulas.search_memory(factory, count, settings.num_shards)
-    what = f"{index}: {queries:,} queries, {collection.top_k} each, {1000 * one:.3g} ms/query"
+    asked = f"{queries:,} queries, {collection.top_k} each" if queries else "questions not known yet"
+    what = f"{index}: {asked}, {1000 * one:.3g} ms/query"
     return Row(collection.name, "search", what, _cache_bytes(collection), memory, seconds, ", ".join(names))
 
 

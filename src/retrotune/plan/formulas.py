@@ -20,7 +20,7 @@ the larger of
 
     training             4 t d for the sample and 4 t d' after a transform; while it learns, OPQ keeps three copies of
                          at most 65,536 vectors, PQ one and their residuals
-    filling              the shard's bytes; IVF lists grow by themselves, with `LIST_SLACK` of unused room; an array for
+    filling              the shard's bytes; IVF lists take `LIST_SLACK` times theirs; an array for
                          all vectors (HNSW's storage) doubles when full, the old one and the new one held while copying
 
 An index that cannot be searched in its mapped file (HNSW) is read into memory to be searched.
@@ -42,7 +42,8 @@ PROCESS_BYTES = 55_000_000
 BLOCK_VECTORS = 8192
 MEASURED_QUERIES = 200
 """Queries whose scores with a block are held while recall is measured: scores, a copy of them, a mask."""
-LIST_SLACK = 1.1
+LIST_SLACK = 1.35
+"""Memory of IVF lists over their bytes, measured: each doubles when full, and what it leaves is not all used again."""
 SUBSAMPLE = 65_536
 """Training vectors that OPQ and PQ use at most: 256 for each of 256 centroids."""
 HNSW_EF_CONSTRUCTION = 40
