@@ -64,6 +64,7 @@ def root(tmp_path_factory):
             "answers": [[name] for name in NAMES],
             "doc_id": None,
             "options": [[] for _ in NAMES],
+            "evidence": [[] for _ in NAMES],
         }
     )
     questions.to_parquet(folder / "train.parquet")
