@@ -18,8 +18,8 @@ of the embeddings, 2 d each.
 Private memory while an index is built (mapped files, which the system can drop, do not count) is the process itself and
 the larger of
 
-    training             4 t d for the sample and 4 t d' after a transform; while it learns, OPQ keeps three copies of
-                         at most 65,536 vectors, PQ one and their residuals
+    training             4 t d for the sample and 4 t d' after a transform; while it learns, OPQ keeps at most 65,536
+                         vectors three times as they are and twice transformed, PQ keeps them and their residuals
     filling              the shard's bytes; IVF lists take `LIST_SLACK` times theirs; an array for
                          all vectors (HNSW's storage) doubles when full, the old one and the new one held while copying
 
@@ -188,7 +188,7 @@ def _training_peak(factory: Factory, vectors: int, training_vectors: int) -> flo
     inner = factory.inner_dim
     sample = 4 * count * factory.dim
     after = 4 * count * inner if factory.transformed else 0
-    opq = 4 * some * (factory.dim + 2 * inner) if factory.opq_parts else 0
+    opq = 4 * some * (3 * factory.dim + 2 * inner) if factory.opq_parts else 0
     lists = 4 * min(count, 256 * factory.lists) * inner if count > 256 * factory.lists > 0 else 0
     book = 8 * some * inner if factory.pq_parts else 0
     return sample + max(opq, after + max(lists, book))
