@@ -200,7 +200,9 @@ class Cluster:
         folder.mkdir(mode=0o700, exist_ok=True)
         (folder / "key").write_bytes(os.urandom(128))
         (folder / "key").chmod(0o600)
-        files = [f"--{what}={folder / what.split('-')[0]}" for what in ("key-file", "pid-file", "log-file", "seed-file")]
+        files = [
+            f"--{what}={folder / what.split('-')[0]}" for what in ("key-file", "pid-file", "log-file", "seed-file")
+        ]
         self._daemon("munged", "--foreground", "--force", f"--socket={folder / 'socket'}", *files)
         self._wait("munged", (folder / "socket").exists)
 
@@ -245,9 +247,7 @@ class Cluster:
         ):
             _run(*client, statement)
         conf = ETC / "slurmdbd.conf"
-        conf.write_text(
-            DBD.format(base=self.base, host=self.host, port=self.ports["dbd"], sql_port=self.ports["sql"])
-        )
+        conf.write_text(DBD.format(base=self.base, host=self.host, port=self.ports["dbd"], sql_port=self.ports["sql"]))
         conf.chmod(0o600)
         self._daemon("slurmdbd", "-D")
         self._wait("slurmdbd", lambda: "Cluster" in _run("sacctmgr", "list", "cluster", check=False))
