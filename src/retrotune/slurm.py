@@ -1,6 +1,6 @@
 """What a Slurm cluster offers, compared with what a study asks for before the first job is submitted.
 
-Slurm itself refuses some requests job by job, and leaves others waiting for ever: a run time above its partition's limit.
+Slurm refuses some requests job by job, and leaves others waiting for ever: a run time above the limit, for example.
 """
 
 import getpass
@@ -95,16 +95,16 @@ def check_cluster(
         The limits of both partitions, by key of the profile; a partition that is not named has none.
 
     Raises:
-        ClusterError: Slurm's commands are absent or do not answer, a partition or the account is unknown, or no node can
-            give what is asked for.
+        ClusterError: Slurm's commands are absent or do not answer, a partition or the account is unknown, or no node
+            can give what is asked for.
 
     """
     profiles = list(profiles)
     absent = [command for command in COMMANDS if shutil.which(command) is None]
     if absent:
         raise ClusterError(
-            f"no {', '.join(absent)} on PATH: start on a machine from which jobs can be submitted (a login node; some need "
-            "`module load slurm`), or run without a cluster: snakemake --cores N"
+            f"no {', '.join(absent)} on PATH: start where jobs can be submitted (a login node; some need `module load "
+            "slurm`), or run without a cluster: snakemake --cores N"
         )
     known = parse_partitions(_ask("sinfo", "-h", "-N", "-o", "%R|%l|%c|%m|%G"))
     limits = {}
@@ -127,7 +127,8 @@ def check_cluster(
         raise ClusterError(
             "no node can give what is asked for:\n"
             + "\n".join(too_much)
-            + f"\nAsk for less there, leave those out (`select`), or name another partition: {profile_line(profiles, key)}"
+            + "\nAsk for less there, leave those out (`select`), or name another partition:\n  "
+            + profile_line(profiles, key)
         )
     return limits
 
@@ -167,8 +168,8 @@ def _ask(*command: str) -> str:
     done = _done(*command)
     if done.returncode != 0:
         raise ClusterError(
-            f"`{' '.join(command)}` failed: {(done.stderr or done.stdout).strip()}. Slurm's controller must answer before jobs "
-            "can be submitted: try again, or ask the cluster's administrators"
+            f"`{' '.join(command)}` failed: {(done.stderr or done.stdout).strip()}. Slurm's controller must answer "
+            "before jobs can be submitted: try again, or ask the cluster's administrators"
         )
     return done.stdout
 

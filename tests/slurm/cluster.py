@@ -256,10 +256,10 @@ class Cluster:
         _run("sacctmgr", "-i", "add", "user", "root", "account=science", check=False)
 
     def _daemon(self, command: str, *arguments: str, name: str | None = None) -> None:
-        log = open(self.base / f"{name or command}.out", "w")
-        self.daemons[name or command] = subprocess.Popen(
-            [_which(command), *arguments], stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
-        )
+        with open(self.base / f"{name or command}.out", "w") as log:
+            self.daemons[name or command] = subprocess.Popen(
+                [_which(command), *arguments], stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
+            )
 
     def _wait(self, what: str, ready, seconds: float = 30) -> None:
         limit = time.monotonic() + seconds

@@ -256,7 +256,7 @@ def cpus(rule=None):
 def ask(rule=None):
     """Resources of a rule. Each further attempt gets more memory and time, up to what a node of the partition has.
 
-    All GPUs are of one node, and `tasks` stays unset: with it Slurm would start a job once per GPU.
+    All GPUs are of one node. `tasks` stays unset: Slurm would take it per GPU, and reserve the CPU cores as often.
     """
 
     def key_of(wanted):
