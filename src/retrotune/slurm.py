@@ -16,6 +16,8 @@ from retrotune.errors import ClusterError
 
 CPU_PARTITION, GPU_PARTITION, ACCOUNT = "slurm_partition", "gpu_partition", "slurm_account"
 """Keys of a profile's `default-resources`."""
+RENAMED = {"partition": CPU_PARTITION, "account": ACCOUNT, "time": "runtime", "walltime": "runtime"}
+"""Keys of profiles for Snakemake 7, which the executor does not read, and what they are called now."""
 COMMANDS = ("sbatch", "squeue", "sinfo", "scancel")
 
 
@@ -131,6 +133,24 @@ def check_cluster(
             + profile_line(profiles, key)
         )
     return limits
+
+
+def check_profile(targets: Iterable[str], defaults: Iterable[str]) -> None:
+    """Refuse a profile that was written for Snakemake 7.
+
+    Args:
+        targets: what Snakemake takes for files to make: options that it no longer knows among them
+        defaults: keys of the profile's `default-resources`
+
+    Raises:
+        ClusterError: Such an option or key is there.
+
+    """
+    how = "write the profile like profiles/slurm/config.yaml (`executor: slurm`); see docs/slurm.md"
+    if options := [target.split("=")[0] for target in targets if target.startswith("--")]:
+        raise ClusterError(f"{', '.join(options)} is no option of this Snakemake: {how}")
+    if old := [f"{key} is called {RENAMED[key]} now" for key in defaults if key in RENAMED]:
+        raise ClusterError(f"default-resources of the profile: {', '.join(old)}; {how}")
 
 
 def accounting_answers() -> bool:

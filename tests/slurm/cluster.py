@@ -1,4 +1,4 @@
-"""A real Slurm on one machine: a controller, three nodes, stand-in GPUs, and accounting where it is installed."""
+"""A real Slurm on one machine: a controller, three nodes, stand-in GPUs, accounting on request; and runs on it."""
 
 import contextlib
 import os
@@ -7,6 +7,7 @@ import shutil
 import socket
 import stat
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -178,9 +179,11 @@ class Cluster:
         lines = self.run("sinfo", "-h", "-N", "-o", "%N %t", check=False).split("\n")
         return dict(line.split() for line in lines if line)
 
-    def node(self, name: str, state: str) -> None:
-        """Take a node down, or back."""
-        self.run("scontrol", "update", f"nodename={name}", f"state={state}", "reason=test")
+    def take_down(self, node: str) -> None:
+        """Take a node down with its jobs, and let it come back, which it does by itself or by an order."""
+        self.run("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
+        time.sleep(1)
+        self.run("scontrol", "update", f"nodename={node}", "state=resume", check=False)
 
     def _save_etc(self) -> None:
         ETC.mkdir(exist_ok=True)
@@ -233,8 +236,7 @@ class Cluster:
         user = pwd.getpwnam("mysql")
         data.mkdir()
         os.chown(data, user.pw_uid, user.pw_gid)
-        for parent in (self.base, *self.base.parents[:2]):
-            parent.chmod(parent.stat().st_mode | 0o011)
+        self.base.chmod(0o755)
         log.write_text(_run("mariadb-install-db", "--user=mysql", f"--datadir={data}", "--skip-test-db"))
         where = [f"--datadir={data}", f"--socket={data}/socket", f"--port={self.ports['sql']}"]
         self._daemon("mariadbd", "--no-defaults", "--user=mysql", "--bind-address=127.0.0.1", *where)
@@ -269,3 +271,40 @@ class Cluster:
             assert not gone, f"{gone} stopped: {logs}"
             assert time.monotonic() < limit, f"{what}: not ready after {seconds} s: {logs}"
             time.sleep(0.1)
+
+
+class Submission:
+    """`snakemake --profile slurm`, with its working directory elsewhere."""
+
+    def __init__(self, repository: Path, folder: Path) -> None:
+        self.repository, self.folder = repository, folder
+
+    def start(self, *arguments: str) -> subprocess.Popen:
+        snakemake = [sys.executable, "-m", "snakemake", "--profile", "slurm", "--directory", str(self.folder)]
+        # jobs of seconds: the profile's 20 seconds between checks are for jobs of minutes
+        pace = ["--slurm-init-seconds-before-status-checks", "3", "--latency-wait", "10"]
+        return subprocess.Popen(
+            [*snakemake, *pace, "--slurm-logdir", str(self.folder / "logs/slurm"), *arguments],
+            cwd=self.repository,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def run(self, *arguments: str, timeout: float = 300) -> tuple[int, str]:
+        """Exit status and all output."""
+        process = self.start(*arguments)
+        try:
+            output, _ = process.communicate(timeout=timeout)
+        finally:
+            process.kill()
+        return process.returncode, output
+
+    def wait_for(self, name: str, process: subprocess.Popen, seconds: float = 90) -> Path:
+        """A file that a job makes."""
+        path, limit = self.folder / name, time.monotonic() + seconds
+        while not path.exists():
+            assert process.poll() is None, process.stdout.read()
+            assert time.monotonic() < limit, f"no {name} after {seconds} s"
+            time.sleep(0.2)
+        return path

@@ -23,9 +23,10 @@ from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
 try:
+    slurm.check_profile(workflow.dag_settings.targets, workflow.resource_settings.default_resources or ())
     CONFIG = load_config(config)
     CELLS = expand_grid(CONFIG)
-except ConfigError as error:
+except (ClusterError, ConfigError) as error:
     raise WorkflowError(str(error)) from None
 PATHS = Paths.of(CONFIG)
 CELL = PATHS.cell("{model}/{method}/{dataset}/{retrieval}/seed{seed}")

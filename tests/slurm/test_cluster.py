@@ -1,0 +1,75 @@
+"""The typed command on a real Slurm: whose GPUs jobs see, and what happens when jobs, nodes and requests fail."""
+
+import itertools
+import re
+
+import pytest
+from cluster import Submission
+
+pytestmark = pytest.mark.slow
+# the study finds out by itself that nothing answers sacct
+TOY = ("--snakefile", "tests/slurm/toy.smk", "--slurm-status-command", "squeue")
+
+
+@pytest.fixture(scope="module")
+def toy(cluster, repository, tmp_path_factory):
+    """All toy jobs in one run, one of them canceled, and a node taken down under another."""
+    run = Submission(repository, tmp_path_factory.mktemp("toy"))
+    process = run.start(*TOY)
+    try:
+        cluster.run("scancel", run.wait_for("canceled.id", process).read_text().strip())
+        run.wait_for("moved.id", process)
+        cluster.take_down("gpu2")
+        run.output, _ = process.communicate(timeout=240)
+    finally:
+        process.kill()
+    run.status = process.returncode
+    return run
+
+
+def read(run, name):
+    return (run.folder / name).read_text().split()
+
+
+def test_jobs_at_once_see_only_their_own_gpus(toy):
+    jobs = [read(toy, f"gpu{index}.txt") for index in range(4)]
+    assert {node for node, *_ in jobs} == {"gpu1"}
+    assert all(re.fullmatch(r"\d", devices) for _, devices, *_ in jobs)
+    together = [
+        (one, other)
+        for one, other in itertools.combinations(jobs, 2)
+        if max(float(one[2]), float(other[2])) < min(float(one[3]), float(other[3]))
+    ]
+    assert together, "several run at once"
+    assert all(one[1] != other[1] for one, other in together)
+
+
+def test_two_gpus_start_one_process(toy):
+    (devices,) = read(toy, "pair.txt")
+    assert len(set(devices.split(","))) == 2
+
+
+def test_a_job_over_its_memory_is_tried_again_with_more(toy):
+    assert read(toy, "memory.txt") == ["1600"]
+
+
+def test_a_job_near_its_limit_saves_and_goes_on_in_the_next_attempt(toy):
+    assert read(toy, "limit.txt") == ["half"]
+
+
+def test_failed_and_canceled_jobs_are_tried_again(toy):
+    assert (toy.folder / "flaky.txt").exists()
+    assert (toy.folder / "canceled.txt").exists()
+
+
+def test_slurm_requeues_the_job_of_a_node_that_goes_down(toy):
+    assert read(toy, "moved.txt") == read(toy, "moved.id"), "the same job, not a new attempt"
+    assert (toy.folder / "moved.txt").stat().st_mtime > (toy.folder / "moved.id").stat().st_mtime
+
+
+def test_a_dead_job_does_not_stop_the_others_and_shows_its_log(toy):
+    assert toy.status == 1
+    assert not (toy.folder / "dead.txt").exists()
+    assert len(re.findall(r"submitted .*rule_dead", toy.output)) == 3, "the first attempt and two retries"
+    assert "no use" in toy.output
+    assert not re.search(r"Error in rule (gpu|pair)", toy.output)
