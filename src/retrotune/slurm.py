@@ -135,22 +135,18 @@ def check_cluster(
     return limits
 
 
-def check_profile(targets: Iterable[str], defaults: Iterable[str]) -> None:
-    """Refuse a profile that was written for Snakemake 7.
-
-    Args:
-        targets: what Snakemake takes for files to make: options that it no longer knows among them
-        defaults: keys of the profile's `default-resources`
+def check_profile(defaults: Iterable[str]) -> None:
+    """Refuse a profile whose `default-resources` have keys of Snakemake 7, which nothing reads any more.
 
     Raises:
-        ClusterError: Such an option or key is there.
+        ClusterError: Such a key is there.
 
     """
-    how = "write the profile like profiles/slurm/config.yaml (`executor: slurm`); see docs/slurm.md"
-    if options := [target.split("=")[0] for target in targets if target.startswith("--")]:
-        raise ClusterError(f"{', '.join(options)} is no option of this Snakemake: {how}")
-    if old := [f"{key} is called {RENAMED[key]} now" for key in defaults if key in RENAMED]:
-        raise ClusterError(f"default-resources of the profile: {', '.join(old)}; {how}")
+    if old := [f"`{key}` is called `{RENAMED[key]}` now" for key in defaults if key in RENAMED]:
+        raise ClusterError(
+            f"default-resources of the profile: {', '.join(old)}. It was written for an older executor: compare "
+            "it with profiles/slurm/config.yaml"
+        )
 
 
 def accounting_answers() -> bool:

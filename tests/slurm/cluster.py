@@ -179,11 +179,13 @@ class Cluster:
         lines = self.run("sinfo", "-h", "-N", "-o", "%N %t", check=False).split("\n")
         return dict(line.split() for line in lines if line)
 
-    def take_down(self, node: str) -> None:
-        """Take a node down with its jobs, and let it come back, which it does by itself or by an order."""
+    def take_down(self, node: str, job: str) -> None:
+        """Take a node down with a job, and let it come back, which it does by itself or by an order."""
         self.run("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
         time.sleep(1)
         self.run("scontrol", "update", f"nodename={node}", "state=resume", check=False)
+        # Slurm waits two minutes before a requeued job starts
+        self.run("scontrol", "update", f"jobid={job}", "StartTime=now")
 
     def _save_etc(self) -> None:
         ETC.mkdir(exist_ok=True)
@@ -276,15 +278,16 @@ class Cluster:
 class Submission:
     """`snakemake --profile slurm`, with its working directory elsewhere."""
 
+    # jobs of seconds: the profile's 20 seconds between checks are for jobs of minutes
+    PACE = ("--slurm-init-seconds-before-status-checks", "3", "--latency-wait", "10")
+
     def __init__(self, repository: Path, folder: Path) -> None:
         self.repository, self.folder = repository, folder
 
     def start(self, *arguments: str) -> subprocess.Popen:
         snakemake = [sys.executable, "-m", "snakemake", "--profile", "slurm", "--directory", str(self.folder)]
-        # jobs of seconds: the profile's 20 seconds between checks are for jobs of minutes
-        pace = ["--slurm-init-seconds-before-status-checks", "3", "--latency-wait", "10"]
         return subprocess.Popen(
-            [*snakemake, *pace, "--slurm-logdir", str(self.folder / "logs/slurm"), *arguments],
+            [*snakemake, *self.PACE, "--slurm-logdir", str(self.folder / "logs/slurm"), *arguments],
             cwd=self.repository,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -300,11 +303,11 @@ class Submission:
             process.kill()
         return process.returncode, output
 
-    def wait_for(self, name: str, process: subprocess.Popen, seconds: float = 90) -> Path:
+    def wait_for(self, name: str, process: subprocess.Popen | None = None, seconds: float = 90) -> Path:
         """A file that a job makes."""
         path, limit = self.folder / name, time.monotonic() + seconds
         while not path.exists():
-            assert process.poll() is None, process.stdout.read()
+            assert process is None or process.poll() is None, process.stdout.read()
             assert time.monotonic() < limit, f"no {name} after {seconds} s"
             time.sleep(0.2)
         return path

@@ -1,5 +1,6 @@
 """A Slurm that the tests start, and Snakemake as it is typed in the repository's root."""
 
+import fcntl
 import shutil
 import tempfile
 from pathlib import Path
@@ -24,12 +25,15 @@ def accounting():
 
 
 def _started(accounting: bool):
-    if reason := missing(accounting):
-        pytest.skip(reason)
-    # not below pytest's folders: a socket's path is short, and the database's user must reach it
-    base = Path(tempfile.mkdtemp(prefix="slurm-"))
-    try:
-        with Cluster(base, accounting) as running:
-            yield running
-    finally:
-        shutil.rmtree(base, ignore_errors=True)
+    # one at a time on a machine, whatever processes the tests are spread over
+    with open(Path(tempfile.gettempdir()) / "retrotune-slurm.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if reason := missing(accounting):
+            pytest.skip(reason)
+        # not below pytest's folders: a socket's path is short, and the database's user must reach it
+        base = Path(tempfile.mkdtemp(prefix="slurm-"))
+        try:
+            with Cluster(base, accounting) as running:
+                yield running
+        finally:
+            shutil.rmtree(base, ignore_errors=True)

@@ -2,6 +2,7 @@
 
 import itertools
 import re
+import time
 
 import pytest
 from cluster import Submission
@@ -18,8 +19,7 @@ def toy(cluster, repository, tmp_path_factory):
     process = run.start(*TOY)
     try:
         cluster.run("scancel", run.wait_for("canceled.id", process).read_text().strip())
-        run.wait_for("moved.id", process)
-        cluster.take_down("gpu2")
+        cluster.take_down("gpu2", run.wait_for("moved.id", process).read_text().strip())
         run.output, _ = process.communicate(timeout=240)
     finally:
         process.kill()
@@ -73,3 +73,75 @@ def test_a_dead_job_does_not_stop_the_others_and_shows_its_log(toy):
     assert len(re.findall(r"submitted .*rule_dead", toy.output)) == 3, "the first attempt and two retries"
     assert "no use" in toy.output
     assert not re.search(r"Error in rule (gpu|pair)", toy.output)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--default-resources", "slurm_partition=cpu", "gpu_partition=a100"],
+            "no partition a100 on this cluster, which has cpu, gpu. Edit .*/slurm/config.yaml, line 4: gpu_part",
+        ),
+        (
+            ["--config", 'models={"gpt-tiny": {"resources": {"gpus": 8}}}'],
+            r"models.gpt-tiny.resources: gpus=8 \(at most 4\) in partition gpu\n",
+        ),
+        (
+            ["--config", 'models={"gpt-tiny": {"resources": {"gpus": 1, "runtime": 500}}}'],
+            r"models.gpt-tiny.resources: runtime=500 \(at most 240\) in partition gpu\n",
+        ),
+    ],
+)
+def test_what_the_cluster_cannot_give_is_refused_at_once(cluster, submission, arguments, message):
+    status, output = submission.run("--configfile", "config/config.yaml", *arguments)
+    assert status == 1
+    assert re.search(message, output), output
+    assert "submitted" not in output
+    assert "Traceback" not in output
+
+
+def test_a_study(cluster, submission):
+    """Four cells of both families, on nodes of both partitions, from nothing to the table."""
+    select = 'select={"method": ["zeroshot", "lora"], "dataset": "nq", "size": "tiny", "retrieval": "minilm2"}'
+    fitted = (
+        'models={"gpt-tiny": {"resources": {"gpus": 1, "mem_mb": 2000}}, "retro-tiny": {"resources": {"mem_mb": 2000}}}'
+    )
+    files = ["--configfile", "config/config.yaml", "tests/workflow/smallest.yaml"]
+    status, output = submission.run(*files, "--config", select, fitted, timeout=900)
+    assert status == 0, output
+    assert "no accounting answers sacct" in output
+    results = submission.folder / "results/smallest"
+    assert len(list(results.glob("cells/*/*/*/*/*/metrics.json"))) >= 4
+    assert "| RETRO |" in (results / "tables/comparison.md").read_text()
+    status, output = submission.run(*files, "--config", select, fitted)
+    assert "Nothing to be done" in output
+
+
+def test_a_head_that_is_a_job(cluster, repository, submission):
+    """Near its time limit it cancels its jobs and is requeued; then it goes on, although its lock was left."""
+    folder = str(submission.folder)
+    arguments = [*TOY, "--directory", folder, "--slurm-logdir", f"{folder}/logs", *submission.PACE, "canceled.txt"]
+    script = str(repository / "profiles/slurm-head/head.sh")
+    job = cluster.run("sbatch", "--parsable", f"--chdir={repository}", script, *arguments).strip()
+    log = repository / f"logs/slurm/head-{job}.log"
+
+    def state():
+        return cluster.run("squeue", "-h", "-t", "all", "-j", job, "-o", "%T").strip()
+
+    def wait_for(states):
+        limit = time.monotonic() + 90
+        while state() not in states:
+            assert time.monotonic() < limit, f"{state()}: {log.read_text()}"
+            time.sleep(0.5)
+
+    try:
+        wait_for({"RUNNING"})
+        cell = submission.wait_for("canceled.id").read_text().strip()
+        cluster.run("scancel", "--batch", "--signal=USR1", job)
+        wait_for({"PENDING"})
+        assert "CANCELLED" in cluster.run("squeue", "-h", "-t", "all", "-j", cell, "-o", "%T")
+        cluster.run("scontrol", "update", f"jobid={job}", "StartTime=now")
+        wait_for({"COMPLETED"})
+        assert (submission.folder / "canceled.txt").exists()
+    finally:
+        log.unlink(missing_ok=True)

@@ -23,7 +23,7 @@ from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
 try:
-    slurm.check_profile(workflow.dag_settings.targets, workflow.resource_settings.default_resources or ())
+    slurm.check_profile(workflow.resource_settings.default_resources or ())
     CONFIG = load_config(config)
     CELLS = expand_grid(CONFIG)
 except (ClusterError, ConfigError) as error:
