@@ -45,8 +45,9 @@ def test_jobs_at_once_see_only_their_own_gpus(toy):
 
 
 def test_two_gpus_start_one_process(toy):
-    (devices,) = read(toy, "pair.txt")
+    devices, cpus = read(toy, "pair.txt")
     assert len(set(devices.split(","))) == 2
+    assert cpus == "3"
 
 
 def test_a_job_over_its_memory_is_tried_again_with_more(toy):

@@ -28,10 +28,11 @@ rule gpu:
 rule pair:
     output:
         "pair.txt",
+    threads: 3
     resources:
         **{**GPU, "gpu": 2, "nodes": 1},
     shell:
-        "echo $CUDA_VISIBLE_DEVICES >> pair.log; sleep 1; cp pair.log {output}"
+        "echo $CUDA_VISIBLE_DEVICES $SLURM_CPUS_PER_TASK >> pair.log; sleep 1; cp pair.log {output}"
 
 
 rule flaky:
