@@ -95,7 +95,9 @@ def test_requests_by_rule_and_model(repository, tmp_path):
     models = {"gpt-tiny": {"resources": {"gpus": 2, "cpus": 4, "mem_mb": 9000, "runtime": 90}}}
     rules = {"embed_passages": {"gpus": 1, "mem_mb": 5000}}
     values = [f"{key}={json.dumps(value)}" for key, value in (("models", models), ("rule_resources", rules))]
-    done = snakemake(repository, *DEMO, str(tmp_path), "--dry-run", "--cores", "64", "--config", *values)
+    profile = ["slurm_partition=cpu", "gpu_partition=gpu", "gpu_type=a100", "mem_mb=3000", "runtime=50"]
+    plan = [str(tmp_path), "--dry-run", "--cores", "64", "--default-resources", *profile, "--config", *values]
+    done = snakemake(repository, *DEMO, *plan)
     assert done.returncode == 0, done.stdout + done.stderr
     jobs = re.split(r"(?m)^rule ", done.stdout + done.stderr)
 
@@ -105,17 +107,17 @@ def test_requests_by_rule_and_model(repository, tmp_path):
             for job in jobs
             if job.startswith(f"{rule}:") and text in job
         }
-        return dict(re.findall(r"(gpu|nodes|mem_mb|runtime|slurm_partition|threads)[=:] ?([^,\s]+)", line))
+        return dict(re.findall(r"(gpu|gpu_model|nodes|mem_mb|runtime|slurm_partition|threads)[=:] ?([^,\s]+)", line))
 
-    large = {"gpu": "2", "nodes": "1", "mem_mb": "9000", "runtime": "90", "slurm_partition": "gpu", "threads": "4"}
+    gpu = {"gpu_model": "a100", "nodes": "1", "slurm_partition": "gpu"}
+    large = gpu | {"gpu": "2", "mem_mb": "9000", "runtime": "90", "threads": "4"}
     for rule in ("pretrain_model", "finetune_cell", "predict_cell"):
         assert requests(rule, "model=gpt-tiny") == large, rule
     small = {"nodes": "1", "mem_mb": "4000", "runtime": "60", "slurm_partition": "cpu"}
     assert requests("finetune_cell", "model=retro-tiny") == small
-    embed = {"gpu": "1", "nodes": "1", "mem_mb": "5000", "runtime": "60", "slurm_partition": "gpu"}
-    assert requests("embed_passages") == embed
+    assert requests("embed_passages") == gpu | {"gpu": "1", "mem_mb": "5000", "runtime": "60"}
     assert requests("cache_neighbors") == {**small, "mem_mb": "8000", "runtime": "120"}
-    assert requests("score_cell") == {"mem_mb": "4000", "runtime": "60", "slurm_partition": "cpu"}
+    assert requests("score_cell") == {"mem_mb": "3000", "runtime": "50", "slurm_partition": "cpu"}
 
 
 def test_where_slurm_is_absent(repository, tmp_path):

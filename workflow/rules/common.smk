@@ -270,10 +270,16 @@ def ask(rule=None):
 
         return value
 
+    def of_gpu_jobs(key):
+        return lambda wildcards: profile_default(key) if request(rule, wildcards).gpus else None
+
     return {
         "mem_mb": grown("mem_mb"),
         "runtime": grown("runtime"),
         "gpu": lambda wildcards: request(rule, wildcards).gpus or None,
+        # under names of their own in the profile: as defaults they would make Slurm give GPUs to all jobs
+        "gpu_model": of_gpu_jobs("gpu_type"),
+        "constraint": of_gpu_jobs("gpu_constraint"),
         "nodes": 1,
         "slurm_partition": lambda wildcards: profile_default(key_of(request(rule, wildcards))),
     }
