@@ -295,8 +295,12 @@ def prepare_cluster():
     """Before the first job of a run on Slurm: refuse what Slurm would refuse, or leave waiting, job by job."""
     if workflow.executor_plugin.name != "slurm":
         return
-    wanted = {f"models.{name}.resources": CONFIG.models[name].resources for name in {cell.model for cell in CELLS}}
-    wanted |= {f"rule_resources.{name}": value for name, value in CONFIG.rule_resources}
+    jobs = list(workflow.dag.needrun_jobs())
+    models = sorted({job.wildcards.model for job in jobs if "model" in job.wildcards.keys()})
+    # the rule for retrofitting is a copy of that for pretraining
+    rules = {job.rule.name.replace("retrofitting", "pretraining") for job in jobs}
+    wanted = {f"models.{name}.resources": CONFIG.models[name].resources for name in models}
+    wanted |= {f"rule_resources.{name}": value for name, value in CONFIG.rule_resources if name in rules}
     keys = (slurm.CPU_PARTITION, slurm.GPU_PARTITION, slurm.ACCOUNT)
     try:
         LIMITS.update(
