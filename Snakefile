@@ -23,10 +23,17 @@ include: "workflow/rules/cells.smk"
 include: "workflow/rules/report.smk"
 
 
+# On a cluster the first two run where Snakemake runs: nodes often reach no network.
 localrules:
+    download_source,
+    fetch_model,
     all,
     models,
     neighbors,
+
+
+onstart:
+    prepare_cluster()
 
 
 rule all:

@@ -11,25 +11,29 @@ PACKAGE = str(Path(workflow.basedir) / "src")
 sys.path.insert(0, PACKAGE)
 os.environ.update(PYTHONPATH=PACKAGE)
 
+from retrotune import slurm
 from retrotune.cells import Cell, Paths, expand_grid, is_open_domain, resolve_cell
 from retrotune.config import WITHOUT_GOLD, DatasetEntry, load_config
 from retrotune.corpus.documents import corpus_files
 from retrotune.datasets import get_spec
 from retrotune.datasets.prepare import raw_files
-from retrotune.errors import ConfigError
+from retrotune.errors import ClusterError, ConfigError
 from retrotune.stages import STAGE_VERSIONS
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
 try:
+    slurm.check_profile(workflow.resource_settings.default_resources or ())
     CONFIG = load_config(config)
     CELLS = expand_grid(CONFIG)
-except ConfigError as error:
+except (ClusterError, ConfigError) as error:
     raise WorkflowError(str(error)) from None
 PATHS = Paths.of(CONFIG)
 CELL = PATHS.cell("{model}/{method}/{dataset}/{retrieval}/seed{seed}")
 WORK = PATHS.work("{model}/{method}/{dataset}/{retrieval}/seed{seed}")
 CELL_LOG = "{model}/{method}/{dataset}/{retrieval}/seed{seed}.log"
+# the most that a job can get, by partition; known when a run on a cluster starts
+LIMITS = {}
 # retrievals are compared in a table of their own where a study has several
 RETRIEVAL_TABLES = ("csv", "md", "tex", "html") if len({cell.retrieval for cell in CELLS}) > 1 else ()
 # retrievals whose quality is measured, with the test questions that they are measured on
@@ -273,9 +277,78 @@ def dataset_version(dataset):
     return get_spec(CONFIG.datasets[dataset].reader).version
 
 
-def resources_of(wildcards):
-    """What one cell of a model asks for."""
-    return CONFIG.models[wildcards.model].resources
+def request(rule, wildcards):
+    """What a job asks for: its rule's entry in `rule_resources`, or (None) that of the model that it works on."""
+    return getattr(CONFIG.rule_resources, rule) if rule else CONFIG.models[wildcards.model].resources
+
+
+def cpus(rule=None):
+    """Threads of a rule."""
+    return lambda wildcards: request(rule, wildcards).cpus
+
+
+def ask(rule=None):
+    """Resources of a rule. Each further attempt gets more memory and time, up to what a node of the partition has.
+
+    All GPUs are of one node. `tasks` stays unset: Slurm would take it per GPU, and reserve the CPU cores as often.
+    """
+
+    def key_of(wanted):
+        return slurm.GPU_PARTITION if wanted.gpus else slurm.CPU_PARTITION
+
+    def grown(key):
+        def value(wildcards, attempt):
+            wanted = request(rule, wildcards)
+            return slurm.grown(wanted, key, attempt, LIMITS.get(key_of(wanted)))
+
+        return value
+
+    def of_gpu_jobs(key):
+        return lambda wildcards: profile_default(key) if request(rule, wildcards).gpus else None
+
+    return {
+        "mem_mb": grown("mem_mb"),
+        "runtime": grown("runtime"),
+        "gpu": lambda wildcards: request(rule, wildcards).gpus or None,
+        # under names of their own in the profile: as defaults they would make Slurm give GPUs to all jobs
+        "gpu_model": of_gpu_jobs("gpu_type"),
+        "constraint": of_gpu_jobs("gpu_constraint"),
+        "nodes": 1,
+        "slurm_partition": lambda wildcards: profile_default(key_of(request(rule, wildcards))),
+    }
+
+
+def profile_default(key):
+    """A word under `default-resources` of the profile; None where there is none."""
+    value = (workflow.resource_settings.default_resources or {}).get(key)
+    return str(getattr(value, "raw", value)).strip("'") if value is not None else None
+
+
+def prepare_cluster():
+    """Before the first job of a run on Slurm: refuse what Slurm would refuse, or leave waiting, job by job."""
+    if workflow.executor_plugin.name != "slurm":
+        return
+    jobs = list(workflow.dag.needrun_jobs())
+    models = sorted({job.wildcards.model for job in jobs if "model" in job.wildcards.keys()})
+    # the rule for retrofitting is a copy of that for pretraining
+    rules = {job.rule.name.replace("retrofitting", "pretraining") for job in jobs}
+    wanted = {f"models.{name}.resources": CONFIG.models[name].resources for name in models}
+    wanted |= {f"rule_resources.{name}": value for name, value in CONFIG.rule_resources if name in rules}
+    keys = (slurm.CPU_PARTITION, slurm.GPU_PARTITION, slurm.ACCOUNT)
+    try:
+        LIMITS.update(
+            slurm.check_cluster(
+                wanted,
+                {key: profile_default(key) for key in keys},
+                sorted(Path(workflow.basedir).glob("profiles/slurm*/config.yaml")),
+            )
+        )
+    except ClusterError as error:
+        raise WorkflowError(str(error)) from None
+    settings = workflow.executor_settings
+    if settings.status_command == "sacct" and not slurm.accounting_answers():
+        logger.warning("no accounting answers sacct: the state of jobs is asked of squeue, which gives no reasons")
+        settings.status_command = "squeue"
 
 
 def warn_missing_checkpoints():

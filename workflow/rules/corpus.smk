@@ -69,6 +69,9 @@ rule chunk_corpus:
         PATHS.log("chunk_corpus/{corpus}-{chunking}.log"),
     conda:
         ENV
+    threads: cpus("chunk_corpus")
+    resources:
+        **ask("chunk_corpus"),
     params:
         corpus=lambda wildcards: dump(CONFIG.corpora[wildcards.corpus]),
         chunking=lambda wildcards: dump(CONFIG.chunkings[wildcards.chunking]),

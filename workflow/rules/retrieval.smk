@@ -12,7 +12,9 @@ rule embed_passages:
         PATHS.log("embed_passages/{retriever}-{source}-{chunking}.benchmark.tsv")
     conda:
         ENV
-    threads: 2
+    threads: cpus("embed_passages")
+    resources:
+        **ask("embed_passages"),
     params:
         retriever=lambda wildcards: dump(CONFIG.retrievers[wildcards.retriever]),
         version=version("embed_passages"),
@@ -29,6 +31,9 @@ rule build_index:
         PATHS.log("build_index/{retriever}-{source}-{chunking}-{index}.log"),
     conda:
         ENV
+    threads: cpus("build_index")
+    resources:
+        **ask("build_index"),
     params:
         index=lambda wildcards: dump(CONFIG.indexes[wildcards.index]),
         version=version("build_index"),
@@ -51,6 +56,9 @@ rule cache_neighbors:
         PATHS.log("cache_neighbors/{retrieval}-{dataset}-{split}.log"),
     conda:
         ENV
+    threads: cpus("cache_neighbors")
+    resources:
+        **ask("cache_neighbors"),
     params:
         search=lambda wildcards: search_params(wildcards.retrieval),
         own_documents=lambda wildcards: not is_open_domain(CONFIG, wildcards.dataset),
@@ -97,7 +105,9 @@ rule cache_pretraining_neighbors:
         chunk_length=r"\d+",
     conda:
         ENV
-    threads: 2
+    threads: cpus("cache_pretraining_neighbors")
+    resources:
+        **ask("cache_pretraining_neighbors"),
     params:
         search=lambda wildcards: search_params(CONFIG.pretrainings[wildcards.pretraining].retrieval),
         source=lambda wildcards: CONFIG.retrievals[CONFIG.pretrainings[wildcards.pretraining].retrieval].corpus,

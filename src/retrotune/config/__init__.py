@@ -37,7 +37,7 @@ from retrotune.config.retrieval import (
     World,
 )
 from retrotune.config.retrievers import RetrieverEntry
-from retrotune.config.study import Config, Evaluation, Grid, Select
+from retrotune.config.study import Config, Evaluation, Grid, RuleResources, Select
 
 __all__ = [
     "OPEN_DOMAIN",
@@ -69,6 +69,7 @@ __all__ = [
     "RetrievalEntry",
     "RetrieverEntry",
     "RetrofittingEntry",
+    "RuleResources",
     "Select",
     "SizeEntry",
     "TokenizerEntry",

@@ -5,7 +5,14 @@ from pydantic import Field
 from retrotune.config.base import OPEN_DOMAIN, Count, Entry, Name, PositiveInt
 from retrotune.config.indexes import IndexEntry
 from retrotune.config.methods import Finetuning, MethodEntry, ZeroshotMethod
-from retrotune.config.models import ModelEntry, PretrainingEntry, RetrofittingEntry, SizeEntry, TokenizerEntry
+from retrotune.config.models import (
+    ModelEntry,
+    PretrainingEntry,
+    Resources,
+    RetrofittingEntry,
+    SizeEntry,
+    TokenizerEntry,
+)
 from retrotune.config.retrieval import (
     ChunkingEntry,
     CorpusEntry,
@@ -25,6 +32,22 @@ class Evaluation(Entry):
     retrieval_depth: Count = Field(
         100, description="passages per test question searched to measure retrieval quality; 0: not measured"
     )
+
+
+class RuleResources(Entry):
+    """What jobs that every cell needs ask from the cluster.
+
+    Training and cells ask for the `resources` of their model, all other jobs for `default-resources` of the profile.
+    """
+
+    chunk_corpus: Resources = Field(Resources(mem_mb=8000, runtime=240), description="passages of a corpus")
+    embed_passages: Resources = Field(Resources(cpus=2, mem_mb=8000, runtime=240), description="vectors")
+    build_index: Resources = Field(Resources(mem_mb=8000, runtime=120), description="FAISS index of a corpus")
+    cache_neighbors: Resources = Field(Resources(mem_mb=8000, runtime=120), description="search for questions")
+    cache_pretraining_neighbors: Resources = Field(
+        Resources(cpus=2, mem_mb=8000, runtime=240), description="search for texts that base models are trained on"
+    )
+    convert_model: Resources = Field(Resources(mem_mb=12000, runtime=240), description="conversion of a checkpoint")
 
 
 class Grid(Entry):
@@ -74,6 +97,9 @@ class Config(Entry):
     models: dict[Name, ModelEntry] = Field(description="base models")
     methods: dict[Name, MethodEntry] = Field(description="fine-tuning methods and their variants")
     finetuning: Finetuning = Field(default_factory=Finetuning, description="defaults of all trained methods")
+    rule_resources: RuleResources = Field(
+        default_factory=RuleResources, description="jobs without a model, on a cluster"
+    )
     max_length: PositiveInt = Field(1024, description="tokens per example at most; contexts are cut first")
     evaluation: Evaluation = Field(default_factory=Evaluation, description="scoring")
     grid: tuple[Grid, ...] = Field(
