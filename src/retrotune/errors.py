@@ -31,3 +31,7 @@ class TrainingError(RetrotuneError):
 
 class ResultError(RetrotuneError):
     """A result file is missing, half written, or contradicts its cell."""
+
+
+class Interrupted(BaseException):
+    """A signal asked the process to stop. No `Exception`: code that mends errors must not catch it."""

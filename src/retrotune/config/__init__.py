@@ -37,7 +37,7 @@ from retrotune.config.retrieval import (
     World,
 )
 from retrotune.config.retrievers import RetrieverEntry
-from retrotune.config.study import Config, Evaluation, Grid, Select
+from retrotune.config.study import Config, Evaluation, Grid, SaveEvery, Select
 
 __all__ = [
     "OPEN_DOMAIN",
@@ -68,6 +68,7 @@ __all__ = [
     "RetrievalEntry",
     "RetrieverEntry",
     "RetrofittingEntry",
+    "SaveEvery",
     "Select",
     "SizeEntry",
     "TokenizerEntry",
