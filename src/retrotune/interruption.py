@@ -24,9 +24,14 @@ class _State:
 
 def listen() -> None:
     """Handle the signals from now on, in the main thread of the process; earlier requests are forgotten."""
-    _State.signal_name, _State.deferrals = None, 0
+    forget()
     for number in SIGNALS:
         signal.signal(number, _receive)
+
+
+def forget() -> None:
+    """Forget a signal that has arrived."""
+    _State.signal_name, _State.deferrals = None, 0
 
 
 def _receive(number: int, frame: FrameType | None) -> None:

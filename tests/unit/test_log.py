@@ -32,7 +32,7 @@ def test_an_error_of_the_user_has_no_traceback(tmp_path):
 def test_any_other_error_keeps_its_traceback(tmp_path):
     done = run("1 / 0", tmp_path / "a.log")
     assert done.returncode == 1
-    assert done.stderr == f"failed (log: {tmp_path / 'a.log'})\n"
+    assert done.stderr == f"failed: ZeroDivisionError: division by zero (log: {tmp_path / 'a.log'})\n"
     assert "ZeroDivisionError" in (tmp_path / "a.log").read_text()
 
 

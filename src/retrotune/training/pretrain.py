@@ -31,8 +31,9 @@ def pretrain_model(
     """Train a model of a family and size and write it to `out_dir`: weights, tokenizer, log, `manifest.json` last.
 
     `passages` is the family's layout, `neighbors` the cache of `cache_pretraining_neighbors` (None: no passages). An
-    interrupted run goes on from its last checkpoint in `work_dir`, saved as `save_every` says. Raises `TrainingError` if a sequence does not fit
-    the model's window, or does not consist of whole chunks in `chunk` mode.
+    interrupted run goes on from its last checkpoint in `work_dir`; `save_every` says when there is one (None: its
+    defaults). Raises `TrainingError` if a sequence does not fit the model's window, or does not consist of whole chunks
+    in `chunk` mode.
     """
     if threads is not None:
         torch.set_num_threads(threads)
