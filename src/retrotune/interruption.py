@@ -5,7 +5,9 @@ where the stage itself looks at `requested` between two steps, saves, and calls 
 """
 
 import contextlib
+import ctypes
 import signal
+import sys
 from collections.abc import Iterator
 from types import FrameType
 from typing import NoReturn
@@ -27,6 +29,15 @@ def listen() -> None:
     forget()
     for number in SIGNALS:
         signal.signal(number, _receive)
+
+
+def end_with_parent() -> None:
+    """Get SIGTERM when the process that started this one dies: no stage works on behind a dead Snakemake's back.
+
+    On Linux only; elsewhere nothing happens.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG, prctl(2)
 
 
 def forget() -> None:

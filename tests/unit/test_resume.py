@@ -232,7 +232,7 @@ def test_signals_to_a_process(root, tmp_path):
         ends.append(process.exitcode)
         last = log.read_text().splitlines()[-1]
         if process.exitcode == interruption.STATUS:
-            assert last.startswith(f"stopped by {number.name}: step ")
+            assert last.startswith(f"ended: stopped by {number.name}: step ")
             assert last.endswith("run again to go on")
         else:
             assert process.exitcode in (0, -signal.SIGKILL), log.read_text()
