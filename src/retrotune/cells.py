@@ -196,6 +196,15 @@ class Paths:
         """Log of one job: rule, then what it worked on."""
         return f"logs/{self.name}/{name}"
 
+    def cell_logs(self, cell: Cell) -> list[str]:
+        """Logs of a cell's jobs."""
+        return [self.log(f"{rule}/{cell.name}.log") for rule in ("finetune_cell", "predict_cell", "score_cell")]
+
+    def model_logs(self, model: str) -> list[str]:
+        """Logs of the jobs that may have made a base model."""
+        rules = ("pretrain_model", "retrofit_model", "fetch_model", "convert_model")
+        return [self.log(f"{rule}/{model}.log") for rule in rules]
+
     def report(self, file: str) -> str:
         """A table, figure or page made from all cells."""
         return f"{self.study}/{file}"

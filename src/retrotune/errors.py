@@ -35,3 +35,7 @@ class ClusterError(RetrotuneError):
 
 class ResultError(RetrotuneError):
     """A result file is missing, half written, or contradicts its cell."""
+
+
+class Interrupted(BaseException):
+    """A signal asked the process to stop. No `Exception`: code that mends errors must not catch it."""

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import sys
 from dataclasses import astuple
 from pathlib import Path
@@ -10,6 +11,9 @@ from pathlib import Path
 PACKAGE = str(Path(workflow.basedir) / "src")
 sys.path.insert(0, PACKAGE)
 os.environ.update(PYTHONPATH=PACKAGE)
+# Slurm sends it to all processes of a job before the time limit. It is meant for the stage, which saves and stops;
+# Snakemake itself would die of it, and Slurm would end the stage with it.
+signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 from retrotune import slurm
 from retrotune.cells import Cell, Paths, expand_grid, is_open_domain, resolve_cell

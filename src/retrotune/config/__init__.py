@@ -37,7 +37,7 @@ from retrotune.config.retrieval import (
     World,
 )
 from retrotune.config.retrievers import RetrieverEntry
-from retrotune.config.study import Config, Evaluation, Grid, RuleResources, Select
+from retrotune.config.study import Config, Evaluation, Grid, RuleResources, SaveEvery, Select
 
 __all__ = [
     "OPEN_DOMAIN",
@@ -70,6 +70,7 @@ __all__ = [
     "RetrieverEntry",
     "RetrofittingEntry",
     "RuleResources",
+    "SaveEvery",
     "Select",
     "SizeEntry",
     "TokenizerEntry",

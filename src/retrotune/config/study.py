@@ -50,6 +50,15 @@ class RuleResources(Entry):
     convert_model: Resources = Field(Resources(mem_mb=12000, runtime=240), description="conversion of a checkpoint")
 
 
+class SaveEvery(Entry):
+    """When training saves its state for a run that is interrupted. Nothing runs again when this changes."""
+
+    seconds: float = Field(
+        300, ge=0, description="save when the last checkpoint is so old; more seldom where saving is slow"
+    )
+    steps: PositiveInt | None = Field(None, description="save after every so many steps too; null: by time alone")
+
+
 class Grid(Entry):
     """A product of names; null means every entry of that kind."""
 
@@ -101,6 +110,7 @@ class Config(Entry):
         default_factory=RuleResources, description="jobs without a model, on a cluster"
     )
     max_length: PositiveInt = Field(1024, description="tokens per example at most; contexts are cut first")
+    save_every: SaveEvery = Field(default_factory=SaveEvery, description="when training saves its state")
     evaluation: Evaluation = Field(default_factory=Evaluation, description="scoring")
     grid: tuple[Grid, ...] = Field(
         min_length=1, description="one or several products of names; their union is the study"

@@ -6,7 +6,7 @@ from typing import cast
 
 import torch
 
-from retrotune.config import CorpusEntry, Family, Passages, RetrofittingEntry
+from retrotune.config import CorpusEntry, Family, Passages, RetrofittingEntry, SaveEvery
 from retrotune.errors import ModelError, TrainingError
 from retrotune.files import read_json, sha256
 from retrotune.models import RetroForCausalLM
@@ -29,6 +29,7 @@ def retrofit_model(
     out_dir: str | Path,
     work_dir: str | Path,
     threads: int | None = None,
+    save_every: SaveEvery | None = None,
 ) -> None:
     """Train the GPT in `source_dir` further as one of `family`; output, `passages`, `neighbors` as in `pretrain_model`.
 
@@ -77,4 +78,5 @@ def retrofit_model(
         },
         start=f"{STAGE_VERSIONS['retrofit_model']} {sha256(folder / 'manifest.json')}",
         left_padded=True,
+        save_every=save_every,
     )
