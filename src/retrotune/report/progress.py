@@ -3,11 +3,11 @@
 What is looked at, for the stages of a cell in their order:
 
 - `metrics.json`: the cell is done.
-- The markers that Snakemake keeps of jobs that it has started or submitted: such a job runs once its log is younger than
-  the marker, until then it waits. A marker that its head left behind when it was killed looks the same: the age of the
-  log's last line tells.
-- The last line of the log of the first stage that has no result: how it failed. A process that was killed leaves no such
-  line, and no marker once its head has noticed.
+- The markers that Snakemake keeps of jobs that it has started or submitted: such a job runs once its log is younger
+  than the marker, until then it waits. A marker that its head left behind when it was killed looks the same: the age
+  of the log's last line tells.
+- The last line of the log of the first stage that has no result: how it failed. A process that was killed leaves no
+  such line, and no marker once its head has noticed.
 - Snakemake's locks: a cell that a head at work has planned is queued. Everything else is missing.
 """
 
@@ -39,9 +39,9 @@ _PENDING = ("PENDING", "REQUEUED", "CONFIGURING", "SUSPENDED")
 class Standing:
     """Where a cell stands.
 
-    `state` is one of `STATES`; `stage` is the first rule without a result, the one that runs, waits or failed (None: no
-    work left). `note` says why it failed or what Slurm says. `log` is that stage's log where it has one, `log_time` when
-    it was written last, seconds since the epoch.
+    `state` is one of `STATES`; `stage` is the first rule without a result, the one that runs, waits or failed (None:
+    no work left). `note` says why it failed or what Slurm says. `log` is that stage's log where it has one, `log_time`
+    when it was written last, `began` when the stage was started, if that is known; both in seconds since the epoch.
     """
 
     state: str
@@ -49,6 +49,7 @@ class Standing:
     note: str = ""
     log: str | None = None
     log_time: float | None = None
+    began: float | None = None
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def read_standings(paths: Paths, results: Iterable[Result], heads: Heads) -> lis
 def shared_failures(paths: Paths) -> list[Failure]:
     """Failed jobs that cells share, by the last lines of their logs."""
     failures = []
-    for rule in sorted(_entries(paths.log(""))):
+    for rule in _entries(paths.log("")):
         if rule.name in STAGES:
             continue
         logs = sorted(Path(rule.path).rglob("*.log")) if rule.is_dir() else [Path(rule.path)]
@@ -193,13 +194,14 @@ def _standing(paths: Paths, result: Result, heads: Heads) -> Standing:
     folder = paths.cell(cell)
     stages = stages_of(result.kind)
     if heads.markers or heads.slurm:
-        for stage in stages:
-            if (working := _working(paths, cell, folder, stage, heads)) is not None:
+        for one in stages:
+            if (working := _working(paths, cell, folder, one, heads)) is not None:
                 return working
-    stage = _next_stage(folder, stages) if result.status != "done" else None
-    if stage is None:
-        done = result.status == "done"
-        return Standing("done") if done else Standing("failed", "score_cell", result.problem or result.status)
+    if result.status == "done":
+        return Standing("done")
+    stage = _next_stage(folder, stages)
+    if result.status != "missing" or stage is None:
+        return Standing("failed", "score_cell", result.problem or f"its result is {result.status}")
     log = log_of(paths, cell, stage)
     if (said := _log_time(log)) is not None:
         line = last_line(log)
@@ -236,11 +238,11 @@ def _working(paths: Paths, cell: Cell, folder: str, stage: str, heads: Heads) ->
     line = last_line(log)
     if line.startswith(FAILURES):
         return Standing("failed", stage, line, str(log), said)
-    return Standing("running", stage, "", str(log), said)
+    return Standing("running", stage, "", str(log), said, None if marker is None else marker.time)
 
 
 def _next_stage(folder: str, stages: Sequence[str]) -> str | None:
-    return next((stage for stage in stages if not os.path.exists(f"{folder}/{STAGES[stage]}")), None)
+    return next((stage for stage in stages if not Path(f"{folder}/{STAGES[stage]}").exists()), None)
 
 
 def _log_time(log: Path) -> float | None:
