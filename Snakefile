@@ -46,3 +46,6 @@ rule models:
 rule neighbors:
     input:
         sorted({path for cell in CELLS for path in neighbor_caches(cell)}),
+
+
+include: "workflow/rules/planning.smk"
