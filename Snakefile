@@ -23,10 +23,14 @@ include: "workflow/rules/cells.smk"
 include: "workflow/rules/report.smk"
 
 
+# tables take seconds, a place in a cluster's queue takes minutes
 localrules:
     all,
     models,
     neighbors,
+    collect_metrics,
+    make_tables,
+    plot_scaling,
 
 
 rule all:

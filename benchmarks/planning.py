@@ -1,4 +1,5 @@
-"""What planning costs: seconds and peak memory of the head for generated grids, and of one cell more on a finished one.
+"""What planning costs: seconds and peak memory of the head for generated grids, one cell more on a finished grid, and
+what each cell costs beyond its work.
 
     python benchmarks/planning.py [CELLS ...]      default: 3000 30000
 
@@ -20,6 +21,11 @@ import yaml
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DRY = ("--dry-run", "--quiet", "rules")
+SCRIPTS = {
+    "finetune": "retrotune.training.finetune",
+    "predict": "retrotune.evaluation.generate",
+    "score": "retrotune.evaluation.score, scipy.stats",
+}
 REPORT = {"collect_metrics": 1, "make_tables": 1, "plot_scaling": 1}
 
 
@@ -99,10 +105,29 @@ def one_cell_more() -> None:
     print(f"VALUE plan_one_cell_more_jobs {sum(jobs.values())}")
 
 
+def cell_overhead() -> None:
+    """Processor seconds of a cell's jobs beyond their work: Snakemake started in each job, and imports of each script.
+
+    A job's own Snakemake parses the study and plans that job alone; here as a dry run of one file, in 3,000 cells.
+    """
+    raw = study(3000)
+    with tempfile.TemporaryDirectory() as folder:
+        start, _, peak, _ = snakemake(Path(folder), raw, *DRY, "resources/planning/raw/nq.downloaded.json")
+    print(f"VALUE job_start_seconds {start:.1f}")
+    print(f"VALUE job_start_peak_bytes {peak}")
+    for stage, module in SCRIPTS.items():
+        before = os.times()
+        subprocess.run([sys.executable, "-c", f"import {module}"], check=True)
+        after = os.times()
+        used = after.children_user + after.children_system - before.children_user - before.children_system
+        print(f"VALUE {stage}_import_seconds {used:.1f}")
+
+
 def main() -> None:
     """Run and print."""
     sizes = [int(argument) for argument in sys.argv[1:]] or [3000, 30000]
     one_cell_more()
+    cell_overhead()
     for size in sizes:
         raw = study(size)
         for plain in (True, False) if os.environ.get("PLAIN") else (False,):
