@@ -23,13 +23,18 @@ include: "workflow/rules/cells.smk"
 include: "workflow/rules/report.smk"
 
 
-# On a cluster the first two run where Snakemake runs: nodes often reach no network.
+# On a cluster what needs the network runs where Snakemake runs, and so do tables: they take seconds, a place in a
+# queue minutes.
 localrules:
     download_source,
     fetch_model,
     all,
     models,
     neighbors,
+    collect_metrics,
+    make_tables,
+    plot_scaling,
+    report_retrieval,
 
 
 onstart:
@@ -54,3 +59,6 @@ rule models:
 rule neighbors:
     input:
         sorted({path for cell in CELLS for path in neighbor_caches(cell)}),
+
+
+include: "workflow/rules/planning.smk"

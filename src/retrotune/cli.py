@@ -1,4 +1,4 @@
-"""The `retrotune` command: a study's plan, its tables, checks of its neighbors, conversion of checkpoints, docs."""
+"""The `retrotune` command: a study's plan, status and tables, checks of its neighbors, conversion, docs."""
 
 import argparse
 import json
@@ -63,6 +63,38 @@ def show_tables(arguments: argparse.Namespace) -> None:
     print(f"\ntables:  {folder}/tables/comparison.{{html,md,tex,csv}}, cost.html")
     print(f"figures: {folder}/figures/scaling.{{svg,pdf,png}}")
     print(f"cells:   {paths.report('cells')}/MODEL/METHOD/DATASET/RETRIEVAL/seedN/predictions.jsonl")
+
+
+def show_status(arguments: argparse.Namespace) -> None:
+    """Print which cells are done, run, wait or failed, the time that is left, and the log of each failure."""
+    from retrotune.report.status import LETTERS, SYMBOLS, study_status
+
+    config = merged_config(arguments.configfile, arguments.config)
+    try:
+        "".join(SYMBOLS.values()).encode(sys.stdout.encoding or "ascii")
+        symbols = SYMBOLS
+    except UnicodeEncodeError:
+        symbols = LETTERS
+    print(study_status(config, symbols))
+
+
+def show_explanation(arguments: argparse.Namespace) -> None:
+    """Print a cell's inputs, configuration, state, what would run and why, and the commands to run it alone."""
+    from retrotune.report.explain import explain_cell
+
+    config = merged_config(arguments.configfile, arguments.config)
+    options = [item for key in ("configfile", "config") for item in _option(key, getattr(arguments, key))]
+    print(explain_cell(config, arguments.cell, options))
+
+
+def _option(name: str, values: Sequence[str]) -> list[str]:
+    return [f"--{name}", *values] if values else []
+
+
+def _add_study(command: argparse.ArgumentParser) -> None:
+    """Give a command the options that name a study."""
+    command.add_argument("--configfile", nargs="+", default=[], metavar="FILE", help="as for snakemake")
+    command.add_argument("--config", nargs="+", default=[], metavar="KEY=VALUE", help="as for snakemake")
 
 
 def _report_so_far(paths: Paths, results: Sequence[Result]) -> str:
@@ -159,18 +191,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="retrotune", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     tables = commands.add_parser("tables", help="print a finished study's table, or make tables of what is done")
-    tables.add_argument("--configfile", nargs="+", default=[], metavar="FILE", help="as for snakemake")
-    tables.add_argument("--config", nargs="+", default=[], metavar="KEY=VALUE", help="as for snakemake")
+    _add_study(tables)
     tables.set_defaults(run=show_tables)
     planned = commands.add_parser("plan", help="estimate disk, memory and time of a study's retrieval")
-    planned.add_argument("--configfile", nargs="+", default=[], metavar="FILE", help="as for snakemake")
-    planned.add_argument("--config", nargs="+", default=[], metavar="KEY=VALUE", help="as for snakemake")
+    _add_study(planned)
     planned.add_argument("--passages", type=_positive, metavar="N", help="passages of each corpus not yet cut")
     planned.add_argument("--measure", action="store_true", help="measure this machine's rates first (some 10 s)")
     planned.add_argument("--rate", action="append", default=[], metavar="NAME=VALUE", help="a rate known otherwise")
     planned.add_argument("--study-only", action="store_true", help="leave out the two published sizes")
     planned.add_argument("--json", action="store_true", help="print JSON")
     planned.set_defaults(run=plan)
+    status = commands.add_parser("status", help="show done, running, queued, failed and missing cells")
+    _add_study(status)
+    status.set_defaults(run=show_status)
+    explain = commands.add_parser("explain", help="show a cell's inputs, why it would run, and how to run it alone")
+    explain.add_argument("cell", metavar="CELL", help="MODEL/METHOD/DATASET/RETRIEVAL/seedN")
+    _add_study(explain)
+    explain.set_defaults(run=show_explanation)
     docs = commands.add_parser("docs", help="generate the configuration's schema and key tables")
     docs.add_argument("folder", nargs="?", default="config")
     docs.set_defaults(run=write_docs)

@@ -1,5 +1,6 @@
 # Helpers of all rules: the validated configuration, paths, and inputs that depend on a cell's coordinates.
 # Parsed again in every job and on the login node, so nothing heavy is imported here.
+import functools
 import json
 import os
 import re
@@ -72,9 +73,15 @@ def cell_of(wildcards):
     return Cell(wildcards.model, wildcards.method, wildcards.dataset, wildcards.retrieval, int(wildcards.seed))
 
 
+@functools.cache
+def resolved(stage, model, method, dataset, retrieval):
+    """The part of a cell's configuration that one stage uses, for any seed: seeds are many, the rest is the same."""
+    return resolve_cell(CONFIG, Cell(model, method, dataset, retrieval, 0)).for_stage(stage).model_dump(mode="json")
+
+
 def cell_for(stage):
     """Params function: the part of a cell's configuration that one stage uses."""
-    return lambda wildcards: dump(resolve_cell(CONFIG, cell_of(wildcards)).for_stage(stage))
+    return lambda wildcards: dump({**resolved(stage, *astuple(cell_of(wildcards))[:-1]), "seed": int(wildcards.seed)})
 
 
 def raw(entry):
