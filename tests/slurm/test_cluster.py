@@ -109,8 +109,12 @@ def test_a_study(cluster, submission):
         'models={"gpt-tiny": {"resources": {"gpus": 1, "mem_mb": 2000}}, "retro-tiny": {"resources": {"mem_mb": 2000}}}'
     )
     files = ["--configfile", "config/config.yaml", "tests/workflow/smallest.yaml"]
+    left = ["--parsable", "--job-name=retrotune_killed", f"--chdir={submission.repository}", "--output=/dev/null"]
+    job = cluster.run("sbatch", *left, "--wrap", "sleep 900").strip()
     status, output = submission.run(*files, "--config", select, asked, timeout=900)
+    cluster.run("scancel", job)
     assert status == 0, output
+    assert f"scancel {job}\n" in output, "what a head process left that was killed"
     assert "no accounting answers sacct" in output
     results = submission.folder / "results/smallest"
     assert len(list(results.glob("cells/*/*/*/*/*/metrics.json"))) == 4

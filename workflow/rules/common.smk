@@ -313,6 +313,11 @@ def prepare_cluster():
     except ClusterError as error:
         raise WorkflowError(str(error)) from None
     settings = workflow.executor_settings
+    if others := slurm.jobs_of_others(settings.jobname_prefix, workflow.workdir_init):
+        logger.warning(
+            f"jobs of another Snakemake from this folder are in Slurm's queue: {' '.join(others)}. If it was killed, cancel "
+            f"them before the same cells are made twice: scancel {' '.join(others)}"
+        )
     if settings.status_command == "sacct" and not slurm.accounting_answers():
         logger.warning("no accounting answers sacct: the state of jobs is asked of squeue, which gives no reasons")
         settings.status_command = "squeue"
