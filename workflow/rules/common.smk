@@ -295,6 +295,11 @@ def prepare_cluster():
     """Before the first job of a run on Slurm: refuse what Slurm would refuse, or leave waiting, job by job."""
     if workflow.executor_plugin.name != "slurm":
         return
+    if quoted := [value for value in workflow.config_settings.config_args or () if "'" in str(value)]:
+        raise WorkflowError(
+            f"--config {quoted[0]}: Snakemake does not pass apostrophes on to jobs: use double quotes inside, or a file "
+            "of its own after --configfile"
+        )
     jobs = list(workflow.dag.needrun_jobs())
     models = sorted({job.wildcards.model for job in jobs if "model" in job.wildcards.keys()})
     # the rule for retrofitting is a copy of that for pretraining
