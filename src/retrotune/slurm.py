@@ -149,6 +149,13 @@ def check_profile(defaults: Iterable[str]) -> None:
         )
 
 
+def jobs_of_others(prefix: str, folder: str | Path) -> list[str]:
+    """This user's jobs that another Snakemake submitted from `folder`: one that was killed, or one at work."""
+    done = _done("squeue", "--me", "-h", "-o", "%A|%j|%Z")
+    lines = (line.split("|") for line in done.stdout.splitlines() if done.returncode == 0)
+    return sorted({job for job, name, where in lines if name.startswith(f"{prefix}_") and where == str(folder)})
+
+
 def accounting_answers() -> bool:
     """Whether `sacct` can be asked for the state of jobs: it is often installed where no accounting runs."""
     return shutil.which("sacct") is not None and _done("sacct", "-X", "-n").returncode == 0

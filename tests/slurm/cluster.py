@@ -184,8 +184,15 @@ class Cluster:
         self.run("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
         time.sleep(1)
         self.run("scontrol", "update", f"nodename={node}", "state=resume", check=False)
-        # Slurm waits two minutes before a requeued job starts
-        self.run("scontrol", "update", f"jobid={job}", "StartTime=now")
+        self.start_now(job)
+
+    def start_now(self, job: str) -> None:
+        """Start a job that was requeued; Slurm would wait two minutes."""
+        limit = time.monotonic() + 60
+        while (state := self.run("squeue", "-h", "-j", job, "-o", "%T").strip()) != "RUNNING":
+            assert time.monotonic() < limit, f"job {job} is {state}"
+            self.run("scontrol", "update", f"jobid={job}", "StartTime=now", check=False)
+            time.sleep(0.5)
 
     def _save_etc(self) -> None:
         ETC.mkdir(exist_ok=True)

@@ -76,6 +76,13 @@ def test_a_dead_job_does_not_stop_the_others_and_shows_its_log(toy):
     assert not re.search(r"Error in rule (gpu|pair)", toy.output)
 
 
+def test_what_would_not_reach_the_jobs_is_refused(cluster, submission):
+    status, output = submission.run("--configfile", "config/config.yaml", "--config", "select={'model': 'gpt-tiny'}")
+    assert status == 1
+    assert "Snakemake does not pass apostrophes on to jobs: use double quotes" in output
+    assert "submitted" not in output
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -103,14 +110,20 @@ def test_what_the_cluster_cannot_give_is_refused_at_once(cluster, submission, ar
 
 def test_a_study(cluster, submission):
     """Four cells of both families, on nodes of both partitions, from nothing to the table."""
-    models = ["gpt-tiny", "retro-tiny"]
-    select = f'select={{"model": {models}, "method": ["zeroshot", "lora"], "dataset": "nq", "retrieval": "minilm2"}}'
+    select = (
+        'select={"model": ["gpt-tiny", "retro-tiny"], "method": ["zeroshot", "lora"], "dataset": "nq", '
+        '"retrieval": "minilm2"}'
+    )
     asked = (
         'models={"gpt-tiny": {"resources": {"gpus": 1, "mem_mb": 2000}}, "retro-tiny": {"resources": {"mem_mb": 2000}}}'
     )
     files = ["--configfile", "config/config.yaml", "tests/workflow/smallest.yaml"]
+    left = ["--parsable", "--job-name=retrotune_killed", f"--chdir={submission.repository}", "--output=/dev/null"]
+    job = cluster.run("sbatch", *left, "--wrap", "sleep 900").strip()
     status, output = submission.run(*files, "--config", select, asked, timeout=900)
+    cluster.run("scancel", job)
     assert status == 0, output
+    assert f"scancel {job}\n" in output, "what a head process left that was killed"
     assert "no accounting answers sacct" in output
     results = submission.folder / "results/smallest"
     assert len(list(results.glob("cells/*/*/*/*/*/metrics.json"))) == 4
@@ -142,7 +155,7 @@ def test_a_head_that_is_a_job(cluster, repository, submission):
         cluster.run("scancel", "--batch", "--signal=USR1", job)
         wait_for({"PENDING"})
         assert "CANCELLED" in cluster.run("squeue", "-h", "-t", "all", "-j", cell, "-o", "%T")
-        cluster.run("scontrol", "update", f"jobid={job}", "StartTime=now")
+        cluster.start_now(job)
         wait_for({"COMPLETED"})
         assert (submission.folder / "canceled.txt").exists()
     finally:

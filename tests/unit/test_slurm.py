@@ -120,6 +120,13 @@ def test_commands_that_are_absent_or_do_not_answer(answers, profile, tmp_path, m
         slurm.check_cluster({}, DEFAULTS, profile)
 
 
+def test_jobs_that_another_run_left(answers):
+    answers("squeue", "7|retrotune_ab|/work\n8|retrotune_ab|/home\n9|retrotuner|/work\n12|retrotune_cd|/work\n")
+    assert slurm.jobs_of_others("retrotune", "/work") == ["12", "7"]
+    answers("squeue", "error\n", status=1)
+    assert slurm.jobs_of_others("retrotune", "/work") == []
+
+
 def test_whether_sacct_can_be_asked(answers):
     assert not slurm.accounting_answers()
     answers("sacct", "Slurm accounting storage is disabled\n", status=1)

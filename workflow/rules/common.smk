@@ -339,6 +339,11 @@ def prepare_cluster():
     """Before the first job of a run on Slurm: refuse what Slurm would refuse, or leave waiting, job by job."""
     if workflow.executor_plugin.name != "slurm":
         return
+    if quoted := [value for value in workflow.config_settings.config_args or () if "'" in str(value)]:
+        raise WorkflowError(
+            f"--config {quoted[0]}: Snakemake does not pass apostrophes on to jobs: use double quotes inside, or a file "
+            "of its own after --configfile"
+        )
     jobs = list(workflow.dag.needrun_jobs())
     models = sorted({job.wildcards.model for job in jobs if "model" in job.wildcards.keys()})
     # the rule for retrofitting is a copy of that for pretraining
@@ -357,6 +362,11 @@ def prepare_cluster():
     except ClusterError as error:
         raise WorkflowError(str(error)) from None
     settings = workflow.executor_settings
+    if others := slurm.jobs_of_others(settings.jobname_prefix, workflow.workdir_init):
+        logger.warning(
+            f"jobs of another Snakemake from this folder are in Slurm's queue: {' '.join(others)}. If it was killed, cancel "
+            f"them before the same cells are made twice: scancel {' '.join(others)}"
+        )
     if settings.status_command == "sacct" and not slurm.accounting_answers():
         logger.warning("no accounting answers sacct: the state of jobs is asked of squeue, which gives no reasons")
         settings.status_command = "squeue"
