@@ -17,8 +17,8 @@ from typing import Any
 import psutil
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
-MEASURED = {"seconds", "peak_memory_bytes", "energy_joules"}
-"""Keys of JSON files whose values differ from run to run."""
+MEASURED = {"seconds", "peak_memory_bytes", "energy_joules", "git"}
+"""Keys of JSON files whose values differ from run to run, or while somebody works on the code."""
 KINDS = ("job", "head", "everything", "preemption")
 
 
