@@ -56,6 +56,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/demo.py
 	$(BIN)/python benchmarks/convert.py
 	$(BIN)/python benchmarks/retro.py
+	$(BIN)/python benchmarks/planning.py
 
 clean:
 	rm -rf resources/demo results/demo logs/demo .snakemake
