@@ -57,6 +57,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/demo.py
 	$(BIN)/python benchmarks/convert.py
 	$(BIN)/python benchmarks/retro.py
+	$(BIN)/python benchmarks/planning.py
 
 faults: $(READY)
 	$(BIN)/python benchmarks/faults.py --rounds 30

@@ -112,7 +112,7 @@ def cell_overhead() -> None:
     """
     raw = study(3000)
     with tempfile.TemporaryDirectory() as folder:
-        start, _, peak, _ = snakemake(Path(folder), raw, *DRY, "resources/planning/raw/nq.downloaded.json")
+        start, _, peak, _ = snakemake(Path(folder), raw, "resources/planning/raw/nq.downloaded.json", *DRY)
     print(f"VALUE job_start_seconds {start:.1f}")
     print(f"VALUE job_start_peak_bytes {peak}")
     for stage, module in SCRIPTS.items():

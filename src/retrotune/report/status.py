@@ -161,10 +161,10 @@ def _estimate_text(left: Estimate, running: int) -> str:
     if not left.rests_on:
         return f"time left: unknown, no finished cell to go by for {left.unknown} cells" if left.unknown else ""
     at_once = max(1, running)
-    how = f"{running} at once as now" if running else "one after another"
+    how = f"with {running} at once as now" if running else "one after another"
     basis = ", ".join(f"{count} by {what}" for what, count in left.rests_on.items())
     lines = [
-        f"time left: about {duration(left.seconds / at_once)} with {how} ({duration(left.seconds)} of work)",
+        f"time left: about {duration(left.seconds / at_once)} {how} ({duration(left.seconds)} of work)",
         f"  rests on {left.finished} finished cells' measured seconds: {basis};",
         "  without waiting, loading and what cells share",
     ]
