@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import socket
 import time
 from pathlib import Path
 
@@ -21,10 +22,12 @@ from retrotune.files import write_json, write_text
 from retrotune.report import progress
 from retrotune.report.collect import read_cells
 from retrotune.report.explain import differences, digest, explain_cell, find_cell, read_reasons
-from retrotune.report.progress import Heads, last_line, read_heads, read_squeue, read_standings, shared_failures
+from retrotune.report.progress import Heads, read_heads, read_squeue, read_standings, shared_failures
 from retrotune.report.status import estimate, study_status
 
 ZEROSHOT_NQ, ZEROSHOT_QASPER, LORA_NQ, LORA_QASPER = expand_grid(CONFIG)
+AT_WORK = f"10:00:00 INFO started on {socket.gethostname()}, process {os.getpid()}\n"
+FINISHED = "10:00:01 INFO finished\n"
 
 
 @pytest.fixture(autouse=True)
@@ -81,13 +84,13 @@ def test_a_damaged_result_has_failed():
 @pytest.mark.parametrize(
     ("text", "state", "note"),
     [
-        ("10:00:00 INFO step 1\nerror: no questions; raise max_train\n", "failed", "error: no questions"),
-        ("failed: RuntimeError: out of memory\n", "failed", "failed: RuntimeError"),
-        ('Traceback (most recent call last):\n  File "x", line 1\nValueError: bad\n', "failed", "failed: ValueError"),
-        ("10:00:00 INFO step 1\n", "failed", progress.KILLED),
-        ("", "failed", progress.KILLED),
-        ("stopped by SIGTERM: saved at step 4; run again to go on\n", "missing", "stopped by SIGTERM"),
-        ("10:00:00 INFO g/lora: 9 steps\n10:00:01 INFO finished\n", "missing", ""),
+        ("10:00:00 INFO step 1\nended: error: no questions; raise max_train\n", "failed", "error: no questions"),
+        ("ended: failed: RuntimeError: out of memory\n", "failed", "failed: RuntimeError"),
+        ("10:00:00 INFO step 1\n", "failed", "killed without a word"),
+        ("", "failed", "killed without a word"),
+        ("ended: stopped by SIGTERM: saved at step 4; run again to go on\n", "missing", "stopped by SIGTERM"),
+        (AT_WORK, "running", f"process {os.getpid()}"),
+        (AT_WORK + FINISHED, "missing", ""),
     ],
 )
 def test_the_last_line_of_a_log_says_how_a_stage_ended(text, state, note):
@@ -99,9 +102,9 @@ def test_the_last_line_of_a_log_says_how_a_stage_ended(text, state, note):
 
 
 def test_only_the_log_of_the_first_stage_without_result_counts():
-    log(LORA_NQ, "finetune_cell", "10:00:01 INFO finished\n")
+    log(LORA_NQ, "finetune_cell", FINISHED)
     write_json(PATHS.cell(LORA_NQ, "train.json"), {"seconds": 3})
-    expected = log(LORA_NQ, "predict_cell", "error: disk full\n")
+    expected = log(LORA_NQ, "predict_cell", "ended: error: disk full\n")
     found = standing(LORA_NQ)
     assert (found.state, found.stage, found.log) == ("failed", "predict_cell", expected)
 
@@ -109,20 +112,20 @@ def test_only_the_log_of_the_first_stage_without_result_counts():
 def test_a_started_job_runs_and_a_submitted_one_waits():
     mark(PATHS.cell(LORA_NQ, "train.json"), age=50)
     assert standing(LORA_NQ).state == "queued", "no log yet"
-    log(LORA_NQ, "finetune_cell", "error: of the attempt before\n", age=100)
+    log(LORA_NQ, "finetune_cell", "ended: error: of the attempt before\n", age=100)
     assert standing(LORA_NQ).state == "queued", "the log is of an earlier attempt"
-    log(LORA_NQ, "finetune_cell", "10:00:00 INFO step 1\n", age=10)
+    log(LORA_NQ, "finetune_cell", AT_WORK, age=10)
     found = standing(LORA_NQ)
     assert found.state == "running"
     assert found.began == pytest.approx(time.time() - 50, abs=5)
-    log(LORA_NQ, "finetune_cell", "error: broken\n")
+    log(LORA_NQ, "finetune_cell", "ended: error: broken\n")
     assert standing(LORA_NQ).state == "failed", "its head has not noticed yet"
 
 
 def test_a_cell_that_runs_again_is_not_done():
     finish(LORA_NQ)
     mark(PATHS.cell(LORA_NQ, "predict.json"), age=5)
-    log(LORA_NQ, "predict_cell", "10:00:00 INFO 4 questions answered\n")
+    log(LORA_NQ, "predict_cell", AT_WORK)
     assert (standing(LORA_NQ).state, standing(LORA_NQ).stage) == ("running", "predict_cell")
 
 
@@ -158,20 +161,13 @@ def test_slurm_says_more_than_files():
 
 def test_failed_jobs_that_cells_share():
     log_path = Path(PATHS.log("pretrain_model/g.log"))
-    write_text(log_path, "error: no text\n")
-    write_text(PATHS.log("embed_passages/x.log"), "10:00:00 INFO finished\n")
-    write_text(PATHS.log("write_world.log"), "failed: OSError\n")
-    write_text(PATHS.log("finetune_cell/a/b.log"), "error: of a cell\n")
+    write_text(log_path, "ended: error: no text\n")
+    write_text(PATHS.log("embed_passages/x.log"), FINISHED)
+    write_text(PATHS.log("write_world.log"), "ended: failed: OSError\n")
+    write_text(PATHS.log("finetune_cell/a/b.log"), "ended: error: of a cell\n")
     found = {failure.log: failure.note for failure in shared_failures(PATHS)}
     assert found == {str(log_path): "error: no text", PATHS.log("write_world.log"): "failed: OSError"}
     assert "error: no text" in study_status(CONFIG)
-
-
-def test_last_lines(tmp_path):
-    file = tmp_path / "x.log"
-    file.write_bytes(b"x" * 9000 + b"\nend \xff\n\n")
-    assert last_line(file).startswith("end")
-    assert last_line(tmp_path / "nothing") == ""
 
 
 def measured(cell, train, predict):
@@ -197,7 +193,7 @@ def test_what_is_trained_needs_no_training_and_what_runs_is_partly_done():
     measured(LORA_NQ, 100.0, 20.0)
     write_json(PATHS.cell(LORA_QASPER, "train.json"), {"seconds": 60.0})
     mark(PATHS.cell(LORA_QASPER, "predict.json"), age=5)
-    log(LORA_QASPER, "predict_cell", "10:00:00 INFO one\n")
+    log(LORA_QASPER, "predict_cell", AT_WORK)
     config = load_config({**SMALL, "select": {"method": "lora"}})
     results = read_cells(config)
     left = estimate(PATHS, results, read_standings(PATHS, results, read_heads()), time.time())
@@ -210,9 +206,9 @@ def test_without_finished_cells_nothing_is_promised():
 
 def test_the_command_shows_matrix_time_and_logs(capsys):
     measured(ZEROSHOT_NQ, None, 30.0)
-    failed = log(LORA_NQ, "finetune_cell", "error: no questions\n")
+    failed = log(LORA_NQ, "finetune_cell", "ended: error: no questions\n")
     mark(PATHS.cell(LORA_QASPER, "train.json"), age=4000)
-    log(LORA_QASPER, "finetune_cell", "10:00:00 INFO step\n", age=3600)
+    log(LORA_QASPER, "finetune_cell", AT_WORK, age=3600)
     assert cli.main(["status", "--configfile", "study.yaml"]) == 0
     printed = capsys.readouterr().out
     assert "small: 4 cells, 1 done, 1 missing, 0 queued, 1 running, 1 failed" in printed

@@ -6,8 +6,7 @@ What is looked at, for the stages of a cell in their order:
 - The markers that Snakemake keeps of jobs that it has started or submitted: such a job runs once its log is younger
   than the marker, until then it waits. A marker that its head left behind when it was killed looks the same: the age
   of the log's last line tells.
-- The last line of the log of the first stage that has no result: how it failed. A process that was killed leaves no
-  such line, and no marker once its head has noticed.
+- The end of the log of the first stage that has no result (`retrotune.log.read_end`): how it failed or was stopped.
 - Snakemake's locks: a cell that a head at work has planned is queued. Everything else is missing.
 """
 
@@ -22,16 +21,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from retrotune.cells import Cell, Paths
+from retrotune.log import read_end
 from retrotune.report.collect import Result
 
 STATES = ("failed", "running", "queued", "missing", "done")
 STAGES = {"finetune_cell": "train.json", "predict_cell": "predict.json", "score_cell": "metrics.json"}
 """Rules of a cell and the output of each that is looked at."""
-FAILURES = ("error: ", "failed: ")
-"""How a log's last line begins after a failure (`retrotune.log.stage_log`)."""
-STOPPED = "stopped by "
-FINISHED = "finished"
-KILLED = "ended without a last word: killed, out of memory, or out of time"
 _PENDING = ("PENDING", "REQUEUED", "CONFIGURING", "SUSPENDED")
 
 
@@ -98,9 +93,9 @@ def shared_failures(paths: Paths) -> list[Failure]:
             continue
         logs = sorted(Path(rule.path).rglob("*.log")) if rule.is_dir() else [Path(rule.path)]
         for log in logs:
-            line = last_line(log) if log.suffix == ".log" else ""
-            if line.startswith(FAILURES):
-                failures.append(Failure(str(log), line))
+            end = read_end(log) if log.suffix == ".log" else None
+            if end is not None and end.state == "failed":
+                failures.append(Failure(str(log), end.message))
     return failures
 
 
@@ -112,26 +107,6 @@ def stages_of(kind: str) -> list[str]:
 def log_of(paths: Paths, cell: Cell, stage: str) -> Path:
     """Log of one stage of a cell."""
     return Path(paths.log(f"{stage}/{cell.name}.log"))
-
-
-def last_line(path: str | Path) -> str:
-    """Last line of a log that is not blank, at most its last 4,000 bytes; empty if there is none.
-
-    A traceback without a last word after it counts as a failure and is given as `failed: ` with its last line.
-    """
-    try:
-        with open(path, "rb") as stream:
-            stream.seek(0, os.SEEK_END)
-            stream.seek(max(0, stream.tell() - 4000))
-            lines = [line for line in stream.read().decode("utf-8", "replace").splitlines() if line.strip()]
-    except OSError:
-        return ""
-    if not lines:
-        return ""
-    last = lines[-1].strip()
-    raised = any(line.startswith("Traceback (most recent call last)") for line in lines)
-    frames = len(lines) > 1 and lines[-2].startswith("  ")
-    return f"failed: {last}" if raised and frames and not last.startswith((*FAILURES, STOPPED)) else last
 
 
 def ask_squeue() -> dict[str, str] | None:
@@ -200,17 +175,14 @@ def _standing(paths: Paths, result: Result, heads: Heads) -> Standing:
     if result.status == "done":
         return Standing("done")
     stage = _next_stage(folder, stages)
-    if result.status != "missing" or stage is None:
+    if result.status == "damaged" or stage is None:
         return Standing("failed", "score_cell", result.problem or f"its result is {result.status}")
     log = log_of(paths, cell, stage)
-    if (said := _log_time(log)) is not None:
-        line = last_line(log)
-        if line.startswith(STOPPED):
-            return Standing(_waiting(folder, heads), stage, line, str(log), said)
-        if not line.endswith(FINISHED):
-            note = line if line.startswith(FAILURES) else KILLED
-            return Standing("failed", stage, note, str(log), said)
-    return Standing(_waiting(folder, heads), stage)
+    end = read_end(log)
+    if end is None or end.state == "finished":
+        return Standing(_waiting(folder, heads), stage)
+    state = _waiting(folder, heads) if end.state == "stopped" else end.state
+    return Standing(state, stage, end.message, str(log), _log_time(log))
 
 
 def _waiting(folder: str, heads: Heads) -> str:
@@ -235,9 +207,9 @@ def _working(paths: Paths, cell: Cell, folder: str, stage: str, heads: Heads) ->
         return Standing(state, stage, f"Slurm: {slurm}", str(log) if begun else None, said if begun else None)
     if not begun:
         return Standing("queued", stage)
-    line = last_line(log)
-    if line.startswith(FAILURES):
-        return Standing("failed", stage, line, str(log), said)
+    end = read_end(log)
+    if end is not None and end.state == "failed":
+        return Standing("failed", stage, end.message, str(log), said)
     return Standing("running", stage, "", str(log), said, None if marker is None else marker.time)
 
 
