@@ -183,15 +183,21 @@ class Cluster:
         """Take a node down with a job, and let it come back, which it does by itself or by an order."""
         self.run("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
         time.sleep(1)
-        self.run("scontrol", "update", f"nodename={node}", "state=resume", check=False)
+        # refused until the node has let go of its job
+        limit = time.monotonic() + 30
+        while self.states()[node].startswith("down"):
+            assert time.monotonic() < limit, self.run("scontrol", "show", "node", node)
+            self.run("scontrol", "update", f"nodename={node}", "state=resume", check=False)
+            time.sleep(0.5)
         self.start_now(job)
 
     def start_now(self, job: str) -> None:
         """Start a job that was requeued; Slurm would wait two minutes."""
         limit = time.monotonic() + 60
-        while (state := self.run("squeue", "-h", "-j", job, "-o", "%T").strip()) != "RUNNING":
-            assert time.monotonic() < limit, f"job {job} is {state}"
-            self.run("scontrol", "update", f"jobid={job}", "StartTime=now", check=False)
+        while not (state := self.run("squeue", "-h", "-j", job, "-o", "%T %r").strip()).startswith("RUNNING"):
+            assert time.monotonic() < limit, f"job {job}: {state}\n{self.run('sinfo', '-N', '-l')}"
+            if "BeginTime" in state:
+                self.run("scontrol", "update", f"jobid={job}", "StartTime=now", check=False)
             time.sleep(0.5)
 
     def _save_etc(self) -> None:

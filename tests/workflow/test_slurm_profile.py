@@ -107,7 +107,9 @@ def test_requests_by_rule_and_model(repository, tmp_path):
             for job in jobs
             if job.startswith(f"{rule}:") and text in job
         }
-        return dict(re.findall(r"(gpu|gpu_model|nodes|mem_mb|runtime|slurm_partition|threads)[=:] ?([^,\s]+)", line))
+        return dict(
+            re.findall(r"(gpu|gpu_model|constraint|nodes|mem_mb|runtime|slurm_partition|threads)[=:] ?([^,\s]+)", line)
+        )
 
     gpu = {"gpu_model": "a100", "nodes": "1", "slurm_partition": "gpu"}
     large = gpu | {"gpu": "2", "mem_mb": "9000", "runtime": "90", "threads": "4"}

@@ -331,8 +331,10 @@ def ask(rule=None):
 
 def profile_default(key):
     """A word under `default-resources` of the profile; None where there is none."""
-    value = (workflow.resource_settings.default_resources or {}).get(key)
-    return str(getattr(value, "raw", value)).strip("'") if value is not None else None
+    defaults = workflow.resource_settings.default_resources or {}
+    if key not in defaults:
+        return None
+    return str(getattr(defaults[key], "raw", defaults[key])).strip("'")
 
 
 def prepare_cluster():
