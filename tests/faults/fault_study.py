@@ -99,7 +99,8 @@ class Study:
         files = [path for path in self.cells.rglob("*") if path.is_file() and not path.name.startswith(".")]
         tables = self.folder / "results/faults/tables"
         files += [tables / name for name in ("comparison.csv", "comparison.md", "metrics.csv", "results.json")]
-        files += [self.folder / "resources/faults/models/retro-tiny/model.safetensors"]
+        model = self.folder / "resources/faults/models/retro-tiny"
+        files += [model / name for name in ("model.safetensors", "manifest.json", "train_log.jsonl")]
         return {str(path.relative_to(self.folder)): _value(path) for path in sorted(files) if path.exists()}
 
     def forget(self, rng: Random) -> str:
@@ -140,9 +141,11 @@ def _value(path: Path) -> Any:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _without_measured(value: Any) -> Any:
+def _without_measured(value: Any, inside: str = "") -> Any:
     if isinstance(value, dict):
-        return {key: _without_measured(part) for key, part in value.items() if key not in MEASURED}
+        # `inputs.model` is the checksum of the base model's manifest, which says how long its training took
+        kept = (key for key in value if key not in MEASURED and (inside, key) != ("inputs", "model"))
+        return {key: _without_measured(value[key], key) for key in kept}
     return [_without_measured(part) for part in value] if isinstance(value, list) else value
 
 

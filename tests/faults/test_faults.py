@@ -96,7 +96,7 @@ def test_a_full_and_a_read_only_disk(study, expected):
     with tmpfs(results, size=size // 2) as remount:
         full = study.run()
         assert full.returncode != 0
-        assert "No space left on device" in full.stdout
+        assert "No space left on device" in full.stdout, full.stdout
         assert "mend that and run again" in full.stdout or "make room" in full.stdout
         remount("size=200m")
         study.finish()
@@ -106,7 +106,7 @@ def test_a_full_and_a_read_only_disk(study, expected):
         remount("ro")
         refused = study.run()
         assert refused.returncode != 0
-        assert "Read-only file system" in refused.stdout
+        assert "Write-protected output files" in refused.stdout, "before anything runs"
         remount("rw")
         study.finish()
         assert study.results() == expected
@@ -122,5 +122,5 @@ def test_an_output_that_appears_late(study, expected):
     target.rename(hidden)
     threading.Timer(2.5, lambda: hidden.rename(target)).start()
     assert head.wait() == 0, study.said
-    assert "for missing files" in study.said, "Snakemake waited"
+    assert "for missing files" in study.said, study.said
     assert study.results() == expected
