@@ -89,12 +89,12 @@ def test_a_damaged_result_has_failed():
         ("10:00:00 INFO step 1\n", "failed", "killed without a word"),
         ("", "failed", "killed without a word"),
         ("ended: stopped by SIGTERM: saved at step 4; run again to go on\n", "missing", "stopped by SIGTERM"),
-        (AT_WORK, "running", f"process {os.getpid()}"),
-        (AT_WORK + FINISHED, "missing", ""),
+        ("AT WORK\n", "running", "process"),
+        ("AT WORK\n10:00:01 INFO finished\n", "missing", ""),
     ],
 )
 def test_the_last_line_of_a_log_says_how_a_stage_ended(text, state, note):
-    log(LORA_NQ, "finetune_cell", text)
+    log(LORA_NQ, "finetune_cell", text.replace("AT WORK\n", AT_WORK))
     found = standing(LORA_NQ)
     assert found.state == state
     assert found.note.startswith(note)
