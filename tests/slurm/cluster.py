@@ -121,6 +121,15 @@ def _run(*command: str, check: bool = True, timeout: float = 60, **options) -> s
     return done.stdout
 
 
+def _command_lines() -> list[str]:
+    """Of all processes of this machine."""
+    lines = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            lines.append(path.read_text(errors="replace"))
+    return lines
+
+
 def _free_ports(count: int) -> list[int]:
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
@@ -188,6 +197,11 @@ class Cluster:
         while self.states()[node].startswith("down"):
             assert time.monotonic() < limit, self.run("scontrol", "show", "node", node)
             self.run("scontrol", "update", f"nodename={node}", "state=resume", check=False)
+            time.sleep(0.5)
+        # as the two minutes are for: a node that still knows the job refuses it, and is drained
+        limit = time.monotonic() + 60
+        while any(line.startswith(f"slurmstepd: [{job}.") for line in _command_lines()):
+            assert time.monotonic() < limit, f"job {job} is still on {node}"
             time.sleep(0.5)
         self.start_now(job)
 

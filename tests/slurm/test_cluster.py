@@ -118,7 +118,7 @@ def test_a_study(cluster, submission):
         'models={"gpt-tiny": {"resources": {"gpus": 1, "mem_mb": 2000}}, "retro-tiny": {"resources": {"mem_mb": 2000}}}'
     )
     files = ["--configfile", "config/config.yaml", "tests/workflow/smallest.yaml"]
-    left = ["--parsable", "--job-name=retrotune_killed", f"--chdir={submission.repository}", "--output=/dev/null"]
+    left = ["--parsable", "--job-name=retrotune_killed", f"--chdir={submission.folder}", "--output=/dev/null"]
     job = cluster.run("sbatch", *left, "--wrap", "sleep 900").strip()
     status, output = submission.run(*files, "--config", select, asked, timeout=900)
     cluster.run("scancel", job)
