@@ -36,8 +36,9 @@ def expected(study):
 
 @contextmanager
 def tmpfs(folder: Path, size: int):
-    """A file system of `size` bytes in memory at `folder`; yields a function that changes its options."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """An empty disk of `size` bytes in memory in place of `folder`; yields a function that changes its options."""
+    kept = folder.rename(folder.with_name(f"{folder.name}-kept"))
+    folder.mkdir()
 
     def mount(*options: str) -> None:
         subprocess.run(["mount", *options, str(folder)], check=True, capture_output=True, text=True)
@@ -45,11 +46,15 @@ def tmpfs(folder: Path, size: int):
     try:
         mount("-t", "tmpfs", "-o", f"size={size}", "tmpfs")
     except (OSError, subprocess.CalledProcessError) as error:
+        folder.rmdir()
+        kept.rename(folder)
         pytest.skip(f"a small disk needs the right to mount a file system here: {getattr(error, 'stderr', error)}")
     try:
         yield lambda options: mount("-o", f"remount,{options}")
     finally:
-        subprocess.run(["umount", "-l", str(folder)], check=False)
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+        folder.rmdir()
+        kept.rename(folder)
 
 
 def test_kills_at_random_moments(study):
@@ -92,7 +97,6 @@ def test_a_killed_cell_fails_alone_and_goes_on_from_the_checkpoint_before_a_dama
 def test_a_full_and_a_read_only_disk(study, expected):
     results = study.folder / "results"
     size = sum(path.stat().st_size for path in (results / "faults/cells").rglob("*") if path.is_file())
-    shutil.rmtree(results)
     with tmpfs(results, size=size // 2) as remount:
         full = study.run()
         assert full.returncode != 0
