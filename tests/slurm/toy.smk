@@ -32,7 +32,7 @@ rule pair:
     resources:
         **{**GPU, "gpu": 2, "nodes": 1},
     shell:
-        "echo $CUDA_VISIBLE_DEVICES $SLURM_CPUS_PER_TASK >> pair.log; sleep 1; cp pair.log {output}"
+        "echo $CUDA_VISIBLE_DEVICES $(squeue -h -j $SLURM_JOB_ID -o %C) >> pair.log; sleep 1; cp pair.log {output}"
 
 
 rule flaky:
