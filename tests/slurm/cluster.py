@@ -11,6 +11,8 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
+
 NODES = {"cpu1": 0, "gpu1": 4, "gpu2": 2}
 """GPUs of each node. Partition `cpu` is the first, `gpu` the others."""
 ETC = Path("/etc/slurm")
@@ -178,6 +180,11 @@ class Cluster:
                 daemon.wait()
         self.daemons.clear()
         self._restore_etc()
+        # what a node runs when it is taken down outlives it
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.environ().get("SLURM_CLUSTER_NAME") == "retrotune":
+                    process.kill()
 
     def run(self, *command: str, check: bool = True) -> str:
         """A Slurm command's output."""
