@@ -66,7 +66,7 @@ def finetune(root, out, method, save_every=None, steps=8):
 def pretrain(root, out, family, save_every=None):
     recipe = RECIPE.model_copy(update={"steps": 9})
     pretrain_model(
-        family, SIZE, recipe, LAYOUTS[family], CORPORA, root, root / "tokenizer.json", root / "documents.parquet",
+        family, SIZE, recipe, LAYOUTS[family], CORPORA, root, root / "tokenizer.json", root / "documents.json",
         out, out.with_name("work"), threads=1, save_every=save_every,
     )  # fmt: skip
 

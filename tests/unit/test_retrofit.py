@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from neighbor_cases import write_text_cache
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from retrotune.config import CorpusEntry, Emphasis, Passages, PretrainingEntry, RetrofittingEntry, SizeEntry
+from retrotune.config import CorpusEntry, Emphasis, Passages, PretrainingEntry, RetrofittingEntry, SaveEvery, SizeEntry
 from retrotune.errors import ModelError, RetrievalError, TrainingError
 from retrotune.files import write_json
 from retrotune.models import RetroConfig, RetroForCausalLM
@@ -59,9 +59,22 @@ def root(tmp_path_factory):
     return folder
 
 
-def train(root, out, family, recipe=RECIPE, source="gpt", cache=None):
+def train(root, out, family, recipe=RECIPE, source="gpt", cache=None, save_every=None):
     neighbors = (cache or root / f"{recipe.neighbors_per}.json") if family == "retro" else None
-    retrofit_model(family, "gpt-x", root / source, recipe, LAYOUTS[family], CORPORA, root, neighbors, out, out / "work")
+    layout = LAYOUTS[family]
+    retrofit_model(
+        family,
+        "gpt-x",
+        root / source,
+        recipe,
+        layout,
+        CORPORA,
+        root,
+        neighbors,
+        out,
+        out / "work",
+        save_every=save_every,
+    )
     return json.loads((out / "manifest.json").read_text())
 
 
@@ -197,12 +210,11 @@ def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(root, 
             raise KeyboardInterrupt
         return real(batches, position)
 
-    monkeypatch.setattr(loop.run_training, "__defaults__", (0.0,))  # a checkpoint after every step
     with monkeypatch.context() as interrupted:
         interrupted.setattr(loop.PlannedBatches, "__getitem__", until_the_sixth)
         with pytest.raises(KeyboardInterrupt):
-            train(root, tmp_path / "cut", family, recipe)
-    assert loop.last_checkpoint(tmp_path / "cut" / "work").name == "checkpoint-4"
+            train(root, tmp_path / "cut", family, recipe, save_every=SaveEvery(steps=1))
+    assert (tmp_path / "cut" / "work" / "checkpoint-4" / "progress.json").exists()
     assert not (tmp_path / "cut" / "manifest.json").exists()
     resumed = train(root, tmp_path / "cut", family, recipe)
     assert resumed["weights_sha256"] == whole["weights_sha256"]
