@@ -99,7 +99,7 @@ def open_index(index: str | Path, vectors: Embeddings) -> "OpenIndex":
     try:
         settings = Settings(**content["settings"])
         return OpenIndex(vectors, settings, _open_shards(Path(index), content["shards"], vectors, settings))
-    except (RetrievalError, TypeError) as error:
+    except (RetrievalError, TypeError, KeyError) as error:
         raise RetrievalError(f"{index}: {error}; {remedy}") from error
 
 
