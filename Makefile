@@ -1,6 +1,7 @@
 # make demo        train, retrieve, generate and score the embedded study; prints its table (8 to 12 minutes, 2 cores)
 # make demo-full   the same with all six datasets
 # make test        lint and all tests
+# make faults      30 rounds of kills at random moments; each must end as an undisturbed run
 # Each target does its own set-up in .venv. It needs Python >= 3.11, pip and make.
 #
 # TORCH_INDEX=URL  take torch from another package index, for example a CPU-only one (see README.md for sizes)
@@ -14,7 +15,7 @@ BIN := .venv/bin
 READY := .venv/ready
 SNAKEMAKE := $(BIN)/snakemake --cores $(CORES)
 
-.PHONY: demo demo-full test lint format docs bench setup clean
+.PHONY: demo demo-full test lint format docs bench faults setup clean
 
 setup: $(READY)
 
@@ -56,6 +57,10 @@ bench: $(READY)
 	$(BIN)/python benchmarks/demo.py
 	$(BIN)/python benchmarks/convert.py
 	$(BIN)/python benchmarks/retro.py
+	$(BIN)/python benchmarks/planning.py
+
+faults: $(READY)
+	$(BIN)/python benchmarks/faults.py --rounds 30
 
 clean:
 	rm -rf resources/demo results/demo logs/demo .snakemake

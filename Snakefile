@@ -23,10 +23,22 @@ include: "workflow/rules/cells.smk"
 include: "workflow/rules/report.smk"
 
 
+# On a cluster what needs the network runs where Snakemake runs, and so do tables: they take seconds, a place in a
+# queue minutes.
 localrules:
+    download_source,
+    fetch_model,
     all,
     models,
     neighbors,
+    collect_metrics,
+    make_tables,
+    plot_scaling,
+    report_retrieval,
+
+
+onstart:
+    prepare_cluster()
 
 
 rule all:
@@ -36,6 +48,7 @@ rule all:
         PATHS.metrics(CELLS),
         PATHS.report("tables/comparison.md"),
         PATHS.report("figures/scaling.svg"),
+        [PATHS.report("tables/retrieval.md"), PATHS.report("figures/retrieval.svg")] if MEASURED else [],
 
 
 rule models:
@@ -46,3 +59,6 @@ rule models:
 rule neighbors:
     input:
         sorted({path for cell in CELLS for path in neighbor_caches(cell)}),
+
+
+include: "workflow/rules/planning.smk"

@@ -124,7 +124,7 @@ class Paths:
 
     # shared by all cells -------------------------------------------------------------------------------------------
     def examples(self, dataset: str, split: str) -> str:
-        """Questions of one split (train, test): parquet with question_id, question, answers, doc_id, options."""
+        """Questions of one split (train, test): parquet, one row per `Example`."""
         return f"{self.resources}/datasets/{dataset}/{split}.parquet"
 
     def documents(self, dataset: str) -> str:
@@ -144,8 +144,12 @@ class Paths:
         return f"{self.resources}/indexes/{retriever}/{source}/{chunking}/{index}.json"
 
     def neighbors(self, retrieval: str, dataset: str, split: str) -> str:
-        """Neighbor cache: parquet with question_id, rank, passage_id, title, text, score."""
+        """Neighbor cache: parquet with question_id, rank, passage_id, title, text, score; blocks in a folder beside."""
         return f"{self.resources}/neighbors/{retrieval}/{dataset}/{split}.parquet"
+
+    def quality(self, retrieval: str, dataset: str) -> str:
+        """How well a retrieval finds what a dataset's test questions ask for."""
+        return f"{self.resources}/neighbors/{retrieval}/{dataset}/quality.json"
 
     def tokenizer(self, tokenizer: str) -> str:
         """A trained tokenizer's file in tokenizers' JSON format."""
@@ -154,13 +158,13 @@ class Paths:
     def pretraining_neighbors(self, pretraining: str, chunk_length: int | str) -> str:
         """Neighbors of pretraining chunks of a length (0: of whole documents).
 
-        Parquet with doc_id, chunk, rank, passage_id, title, text, score.
+        Manifest of the blocks of passage rows that lie in the folder of the same name without `.json`.
         """
-        return f"{self.resources}/pretraining/{pretraining}/neighbors-{chunk_length}.parquet"
+        return f"{self.resources}/pretraining/{pretraining}/neighbors-{chunk_length}.json"
 
     def retrofitting_neighbors(self, retrofitting: str, model: str, chunk_length: int | str) -> str:
         """As `pretraining_neighbors`, of chunks that the tokenizer of the GPT `model` cuts."""
-        return f"{self.resources}/retrofitting/{retrofitting}/{model}/neighbors-{chunk_length}.parquet"
+        return f"{self.resources}/retrofitting/{retrofitting}/{model}/neighbors-{chunk_length}.json"
 
     def model(self, model: str) -> str:
         """Folder of a base model in transformers layout, tokenizer included; its manifest is written last."""
@@ -191,6 +195,15 @@ class Paths:
     def log(self, name: str) -> str:
         """Log of one job: rule, then what it worked on."""
         return f"logs/{self.name}/{name}"
+
+    def cell_logs(self, cell: Cell) -> list[str]:
+        """Logs of a cell's jobs."""
+        return [self.log(f"{rule}/{cell.name}.log") for rule in ("finetune_cell", "predict_cell", "score_cell")]
+
+    def model_logs(self, model: str) -> list[str]:
+        """Logs of the jobs that may have made a base model."""
+        rules = ("pretrain_model", "retrofit_model", "fetch_model", "convert_model")
+        return [self.log(f"{rule}/{model}.log") for rule in rules]
 
     def report(self, file: str) -> str:
         """A table, figure or page made from all cells."""
@@ -230,13 +243,17 @@ class ResolvedCell(Entry):
     evaluation: Evaluation
     max_length: int
     shared: dict[str, dict[str, dict[str, Any]]] | None = None
+    may_lack_passages: bool = False
+    """Whether an open-domain question may have fewer passages than the layout asks for: gold finds what there is."""
 
     @model_serializer(mode="wrap")
-    def _without_empty_shared(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave `shared` out where a stage does not use it, as everything written here is part of rules' params."""
+    def _without_what_says_nothing(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what a stage does not use or is the rule, as everything written here is part of rules' params."""
         values: dict[str, Any] = handler(self)
         if self.shared is None:
             values.pop("shared", None)
+        if not self.may_lack_passages:
+            values.pop("may_lack_passages", None)
         return values
 
     @property
@@ -270,6 +287,9 @@ class ResolvedCell(Entry):
         elif stage == "predict":
             unused["finetuning"] = None
             unused["evaluation"] = Evaluation(batch_size=self.evaluation.batch_size)
+        else:
+            depth = Evaluation().retrieval_depth
+            unused["evaluation"] = self.evaluation.model_copy(update={"retrieval_depth": depth})
         return self.model_copy(update=unused)
 
 
@@ -293,7 +313,13 @@ def resolve_cell(config: Config, cell: Cell) -> ResolvedCell:
         evaluation=config.evaluation,
         max_length=config.max_length,
         shared=_shared_entries(config, cell),
+        may_lack_passages=_is_gold(config, cell.retrieval),
     )
+
+
+def _is_gold(config: Config, retrieval: str) -> bool:
+    retriever = config.retrievals[retrieval].retriever
+    return retriever is not None and config.retrievers[config.searching(retriever)].kind == "gold"
 
 
 def _for_family(entry: RetrievalEntry, family: str) -> RetrievalEntry:
@@ -323,10 +349,18 @@ def _searched_with(config: Config, retrieval: str, in_corpus: bool) -> list[tupl
     entry = config.retrievals[retrieval]
     if entry.retriever is None:
         return []
-    named = [("retrievers", entry.retriever), ("chunkings", entry.chunking)]
+    assert entry.chunking is not None  # as the entry checks
+    searching = config.searching(entry.retriever)
+    named: list[tuple[str, str | None]] = [
+        ("retrievers", entry.retriever),
+        ("retrievers", searching),
+        ("chunkings", entry.chunking),
+    ]
+    if (tokenizer := config.chunkings[entry.chunking].tokenizer) is not None:
+        named += [("tokenizers", tokenizer), *(("corpora", name) for name in config.tokenizers[tokenizer].corpora)]
     if in_corpus:
         named.append(("corpora", entry.corpus))
-        if config.retrievers[entry.retriever].kind != "bm25":
+        if config.retrievers[searching].kind == "dense":
             named.append(("indexes", entry.index))
     return named
 

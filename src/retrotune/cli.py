@@ -1,14 +1,17 @@
-"""The `retrotune` command: tables of a study finished or not, conversion of checkpoints, generated documentation."""
+"""The `retrotune` command: a study's plan, status and tables, checks of its neighbors, conversion, docs."""
 
 import argparse
+import json
 import logging
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from retrotune.cells import Paths
 from retrotune.config import Config, Select, load_config, read_yaml
-from retrotune.errors import ConfigError, RetrotuneError
+from retrotune.errors import ConfigError, RetrievalError, RetrotuneError
+from retrotune.log import setup_logging
 from retrotune.report.collect import Result, holds, read_cells, write_results
 
 
@@ -62,6 +65,38 @@ def show_tables(arguments: argparse.Namespace) -> None:
     print(f"cells:   {paths.report('cells')}/MODEL/METHOD/DATASET/RETRIEVAL/seedN/predictions.jsonl")
 
 
+def show_status(arguments: argparse.Namespace) -> None:
+    """Print which cells are done, run, wait or failed, the time that is left, and the log of each failure."""
+    from retrotune.report.status import LETTERS, SYMBOLS, study_status
+
+    config = merged_config(arguments.configfile, arguments.config)
+    try:
+        "".join(SYMBOLS.values()).encode(sys.stdout.encoding or "ascii")
+        symbols = SYMBOLS
+    except UnicodeEncodeError:
+        symbols = LETTERS
+    print(study_status(config, symbols))
+
+
+def show_explanation(arguments: argparse.Namespace) -> None:
+    """Print a cell's inputs, configuration, state, what would run and why, and the commands to run it alone."""
+    from retrotune.report.explain import explain_cell
+
+    config = merged_config(arguments.configfile, arguments.config)
+    options = [item for key in ("configfile", "config") for item in _option(key, getattr(arguments, key))]
+    print(explain_cell(config, arguments.cell, options))
+
+
+def _option(name: str, values: Sequence[str]) -> list[str]:
+    return [f"--{name}", *values] if values else []
+
+
+def _add_study(command: argparse.ArgumentParser) -> None:
+    """Give a command the options that name a study."""
+    command.add_argument("--configfile", nargs="+", default=[], metavar="FILE", help="as for snakemake")
+    command.add_argument("--config", nargs="+", default=[], metavar="KEY=VALUE", help="as for snakemake")
+
+
 def _report_so_far(paths: Paths, results: Sequence[Result]) -> str:
     """Write tables and figures of `results` into the folder of unfinished studies; the path of its results.json."""
     from retrotune.report.plots import plot_scaling
@@ -74,6 +109,26 @@ def _report_so_far(paths: Paths, results: Sequence[Result]) -> str:
     return collected
 
 
+def plan(arguments: argparse.Namespace) -> None:
+    """Print what a study's retrieval will cost, and what Wikipedia's and a pretraining database's would."""
+    from retrotune.plan.collections import PRETRAINING, WIKIPEDIA, study_collections
+    from retrotune.plan.estimate import as_json, as_table, plan_rows
+    from retrotune.plan.rates import given_rates, measured_rates, reference_rates
+
+    given = given_rates(arguments.rate)
+    config = merged_config(arguments.configfile, arguments.config)
+    published = [] if arguments.study_only else [WIKIPEDIA, PRETRAINING]
+    planned, notes = study_collections(config, arguments.passages)
+    collections = [*planned, *published]
+    rates = {**reference_rates(), **(measured_rates() if arguments.measure else {}), **given}
+    rows = plan_rows(collections, rates)
+    if arguments.json:
+        print(json.dumps({**as_json(rows, rates), "notes": notes}, indent=2))
+    else:
+        print("".join(f"{note}\n" for note in notes))
+        print(as_table(rows, rates, {collection.name: collection.counted for collection in collections}))
+
+
 def write_docs(arguments: argparse.Namespace) -> None:
     """Generate `config/schema.json` and the key tables of `config/README.md`."""
     from retrotune.documentation import write_documentation
@@ -82,13 +137,53 @@ def write_docs(arguments: argparse.Namespace) -> None:
         print(path)
 
 
+def verify_neighbors(arguments: argparse.Namespace) -> None:
+    """Check the study's neighbor caches and search a sample of each again; a line per cache."""
+    from retrotune.retrieval.verify import study_caches, verify_cache
+
+    if arguments.sample < 0 or arguments.seed < 0:
+        raise ConfigError(f"--sample {arguments.sample} --seed {arguments.seed}: give numbers of 0 or more")
+    setup_logging(plain=True, level=logging.WARNING)
+    config = merged_config(arguments.configfile, arguments.config)
+    caches = study_caches(config)
+    for name in arguments.cache:
+        if not any(Path(name).resolve() == Path(path).resolve() for path in caches):
+            raise ConfigError(
+                f"{name}: no neighbor cache of study {config.study}; it has {', '.join(caches) or 'none'}"
+            )
+    wanted = {Path(name).resolve() for name in arguments.cache}
+    chosen = {path: entry for path, entry in caches.items() if not wanted or Path(path).resolve() in wanted}
+    if not chosen:
+        raise RetrievalError(f"study {config.study} has no neighbor cache yet: run snakemake neighbors")
+    wrong = 0
+    for path, entry in chosen.items():
+        try:
+            done = verify_cache(path, config, entry, arguments.sample, arguments.seed)
+        except RetrotuneError as error:
+            wrong += 1
+            print(f"error: {error}", file=sys.stderr)
+            continue
+        print(
+            f"{path}: {done['blocks']} blocks of {done['texts']} texts whole, {done['sampled']} searched again: equal"
+        )
+    if wrong:
+        raise RetrievalError(f"{wrong} of {len(chosen)} neighbor caches are not what the study says")
+
+
 def convert(arguments: argparse.Namespace) -> None:
     """Convert a checkpoint into a model folder."""
     from retrotune.models.convert import convert_checkpoint
 
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    setup_logging(plain=True)
     options = {key: getattr(arguments, key) for key in ("chunk_length", "vocab_size", "tokenizer")}
     convert_checkpoint(arguments.source, arguments.out, **options)
+
+
+def _positive(text: str) -> int:
+    number = int(text.replace(",", "").replace("_", ""))
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of passages: write 1 or more")
+    return number
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -96,12 +191,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="retrotune", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     tables = commands.add_parser("tables", help="print a finished study's table, or make tables of what is done")
-    tables.add_argument("--configfile", nargs="+", default=[], metavar="FILE", help="as for snakemake")
-    tables.add_argument("--config", nargs="+", default=[], metavar="KEY=VALUE", help="as for snakemake")
+    _add_study(tables)
     tables.set_defaults(run=show_tables)
+    planned = commands.add_parser("plan", help="estimate disk, memory and time of a study's retrieval")
+    _add_study(planned)
+    planned.add_argument("--passages", type=_positive, metavar="N", help="passages of each corpus not yet cut")
+    planned.add_argument("--measure", action="store_true", help="measure this machine's rates first (some 10 s)")
+    planned.add_argument("--rate", action="append", default=[], metavar="NAME=VALUE", help="a rate known otherwise")
+    planned.add_argument("--study-only", action="store_true", help="leave out the two published sizes")
+    planned.add_argument("--json", action="store_true", help="print JSON")
+    planned.set_defaults(run=plan)
+    status = commands.add_parser("status", help="show done, running, queued, failed and missing cells")
+    _add_study(status)
+    status.set_defaults(run=show_status)
+    explain = commands.add_parser("explain", help="show a cell's inputs, why it would run, and how to run it alone")
+    explain.add_argument("cell", metavar="CELL", help="MODEL/METHOD/DATASET/RETRIEVAL/seedN")
+    _add_study(explain)
+    explain.set_defaults(run=show_explanation)
     docs = commands.add_parser("docs", help="generate the configuration's schema and key tables")
     docs.add_argument("folder", nargs="?", default="config")
     docs.set_defaults(run=write_docs)
+    verification = commands.add_parser("verify-neighbors", help="check neighbor caches, search a sample of them again")
+    verification.add_argument("cache", nargs="*", metavar="CACHE", help="cache files; default: all that the study has")
+    _add_study(verification)
+    verification.add_argument("--sample", type=int, default=100, metavar="N", help="texts per cache to search again")
+    verification.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the sample")
+    verification.set_defaults(run=verify_neighbors)
     conversion = commands.add_parser("convert", help="convert a checkpoint into a folder that transformers loads")
     conversion.add_argument("source", metavar="SOURCE", help="Megatron or transformers folder, or .gguf file")
     conversion.add_argument("out", metavar="OUT", help="new folder")

@@ -29,5 +29,13 @@ class TrainingError(RetrotuneError):
     """Training cannot start or continue."""
 
 
+class ClusterError(RetrotuneError):
+    """The cluster lacks what the profile or the study asks for."""
+
+
 class ResultError(RetrotuneError):
     """A result file is missing, half written, or contradicts its cell."""
+
+
+class Interrupted(BaseException):
+    """A signal asked the process to stop. No `Exception`: code that mends errors must not catch it."""

@@ -108,6 +108,15 @@ def write_parquet(path: str | Path, table: Any) -> None:
         pq.write_table(table, temporary, write_page_checksum=True)
 
 
+def write_parquet_parts(path: str | Path, parts: Iterable[Any], schema: Any) -> None:
+    """Write arrow tables of one schema as the row groups of one parquet file, atomically, one in memory at a time."""
+    import pyarrow.parquet as pq
+
+    with atomic_write(path) as temporary, pq.ParquetWriter(temporary, schema, write_page_checksum=True) as writer:
+        for part in parts:
+            writer.write_table(part)
+
+
 def write_parquet_rows(path: str | Path, rows: Iterable[dict[str, Any]], schema: Any, group_rows: int = 50_000) -> int:
     """Write rows as parquet, atomically and in row groups, so that memory holds one group only; the number of rows.
 

@@ -100,7 +100,7 @@ def test_resolved_cell_survives_json():
 
 def trained_here():
     """SMALL with a dense retriever and a RETRO of its own size that is pretrained here."""
-    raw = changed("retrievers.minilm", {"query_model": "m", "batch_size": 7})
+    raw = changed("retrievers.minilm", {"query_model": "m", "batch_tokens": 7})
     raw["world"] = {}
     raw["corpora"]["pages"] = {"reader": "text", "path": "pages.txt"}
     raw["corpora"]["words"] = {"reader": "text", "path": "words.txt"}
@@ -152,8 +152,39 @@ def test_the_score_records_the_entries_that_shared_inputs_were_made_with():
     }  # fmt: skip
     assert shared_names(raw, "g", "lora", "nq", "none") == {}
     shared = resolve_cell(load_config(raw), Cell("r", "lora", "nq", "dense", 0)).shared
-    assert shared["retrievers"]["minilm"]["batch_size"] == 7
+    assert shared["retrievers"]["minilm"]["batch_tokens"] == 7
     assert shared["sizes"]["tiny"]["cross_attention_layers"] == [1]
+
+
+def test_a_degraded_retriever_is_recorded_with_its_base():
+    raw = trained_here()
+    raw["retrievers"]["worse"] = {"kind": "degraded", "base": "minilm", "share": 0.5}
+    raw["retrievals"]["worse"] = {**raw["retrievals"]["dense"], "retriever": "worse"}
+    shared = resolve_cell(load_config(raw), Cell("g", "lora", "nq", "worse", 0)).shared
+    assert shared["retrievers"]["worse"] == {"kind": "degraded", "base": "minilm", "share": 0.5, "seed": 0}
+    assert shared["retrievers"]["minilm"]["query_model"] == "m"
+    assert set(shared["indexes"]) == {"flat"}
+
+
+def test_only_gold_may_lack_passages():
+    raw = trained_here()
+    raw["retrievers"] |= {"gold": {"kind": "gold"}, "worse": {"kind": "degraded", "base": "gold"}}
+    raw["retrievals"] |= {name: {**raw["retrievals"]["bm5"], "retriever": name} for name in ("gold", "worse")}
+    config = load_config(raw)
+    for retrieval, lacks in (("gold", True), ("worse", True), ("bm5", False), ("none", False)):
+        cell = resolve_cell(config, Cell("g", "lora", "nq", retrieval, 0))
+        assert cell.may_lack_passages == lacks
+        assert ("may_lack_passages" in cell.for_stage("predict").model_dump()) == lacks
+
+
+def test_the_depth_of_measuring_retrieval_concerns_no_cell():
+    raw = trained_here()
+    cells = []
+    for depth in (0, 50):
+        raw["evaluation"] = {"retrieval_depth": depth}
+        cells.append(resolve_cell(load_config(raw), Cell("g", "lora", "nq", "bm5", 0)))
+    for stage in ("finetune", "predict", "score"):
+        assert cells[0].for_stage(stage) == cells[1].for_stage(stage)
 
 
 def test_the_score_records_what_a_retrofitted_model_and_its_source_were_made_with():

@@ -1,5 +1,8 @@
 """The `retrotune` command."""
 
+import re
+from pathlib import Path
+
 import pytest
 import yaml
 from test_config import SMALL
@@ -136,3 +139,29 @@ def test_documentation_is_written(study, repository, capsys):
     (study / "README.md").write_text((repository / "config" / "README.md").read_text())
     assert main(["docs", "."]) == 0
     assert (study / "schema.json").read_text() == (repository / "config" / "schema.json").read_text()
+
+
+def test_failed_cells_are_shown_with_their_logs(study, capsys):
+    finished, failed, killed, orphan = expand_grid(CONFIG)
+    finish(finished)
+    logs = {}
+    for cell, rule, text in (
+        (failed, "finetune_cell", "started\nended: error: out of memory\n"),
+        (killed, "predict_cell", "started\n"),
+    ):
+        logs[cell] = Path(PATHS.log(f"{rule}/{cell.name}.log"))
+        logs[cell].parent.mkdir(parents=True)
+        logs[cell].write_text(text)
+    printed = tables(capsys)
+    assert "Failed, 2 of 4 cells: " in printed
+    assert f"{failed.name}: error: out of memory (log: {logs[failed]})" in printed
+    assert f"{killed.name}: killed without a word" in printed
+    assert f"(log: {logs[killed]})" in printed
+    assert f"{orphan.name} (missing)" in printed
+    assert len(re.findall(r"^(?!Failed|Without).* failed", printed, re.MULTILINE)) == 2, "in the rows, for the numbers"
+    statuses = {result.name: result.status for result in load_results(PATHS.so_far("tables/results.json"))}
+    assert statuses == {finished.name: "done", failed.name: "failed", killed.name: "failed", orphan.name: "missing"}
+    base = Path(PATHS.model_logs(orphan.model)[0])
+    base.parent.mkdir(parents=True)
+    base.write_text("ended: error: no such corpus\n")
+    assert f"{orphan.name}: error: no such corpus (log: {base})" in tables(capsys)

@@ -213,3 +213,70 @@ def test_generated_documentation_is_current(repository):
     readme = (folder / "README.md").read_text()
     assert readme == with_tables(readme), "run `make docs`"
     assert yaml.safe_load((folder / "config.yaml").read_text())["study"] == "demo"
+
+
+def controls():
+    """SMALL with every control beside BM25."""
+    raw = copy.deepcopy(SMALL)
+    raw["indexes"] = {"flat": {}}
+    raw["retrievers"] |= {
+        "gold": {"kind": "gold"},
+        "random": {"kind": "random", "seed": 2},
+        "worse": {"kind": "degraded", "base": "bm25", "share": 0.5},
+        "minilm": {"preset": "minilm"},
+    }
+    for name in ("gold", "random", "worse"):
+        raw["retrievals"][name] = {**raw["retrievals"]["bm5"], "retriever": name}
+    raw["grid"] = {"retrievals": ["bm5", "gold", "random", "worse"]}
+    return raw
+
+
+def test_controls_are_retrievers():
+    config = load_config(controls())
+    assert [config.searching(name) for name in ("worse", "random", "minilm")] == ["bm25", "random", "minilm"]
+    assert config.evaluation.retrieval_depth == 100
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (
+            "retrievers.worse.base",
+            "bm26",
+            "retrievers.worse.base: no entry 'bm26' in `retrievers`; did you mean 'bm25'?",
+        ),
+        (
+            "retrievers.worst",
+            {"kind": "degraded", "base": "worse"},
+            "'worse' is degraded itself: name its base, 'bm25'",
+        ),
+        ("retrievers.worse.base", "minilm", "retrievals.worse.index: the dense retriever 'worse' needs an entry"),
+        ("retrievers.worse.max_length", 3, "a degraded retriever has no max_length; its keys: base, kind, seed, share"),
+        ("retrievers.bm25.share", 0.5, "a bm25 retriever has no share; its keys: kind"),
+        ("pretrainings.p.retrieval", "gold", "pretrainings.p.retrieval: retrievals.gold is gold, but text to train on"),
+        (
+            "datasets.qmsum",
+            {"reader": "qmsum", "path": "q"},
+            "retrievals.gold: gold, but answers of qmsum are summaries",
+        ),
+    ],
+)
+def test_controls_that_cannot_be(path, value, message):
+    raw = controls()
+    *parents, last = path.split(".")
+    target = raw
+    for key in parents:
+        target = target[key]
+    target[last] = value
+    with pytest.raises(ConfigError) as error:
+        load_config(raw)
+    assert message in str(error.value)
+
+
+def test_degraded_gold_is_gold_too():
+    raw = controls()
+    raw["retrievers"]["worse"]["base"] = "gold"
+    load_config(raw)
+    raw["pretrainings"]["p"]["retrieval"] = "worse"
+    with pytest.raises(ConfigError, match=r"pretrainings\.p\.retrieval: retrievals\.worse is gold"):
+        load_config(raw)

@@ -188,7 +188,7 @@ def test_a_truncated_archive_is_named(tmp_path):
 
 def test_text_that_is_left_out_is_counted_wherever_it_is_read(tmp_path):
     from retrotune.config import PretrainingEntry, RetrieverEntry, SizeEntry
-    from retrotune.retrieval.neighbors import cache_pretraining_neighbors
+    from retrotune.retrieval.pretraining import cache_pretraining_neighbors
     from retrotune.training.pretrain import pretrain_model
     from retrotune.training.tokenizer import train_tokenizer
 
@@ -212,9 +212,9 @@ def test_text_that_is_left_out_is_counted_wherever_it_is_read(tmp_path):
     chunk_corpus(corpora["b"], tmp_path, 10, tmp_path / "passages.parquet")
     cache_pretraining_neighbors(
         corpora, tmp_path, tmp_path / "passages.parquet", "wiki", tokenizer, 0, RetrieverEntry(kind="bm25"), 1,
-        tmp_path / "neighbors.parquet",
+        tmp_path / "neighbors.json",
     )  # fmt: skip
-    counts = read_json(tmp_path / "neighbors.manifest.json")["bad_records"]
+    counts = read_json(tmp_path / "neighbors.json")["bad_records"]
     assert {name: summary["skipped"] for name, summary in counts.items()} == {"a": 1, "b": 0}
 
     size = SizeEntry(num_layers=1, hidden_size=8, num_heads=1, ffn_size=8, max_length=32, chunk_length=8)

@@ -280,13 +280,13 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
     assert asked == [1]
 
 
-def test_a_torn_line_costs_one_answer(study: Study, monkeypatch: pytest.MonkeyPatch, asked: list[int]) -> None:
+def test_a_torn_line_costs_one_batch(study: Study, monkeypatch: pytest.MonkeyPatch, asked: list[int]) -> None:
     whole = study.predict(study.cell())
     interrupted(study, monkeypatch)
     study.partial.write_bytes(study.partial.read_bytes()[:-30])
     asked.clear()
     assert study.predict(study.cell()) == whole
-    assert asked == [2]
+    assert asked == [4, 1]  # batches as in an uninterrupted run, so that rounding is the same
 
 
 def test_answers_of_another_cell_or_prompt_are_not_used(
@@ -301,7 +301,7 @@ def test_answers_of_another_cell_or_prompt_are_not_used(
     write_examples(study.examples, [Example("q0", "Is it another question?", ("Tamo",)), *EXAMPLES[1:]])
     records = study.predict(study.cell())
     assert records[0]["question"] == "Is it another question?"
-    assert sum(asked) == 2  # the question that was left, and the one that changed
+    assert sum(asked) <= 5  # the question that was left, and the batch of the one that changed
 
 
 def test_kept_answers_are_scored_against_the_references_of_now(

@@ -231,7 +231,9 @@ def test_training_on_a_fetched_model_names_its_inputs(tmp_path, cell):
     tokenizer.save_pretrained(tmp_path / "source")
     fetch_model(tmp_path / "model", path=tmp_path / "source")
     questions = {"question_id": ["a", "b"], "question": ["Who rules?", "Who?"], "answers": [["mayor"], ["he"]]}
-    pd.DataFrame({**questions, "doc_id": None, "options": [[], []]}).to_parquet(tmp_path / "train.parquet")
+    pd.DataFrame({**questions, "doc_id": None, "options": [[], []], "evidence": [[], []]}).to_parquet(
+        tmp_path / "train.parquet"
+    )
     found = {"question_id": ["a"], "rank": 0, "passage_id": "p", "title": "T", "text": "mayor", "score": 1.0}
     pd.DataFrame(found).to_parquet(tmp_path / "neighbors.parquet")
     for neighbors in (None, tmp_path / "neighbors.parquet"):

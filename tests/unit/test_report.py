@@ -123,7 +123,7 @@ def test_comparison_table_in_the_papers_shape(collected: Path) -> None:
         ["GPT", "b (4.00M)", "zeroshot"],
     ]
     assert table.rows[0][3:] == [10.0, 12.0, 11.0]
-    assert table.rows[2][3:] == [26.0, None, None]  # failed: no number, and no average over the rest
+    assert table.rows[2][3:] == [26.0, "failed", None]  # no number, and no average over the rest
     assert table.rows[-1][:4] == ["RETRO", "b (4.50M)", "lora", None]
     assert table.best == {(3, 3), (7, 4), (3, 5)}  # the best that is there
     notes = "\n".join(table.notes)
@@ -141,13 +141,13 @@ def test_a_column_of_equal_values_has_no_best() -> None:
 def test_all_forms_show_the_dash_and_the_best(collected: Path, tmp_path: Path) -> None:
     assert make_tables(collected, tmp_path / "tables") == ["comparison", "cost"]
     texts = {suffix: (tmp_path / f"tables/comparison.{suffix}").read_text(encoding="utf-8") for suffix in FORMS}
-    assert "| GPT | b (4.00M) | zeroshot | 26.0 | – | – |" in texts["md"]
+    assert "| GPT | b (4.00M) | zeroshot | 26.0 | failed | – |" in texts["md"]
     assert "**48.0**" not in texts["md"].replace("\\", "").split("qmsum")[0]
     assert "**46.0**" in texts["md"]
     assert r"\textbf{46.0}" in texts["tex"]
-    assert r"zeroshot & 26.0 & -- & -- \\" in texts["tex"]
+    assert r"zeroshot & 26.0 & failed & -- \\" in texts["tex"]
     assert "<b>46.0</b>" in texts["html"]
-    assert "GPT,b (4.00M),zeroshot,26.0,-,-" in texts["csv"]
+    assert "GPT,b (4.00M),zeroshot,26.0,failed,-" in texts["csv"]
     for suffix in ("md", "tex", "html"):
         assert "retro-b/lora/nq/bm25/seed0" in texts[suffix].replace("\\", "")
     terminal = format_table(collected)

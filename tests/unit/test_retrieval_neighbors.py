@@ -1,4 +1,4 @@
-"""Searching, neighbor caches of questions, and neighbor caches of pretraining text."""
+"""Searching, and neighbor caches of questions."""
 
 import logging
 import random
@@ -13,19 +13,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retrotune.config import CorpusEntry, IndexEntry, RetrieverEntry
+from retrotune.config import IndexEntry, RetrieverEntry
 from retrotune.datasets.base import Example, Passage
 from retrotune.datasets.prepare import write_examples
 from retrotune.errors import RetrievalError
 from retrotune.files import read_json, sha256, write_json, write_parquet
 from retrotune.log import logger
-from retrotune.retrieval import encoders, neighbors
+from retrotune.retrieval import encoders
 from retrotune.retrieval.index import build_index
 from retrotune.retrieval.neighbors import (
     cache_neighbors,
-    cache_pretraining_neighbors,
     load_neighbors,
-    load_pretraining_neighbors,
 )
 from retrotune.retrieval.passages import PassageTable
 from retrotune.retrieval.ranking import best_rows
@@ -67,7 +65,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
     examples = [Example(f"q{n}", text, ("x",), documents[n]) for n, text in enumerate(QUESTIONS)]
     write_examples(files["own"], examples)
     monkeypatch.setattr(encoders, "load_encoder", lambda entry, which: HandMadeEncoder())
-    monkeypatch.setattr(encoders, "fingerprint", lambda entry: "hand-made")
+    monkeypatch.setattr(encoders, "fingerprint", lambda entry, which="passage": "hand-made")
     (tmp_path / "vectors").mkdir()
     vectors = np.array([row[3] for row in PASSAGES], dtype=np.float16)
     blocks = []
@@ -145,7 +143,7 @@ def test_own_document_search_is_restricted_and_exact(
     assert found(world["out"]) == {"q0": ["p2", "p3", "p4"], "q1": ["p0", "p1"], "q2": ["p4", "p2", "p3"]}
     assert "1 of 3 texts have fewer than 3 passages" in caplog.text
     manifest = read_json(world["out"].with_suffix(".manifest.json"))
-    assert (manifest["texts"], manifest["texts_with_fewer"], manifest["rows"]) == (3, 1, 8)
+    assert (manifest["texts"], manifest["texts_with_fewer"], manifest["hits"]) == (3, 1, 8)
     vectors = np.array([row[3] for row in PASSAGES], dtype=np.float32)
     for question, passage in zip(QUESTIONS.values(), (2, 0, 4), strict=True):
         best = load_neighbors(world["out"])[f"q{list(QUESTIONS.values()).index(question)}"][0]
@@ -211,7 +209,7 @@ def test_things_that_do_not_belong_together(world: dict[str, Path], monkeypatch:
         with pytest.raises(RetrievalError, match="width 4.*width 3"):
             cache(world, "open", DENSE, 2)
     with monkeypatch.context() as patch:
-        patch.setattr(encoders, "fingerprint", lambda entry: "another model")
+        patch.setattr(encoders, "fingerprint", lambda entry, which="passage": "another model")
         with pytest.raises(RetrievalError, match="not made from retriever model"):
             cache(world, "open", DENSE, 2)
     frame = pd.read_parquet(world["passages"])
@@ -281,88 +279,3 @@ def test_no_flipped_bit_is_believed(world: dict[str, Path]) -> None:
 def test_missing_cache(tmp_path: Path) -> None:
     with pytest.raises(RetrievalError, match=r"absent\.parquet: no such neighbor cache; run cache_neighbors"):
         load_neighbors(tmp_path / "absent.parquet")
-
-
-# pretraining text ----------------------------------------------------------------------------------------------------
-@pytest.fixture
-def text(tmp_path: Path) -> dict[str, Any]:
-    """Two corpora of one file each; `pages` is also what is retrieved from."""
-    pages = ["red fox red fox", "red hen blue hen", "blue cow red fox", "green ant"]
-    (tmp_path / "pages.txt").write_text("\n\n".join(pages))
-    (tmp_path / "quizzes.txt").write_text("where is the red fox\n\nwhere is the green ant")
-    corpora = {
-        name: CorpusEntry(reader="text", path=f"{name}.txt", documents="paragraph") for name in ("pages", "quizzes")
-    }
-    rows = [
-        {"passage_id": f"{n}/{part}", "doc_id": f"pages.txt#{n}", "title": "", "text": piece}
-        for n, page in enumerate(pages)
-        for part, piece in enumerate([page[: len(page) // 2], page[len(page) // 2 :]])
-    ]
-    write_parquet(tmp_path / "passages.parquet", pd.DataFrame(rows))
-    return {"root": tmp_path, "corpora": corpora, "passages": tmp_path / "passages.parquet"}
-
-
-def pretrain_cache(text: dict[str, Any], chunk_length: int, top_k: int, tokenizer: Path | str = "none") -> dict:
-    out = text["root"] / "out.parquet"
-    corpora = (text["corpora"], text["root"], text["passages"], "pages")
-    cache_pretraining_neighbors(*corpora, tokenizer, chunk_length, BM25, top_k, out)
-    return {key: [p.passage_id for p in ranked] for key, ranked in load_pretraining_neighbors(out).items()}
-
-
-def test_own_passages_are_left_out(text: dict[str, Any]) -> None:
-    hits = pretrain_cache(text, 0, 2)
-    assert set(hits) == {
-        *((f"pages/pages.txt#{n}", 0) for n in range(4)),
-        *((f"quizzes/quizzes.txt#{n}", 0) for n in (0, 1)),
-    }
-    for (doc_id, _), ranked in hits.items():
-        assert len(ranked) == 2
-        if doc_id.startswith("pages/"):
-            assert not any(passage.split("/")[0] == doc_id.split("#")[1] for passage in ranked)
-    assert hits["pages/pages.txt#0", 0][0] == "2/1"
-    assert hits["quizzes/quizzes.txt#0", 0][:2] == ["0/0", "0/1"]
-
-
-def test_filter_equals_brute_force_whatever_is_fetched(text: dict[str, Any]) -> None:
-    searcher = open_searcher(BM25, PassageTable(text["passages"]))
-    doc_of_row = np.arange(8) // 2
-    encoded = searcher.encode(["red fox", "blue hen", "green ant", "cow"])
-    own = np.array([0, 1, -1, 2])
-    every = searcher.score(encoded, np.arange(8))
-    for k in range(1, 8):
-        rows, scores = neighbors._search_others(searcher, encoded, own, doc_of_row, k)
-        for number in range(4):
-            others = np.flatnonzero(doc_of_row != own[number])
-            expected = others[best_rows(every[number][others], k)]
-            kept = rows[number][rows[number] >= 0]
-            np.testing.assert_array_equal(kept, expected)
-            np.testing.assert_array_equal(scores[number][: len(kept)], every[number][expected])
-
-
-def test_chunks_are_the_tokenizers(text: dict[str, Any]) -> None:
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-
-    words = ["red", "fox", "hen", "blue", "cow", "green", "ant", "where", "is", "the", "[UNK]", "[BOS]"]
-    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(single="[BOS] $A", special_tokens=[("[BOS]", 11)])
-    tokenizer.save(str(text["root"] / "tokenizer.json"))
-    made = list(neighbors._pretraining_texts(text["corpora"], text["root"], text["root"] / "tokenizer.json", 3))
-    assert made[:3] == [
-        ("pages/pages.txt#0", 0, "red fox red"),
-        ("pages/pages.txt#0", 1, "fox"),
-        ("pages/pages.txt#1", 0, "red hen blue"),
-    ]
-    hits = pretrain_cache(text, 3, 1, text["root"] / "tokenizer.json")
-    assert set(hits) == {(doc_id, chunk) for doc_id, chunk, _ in made}
-    assert hits["quizzes/quizzes.txt#1", 1] == ["3/1"]
-
-
-def test_corpus_of_one_document_has_no_neighbors(text: dict[str, Any]) -> None:
-    frame = pd.read_parquet(text["passages"])
-    write_parquet(text["passages"], frame[frame.doc_id == "pages.txt#0"])
-    hits = pretrain_cache(text, 0, 2)
-    assert ("pages/pages.txt#0", 0) not in hits
-    assert hits["pages/pages.txt#1", 0] == ["0/0", "0/1"]
-    manifest = read_json(text["root"] / "out.manifest.json")
-    assert (manifest["texts"], manifest["texts_without_passage"], manifest["rows"]) == (6, 1, 10)

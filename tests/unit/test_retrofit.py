@@ -3,14 +3,14 @@
 import json
 import shutil
 
-import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from neighbor_cases import write_text_cache
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from retrotune.config import CorpusEntry, Emphasis, Passages, PretrainingEntry, RetrofittingEntry, SizeEntry
+from retrotune.config import CorpusEntry, Emphasis, Passages, PretrainingEntry, RetrofittingEntry, SaveEvery, SizeEntry
 from retrotune.errors import ModelError, RetrievalError, TrainingError
 from retrotune.files import write_json
 from retrotune.models import RetroConfig, RetroForCausalLM
@@ -46,12 +46,12 @@ def root(tmp_path_factory):
     (folder / "quizzes.txt").write_text("\n\n".join(texts), encoding="utf-8")
     train_tokenizer(CORPORA, folder, 300, folder / "tokenizer.json")
     for file, chunks in (("document", 1), ("chunk", 4)):
-        rows = [
-            {"doc_id": f"quizzes/quizzes.txt#{number}", "chunk": chunk, "rank": 0, "passage_id": name, "title": "T",
-             "text": f"{name} rules.", "score": 1.0}
-            for number, name in enumerate(NAMES) for chunk in range(chunks)
-        ]  # fmt: skip
-        pd.DataFrame(rows).to_parquet(folder / f"{file}.parquet")
+        neighbors = [
+            (f"quizzes/quizzes.txt#{number}", chunk, name, "T", f"{name} rules.")
+            for number, name in enumerate(NAMES)
+            for chunk in range(chunks)
+        ]
+        write_text_cache(folder / f"{file}.json", neighbors)
     recipe = PretrainingEntry(corpora=("quizzes",), tokenizer="t", sequence_length=64, batch_size=2, steps=2)
     pretrain_model(
         "gpt", SIZE, recipe, None, CORPORA, folder, folder / "tokenizer.json", None, folder / "gpt", folder / "work"
@@ -59,9 +59,22 @@ def root(tmp_path_factory):
     return folder
 
 
-def train(root, out, family, recipe=RECIPE, source="gpt", cache=None):
-    neighbors = (cache or root / f"{recipe.neighbors_per}.parquet") if family == "retro" else None
-    retrofit_model(family, "gpt-x", root / source, recipe, LAYOUTS[family], CORPORA, root, neighbors, out, out / "work")
+def train(root, out, family, recipe=RECIPE, source="gpt", cache=None, save_every=None):
+    neighbors = (cache or root / f"{recipe.neighbors_per}.json") if family == "retro" else None
+    layout = LAYOUTS[family]
+    retrofit_model(
+        family,
+        "gpt-x",
+        root / source,
+        recipe,
+        layout,
+        CORPORA,
+        root,
+        neighbors,
+        out,
+        out / "work",
+        save_every=save_every,
+    )
     return json.loads((out / "manifest.json").read_text())
 
 
@@ -144,7 +157,7 @@ def test_both_arms_see_the_same_batches_and_only_retro_has_neighbors(root, recip
     for family, layout in LAYOUTS.items():
         gpt = load_model(root / "gpt")
         model = retrofit(gpt, retrofit_config(gpt.config.to_dict(), recipe, family, "gpt-x"))
-        cache = root / f"{recipe.neighbors_per}.parquet" if family == "retro" else None
+        cache = root / f"{recipe.neighbors_per}.json" if family == "retro" else None
         text = TrainingText(CORPORA, root, cache, layout)
         batches[family], _, _ = planned_batches(model, load_tokenizer(root / "gpt"), recipe, text, left_padded=True)
     assert len(batches["gpt"]) == len(batches["retro"]) == recipe.steps
@@ -197,12 +210,11 @@ def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(root, 
             raise KeyboardInterrupt
         return real(batches, position)
 
-    monkeypatch.setattr(loop.run_training, "__defaults__", (0.0,))  # a checkpoint after every step
     with monkeypatch.context() as interrupted:
         interrupted.setattr(loop.PlannedBatches, "__getitem__", until_the_sixth)
         with pytest.raises(KeyboardInterrupt):
-            train(root, tmp_path / "cut", family, recipe)
-    assert loop.last_checkpoint(tmp_path / "cut" / "work").name == "checkpoint-4"
+            train(root, tmp_path / "cut", family, recipe, save_every=SaveEvery(steps=1))
+    assert (tmp_path / "cut" / "work" / "checkpoint-4" / "progress.json").exists()
     assert not (tmp_path / "cut" / "manifest.json").exists()
     resumed = train(root, tmp_path / "cut", family, recipe)
     assert resumed["weights_sha256"] == whole["weights_sha256"]
@@ -246,10 +258,9 @@ def test_an_impossible_retrofit_fails_before_weights_are_read(root, tmp_path, ch
 
 
 def test_neighbors_of_another_tokenizers_chunks_are_refused(root, tmp_path):
-    shutil.copy(root / "chunk.parquet", tmp_path / "chunk.parquet")
-    write_json(tmp_path / "chunk.manifest.json", {"tokenizer_sha256": "another"})
+    cache = write_text_cache(tmp_path / "chunk.json", [("d", 0, "p", "T", "text")], tokenizer_sha256="another")
     with pytest.raises(RetrievalError, match="another tokenizer than .*tokenizer.json cuts"):
-        train(root, tmp_path / "out", "retro", cache=tmp_path / "chunk.parquet")
+        train(root, tmp_path / "out", "retro", cache=cache)
 
 
 def test_a_model_of_transformers_own_is_named_as_such(root, tmp_path):

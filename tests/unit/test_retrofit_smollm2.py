@@ -2,9 +2,9 @@
 
 import json
 
-import pandas as pd
 import pytest
 import torch
+from neighbor_cases import write_text_cache
 
 from retrotune.config import CorpusEntry, Passages, RetrofittingEntry
 from retrotune.errors import ModelError
@@ -53,15 +53,16 @@ def test_a_real_model_keeps_its_logits_and_learns_from_neighbors(smollm2, tmp_pa
         assert torch.equal(retrofit(gpt, config)(ids, **given).logits, expected)
 
     (tmp_path / "texts.txt").write_text("\n\n".join([TEXT * 2] * 3), encoding="utf-8")
-    rows = [
-        {"doc_id": f"texts/texts.txt#{document}", "chunk": chunk, "rank": rank, "passage_id": "p", "title": "Paris",
-         "text": TEXT, "score": 1.0}
-        for document in range(3) for chunk in range(2) for rank in range(2)
-    ]  # fmt: skip
-    pd.DataFrame(rows).to_parquet(tmp_path / "neighbors.parquet")
+    write_text_cache(
+        tmp_path / "neighbors.json",
+        [
+            (f"texts/texts.txt#{document}", chunk, "p", "Paris", TEXT)
+            for document in range(3) for chunk in range(2) for rank in range(2)
+        ],
+    )  # fmt: skip
     retrofit_model(
         "retro", "smollm2", smollm2, RECIPE, Passages(num_neighbors=2), CORPORA, tmp_path,
-        tmp_path / "neighbors.parquet", tmp_path / "retro", tmp_path / "work",
+        tmp_path / "neighbors.json", tmp_path / "retro", tmp_path / "work",
     )  # fmt: skip
     manifest = json.loads((tmp_path / "retro" / "manifest.json").read_text())
     assert manifest["num_parameters"] == gpt.num_parameters() + manifest["num_trained_parameters"]

@@ -16,7 +16,8 @@ from retrotune.datasets.base import Example, Passage
 from retrotune.datasets.prepare import prepare_examples, write_examples
 from retrotune.demo.world import write_world
 from retrotune.files import read_parquet, sha256_text, write_parquet
-from retrotune.retrieval.neighbors import cache_neighbors, cache_pretraining_neighbors
+from retrotune.retrieval.neighbors import cache_neighbors
+from retrotune.retrieval.pretraining import cache_pretraining_neighbors, load_pretraining_neighbors
 from retrotune.stages import STAGE_VERSIONS
 from retrotune.training.tokenizer import train_tokenizer
 
@@ -24,10 +25,10 @@ REMINDER = "the output of {} changed: raise its number in stages.py and put the 
 GOLDEN = {
     ("write_world", 1): "e475699dfa2bf64f55102fda3792212f4e49e97fa1f96ddeb0ed3a632a03bc10",
     ("chunk_corpus", 1): "4b53f73ac024d6c82e6807dafec0678d2431dbbbb9dfca4ff3f156f2287e4742",
-    ("prepare_examples", 1): "1469b8e10f0028b289bd5c67027206e87ef66415d35dc9760f3666daa81af2e5",
+    ("prepare_examples", 2): "352207749c6337f0f55ba682b66e6e5b4de81100e6acd6756477c8fdaddb3adf",
     ("train_tokenizer", 1): "8ed153a77c051e954ddff32f1e891e2bf97910f60067d8f393405a01b2e1f994",
     ("cache_neighbors", 1): "fd5bff19019757912827f15b497e273da2c16e7e3ea39c44b007d798e1e3726c",
-    ("cache_pretraining_neighbors", 1): "22ad54b1dc61d63999ebac7e9fc3b241bff2124bc06ffd8484db8a1517445750",
+    ("cache_pretraining_neighbors", 2): "064c8fccc81bcdf9a85dc5c1df5153a46b86180270503a65540de9b5341456f5",
     ("predict_cell", 3): "6578b643ae19724cb078534106a8c6dce6c3ce4364b3508e3305b59670242e14",
 }
 
@@ -94,13 +95,15 @@ def test_neighbors(tmp_path):
 
 
 def test_pretraining_neighbors(tmp_path):
-    corpora, out = _pages(tmp_path), tmp_path / "neighbors.parquet"
+    corpora, out = _pages(tmp_path), tmp_path / "neighbors.json"
     train_tokenizer(corpora, tmp_path, 300, tmp_path / "tokenizer.json")
     cache_pretraining_neighbors(
         corpora, tmp_path, tmp_path / "passages.parquet", "pages", tmp_path / "tokenizer.json", 16,
         RetrieverEntry(kind="bm25"), 2, out,
     )  # fmt: skip
-    check("cache_pretraining_neighbors", sha256_text(_records(out)))
+    found = load_pretraining_neighbors(out)
+    records = [(key, p.passage_id, p.title, p.text, round(p.score, 3)) for key, ranked in found.items() for p in ranked]
+    check("cache_pretraining_neighbors", sha256_text(json.dumps(records)))
 
 
 def test_prompts():

@@ -74,6 +74,14 @@ def test_missing_neighbors_are_an_error_in_a_corpus_and_allowed_in_an_own_docume
     assert encoded.neighbor_ids == []
 
 
+def test_gold_may_lack_passages_in_a_corpus(encoder):
+    gold = replace(encoder, may_lack_passages=True)
+    whole, one = (gold.encode(OPEN, PASSAGES[:count], with_answer=False) for count in (3, 1))
+    assert len(whole.neighbor_ids) == 1
+    assert (len(one.neighbor_ids), len(one.prompt_ids) < len(whole.prompt_ids)) == (0, True)
+    assert gold.encode(OPEN, [], with_answer=False).neighbor_ids == []
+
+
 def test_truncation_cuts_contexts_from_the_end_and_never_the_question(encoder, tokenizer):
     whole = encoder.encode(OPEN, PASSAGES, with_answer=False)
     question = tokenizer("Question: Who is the mayor of Kelo? Answer: The answer is")["input_ids"]

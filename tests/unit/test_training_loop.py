@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from retrotune.config import SaveEvery
 from retrotune.errors import TrainingError
+from retrotune.training.checkpoints import last_checkpoint
 from retrotune.training.loop import (
     PlannedBatches,
     Schedule,
-    last_checkpoint,
     plan_batches,
     run_training,
     total_weight,
@@ -38,7 +39,7 @@ def collate(numbers: list[int], rng: Random) -> dict[str, torch.Tensor]:
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids, "loss_weights": weights}
 
 
-def train(folder, steps=6, micro=4, optimizer="muon", checkpoint_seconds=1e9, identity="run", stop_at=None, rate=0.02):
+def train(folder, steps=6, micro=4, optimizer="muon", save_every=1000, identity="run", stop_at=None, rate=0.02):
     model = tiny_model()
     plan = plan_batches([4] * len(ROWS), steps, 4, micro, seed=3)
 
@@ -56,7 +57,7 @@ def train(folder, steps=6, micro=4, optimizer="muon", checkpoint_seconds=1e9, id
         work_dir=folder / "work",
         log_path=folder / "log.jsonl",
         identity=identity,
-        checkpoint_seconds=checkpoint_seconds,
+        save_every=SaveEvery(steps=save_every),
     )
     return model, outcome
 
@@ -169,14 +170,13 @@ def test_an_interrupted_run_resumes_to_the_same_weights(tmp_path, optimizer):
     expected, outcome = train(tmp_path / "whole", steps=6, micro=2, optimizer=optimizer)
     cut = tmp_path / "cut"
     with pytest.raises(KeyboardInterrupt):
-        train(cut, steps=6, micro=2, optimizer=optimizer, checkpoint_seconds=0, stop_at=8)
-    checkpoint = last_checkpoint(cut / "work")
-    assert checkpoint is not None
+        train(cut, steps=6, micro=2, optimizer=optimizer, save_every=1, stop_at=8)
+    checkpoint, _ = last_checkpoint(cut / "work")
     assert checkpoint.name == "checkpoint-3"
     # A checkpoint that was being written when the process died is not used.
     shutil.copytree(checkpoint, cut / "work" / "checkpoint-5")
     (cut / "work" / "checkpoint-5" / "progress.json").unlink()
-    resumed, again = train(cut, steps=6, micro=2, optimizer=optimizer, checkpoint_seconds=0)
+    resumed, again = train(cut, steps=6, micro=2, optimizer=optimizer, save_every=1)
     assert torch.equal(weights(expected), weights(resumed))
     assert (again.steps, again.tokens, again.final_loss) == (outcome.steps, outcome.tokens, outcome.final_loss)
     lines = [json.loads(line) for line in (cut / "log.jsonl").read_text().splitlines()]
@@ -185,7 +185,7 @@ def test_an_interrupted_run_resumes_to_the_same_weights(tmp_path, optimizer):
 
 def test_checkpoints_of_another_run_are_not_resumed(tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path, checkpoint_seconds=0, stop_at=3, rate=0.5)
+        train(tmp_path, save_every=1, stop_at=3, rate=0.5)
     resumed, _ = train(tmp_path, identity="another run")
     assert torch.equal(weights(resumed), weights(train(tmp_path / "fresh")[0]))
 

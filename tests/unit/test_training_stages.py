@@ -5,6 +5,7 @@ import json
 import pandas as pd
 import pytest
 import torch
+from neighbor_cases import write_text_cache
 from safetensors.torch import load_file
 
 from retrotune.cells import ResolvedCell
@@ -53,19 +54,9 @@ def root(tmp_path_factory):
     texts = [f"Question: Who rules town {name}? Answer: The answer is {name}." for name in NAMES]
     (folder / "quizzes.txt").write_text("\n\n".join(texts), encoding="utf-8")
     train_tokenizer(CORPORA, folder, 300, folder / "tokenizer.json")
-    rows = [
-        {
-            "doc_id": f"quizzes/quizzes.txt#{number}",
-            "rank": 0,
-            "passage_id": name,
-            "title": "T",
-            "text": name,
-            "score": 1.0,
-        }
-        for number, name in enumerate(NAMES)
-    ]
-    pd.DataFrame(rows).assign(chunk=0).to_parquet(folder / "documents.parquet")
-    pd.DataFrame(rows).assign(chunk=1).to_parquet(folder / "chunks.parquet")
+    for file, chunk in (("documents", 0), ("chunks", 1)):
+        neighbors = [(f"quizzes/quizzes.txt#{number}", chunk, name, "T", name) for number, name in enumerate(NAMES)]
+        write_text_cache(folder / f"{file}.json", neighbors)
     questions = pd.DataFrame(
         {
             "question_id": list(NAMES),
@@ -73,11 +64,13 @@ def root(tmp_path_factory):
             "answers": [[name] for name in NAMES],
             "doc_id": None,
             "options": [[] for _ in NAMES],
+            "evidence": [[] for _ in NAMES],
         }
     )
     questions.to_parquet(folder / "train.parquet")
     questions[:0].to_parquet(folder / "empty.parquet")
-    pd.DataFrame(rows).assign(question_id=NAMES).drop(columns="doc_id").to_parquet(folder / "neighbors.parquet")
+    found = {"question_id": NAMES, "rank": 0, "passage_id": NAMES, "title": "T", "text": NAMES, "score": 1.0}
+    pd.DataFrame(found).to_parquet(folder / "neighbors.parquet")
     for family in LAYOUTS:
         pretrain(folder, family, folder / family)
     return folder
@@ -85,7 +78,7 @@ def root(tmp_path_factory):
 
 def pretrain(root, family, out, recipe=RECIPE, cache="documents"):
     pretrain_model(
-        family, SIZE, recipe, LAYOUTS[family], CORPORA, root, root / "tokenizer.json", root / f"{cache}.parquet",
+        family, SIZE, recipe, LAYOUTS[family], CORPORA, root, root / "tokenizer.json", root / f"{cache}.json",
         out, root / "work" / out.name,
     )  # fmt: skip
     return json.loads((out / "manifest.json").read_text())

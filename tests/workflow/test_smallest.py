@@ -58,8 +58,20 @@ def test_tables_and_figures(finished):
     folder = finished.folder / "results/smallest"
     for suffix in ("csv", "md", "tex", "html"):
         assert (folder / "tables" / f"comparison.{suffix}").stat().st_size > 100
+        assert "minilm2" in (folder / "tables" / f"retrieval.{suffix}").read_text()
     for suffix in ("svg", "pdf", "png"):
         assert (folder / "figures" / f"scaling.{suffix}").stat().st_size > 1000
+        assert (folder / "figures" / f"retrieval.{suffix}").stat().st_size > 1000
+
+
+def test_retrieval_is_measured_where_answers_are_short(finished):
+    files = sorted((finished.folder / "resources/smallest/neighbors").glob("*/*/quality.json"))
+    assert [path.parts[-3:-1] for path in files] == [("minilm2", "nq")]
+    metrics = json.loads(files[0].read_text())["metrics"]
+    assert list(metrics) == [f"answer_recall@{k}" for k in (1, 5, 20, 100)]
+    values = [entry["value"] for entry in metrics.values()]
+    assert values == sorted(values)
+    assert values[-1] > 50
 
 
 def test_nothing_is_left_to_do(finished):
@@ -97,6 +109,7 @@ def test_another_study_shares_what_both_need(finished):
         "collect_metrics",
         "make_tables",
         "plot_scaling",
+        "report_retrieval",
     }
 
 
@@ -105,7 +118,7 @@ def test_the_snakemake_report(finished):
     done = finished.run("--report", "report.html")
     assert done.returncode == 0, done.stdout + done.stderr
     page = (finished.folder / "report.html").read_text()
-    for part in ("comparison.html", "cost.html", "scaling.svg"):
+    for part in ("comparison.html", "cost.html", "scaling.svg", "retrieval.html", "retrieval.svg"):
         assert part in page, part
 
 
@@ -114,7 +127,9 @@ def test_a_changed_value_reruns_exactly_what_depends_on_it(finished):
     report = {"collect_metrics": 1, "make_tables": 1, "plot_scaling": 1}
     cells = {"finetune_cell": 1, "predict_cell": 1, "score_cell": 1}
     assert finished.plan("--config", 'methods={"lora-r2": {"kind": "lora", "rank": 3}}') == {**cells, **report}
-    assert finished.plan("--config", "evaluation={bootstrap_samples: 10}") == {"score_cell": 10, **report}
+    measured = {"measure_retrieval": 1, "report_retrieval": 1}
+    assert finished.plan("--config", "evaluation={bootstrap_samples: 10}") == {"score_cell": 10, **measured, **report}
+    assert finished.plan("--config", "evaluation={retrieval_depth: 20}") == measured
     assert finished.plan("--config", "select={dataset: qmsum}") == report
 
 

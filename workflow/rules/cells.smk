@@ -14,10 +14,9 @@ rule finetune_cell:
         PATHS.log(f"finetune_cell/{CELL_LOG}"),
     conda:
         ENV
+    threads: cpus()
     resources:
-        mem_mb=lambda wildcards, attempt: resources_of(wildcards).mem_mb * attempt,
-        runtime=lambda wildcards, attempt: resources_of(wildcards).runtime * attempt,
-        gpu=lambda wildcards: resources_of(wildcards).gpus,
+        **ask(),
     params:
         cell=cell_for("finetune"),
         dataset_version=lambda wildcards: dataset_version(wildcards.dataset),
@@ -41,10 +40,9 @@ rule predict_cell:
         PATHS.log(f"predict_cell/{CELL_LOG}"),
     conda:
         ENV
+    threads: cpus()
     resources:
-        mem_mb=lambda wildcards, attempt: resources_of(wildcards).mem_mb * attempt,
-        runtime=lambda wildcards, attempt: resources_of(wildcards).runtime * attempt,
-        gpu=lambda wildcards: resources_of(wildcards).gpus,
+        **ask(),
     params:
         cell=cell_for("predict"),
         dataset_version=lambda wildcards: dataset_version(wildcards.dataset),

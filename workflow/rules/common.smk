@@ -1,8 +1,10 @@
 # Helpers of all rules: the validated configuration, paths, and inputs that depend on a cell's coordinates.
 # Parsed again in every job and on the login node, so nothing heavy is imported here.
+import functools
 import json
 import os
 import re
+import signal
 import sys
 from dataclasses import astuple
 from pathlib import Path
@@ -10,28 +12,43 @@ from pathlib import Path
 PACKAGE = str(Path(workflow.basedir) / "src")
 sys.path.insert(0, PACKAGE)
 os.environ.update(PYTHONPATH=PACKAGE)
+# Slurm sends it to all processes of a job before the time limit. It is meant for the stage, which saves and stops;
+# Snakemake itself would die of it, and Slurm would end the stage with it.
+signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
+from retrotune import slurm
 from retrotune.cells import Cell, Paths, expand_grid, is_open_domain, resolve_cell
-from retrotune.config import DatasetEntry, load_config
+from retrotune.config import WITHOUT_GOLD, DatasetEntry, load_config
 from retrotune.corpus.documents import corpus_files
 from retrotune.datasets import get_spec
 from retrotune.datasets.prepare import raw_files
-from retrotune.errors import ConfigError
+from retrotune.errors import ClusterError, ConfigError
 from retrotune.stages import STAGE_VERSIONS
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
 try:
+    slurm.check_profile(workflow.resource_settings.default_resources or ())
     CONFIG = load_config(config)
     CELLS = expand_grid(CONFIG)
-except ConfigError as error:
+except (ClusterError, ConfigError) as error:
     raise WorkflowError(str(error)) from None
 PATHS = Paths.of(CONFIG)
 CELL = PATHS.cell("{model}/{method}/{dataset}/{retrieval}/seed{seed}")
 WORK = PATHS.work("{model}/{method}/{dataset}/{retrieval}/seed{seed}")
 CELL_LOG = "{model}/{method}/{dataset}/{retrieval}/seed{seed}.log"
+# the most that a job can get, by partition; known when a run on a cluster starts
+LIMITS = {}
 # retrievals are compared in a table of their own where a study has several
 RETRIEVAL_TABLES = ("csv", "md", "tex", "html") if len({cell.retrieval for cell in CELLS}) > 1 else ()
+# retrievals whose quality is measured, with the test questions that they are measured on
+MEASURED = [
+    pair
+    for pair in dict.fromkeys((cell.retrieval, cell.dataset) for cell in CELLS)
+    if CONFIG.evaluation.retrieval_depth
+    and CONFIG.retrievals[pair[0]].retriever is not None
+    and CONFIG.datasets[pair[1]].reader not in WITHOUT_GOLD
+]
 ENV = "../../envs/cpu.yaml" if not any(m.resources.gpus for m in CONFIG.models.values()) else "../../envs/gpu.yaml"
 
 
@@ -56,9 +73,15 @@ def cell_of(wildcards):
     return Cell(wildcards.model, wildcards.method, wildcards.dataset, wildcards.retrieval, int(wildcards.seed))
 
 
+@functools.cache
+def resolved(stage, model, method, dataset, retrieval):
+    """The part of a cell's configuration that one stage uses, for any seed: seeds are many, the rest is the same."""
+    return resolve_cell(CONFIG, Cell(model, method, dataset, retrieval, 0)).for_stage(stage).model_dump(mode="json")
+
+
 def cell_for(stage):
     """Params function: the part of a cell's configuration that one stage uses."""
-    return lambda wildcards: dump(resolve_cell(CONFIG, cell_of(wildcards)).for_stage(stage))
+    return lambda wildcards: dump({**resolved(stage, *astuple(cell_of(wildcards))[:-1]), "seed": int(wildcards.seed)})
 
 
 def raw(entry):
@@ -88,34 +111,52 @@ def neighbor_caches(cell):
     return [path for split in splits for path in [neighbors_of(cell, split)] if path]
 
 
+def tokenizer_of_chunking(wildcards):
+    """The tokenizer that cuts passages; nothing where they are cut by words."""
+    tokenizer = CONFIG.chunkings[wildcards.chunking].tokenizer
+    return [] if tokenizer is None else PATHS.tokenizer(tokenizer)
+
+
 def passages_of(retrieval, dataset):
     return PATHS.passages(CONFIG.dataset_source(dataset, retrieval), CONFIG.retrievals[retrieval].chunking)
 
 
 def vectors_of(retrieval, source):
-    """Vectors of a dense retriever over one source, and the index over a corpus; nothing for BM25.
+    """Vectors of the dense retriever that searches one source, and the index over a corpus; nothing for other kinds.
 
     A document's passages are few and are searched exactly, without an index.
     """
     entry = CONFIG.retrievals[retrieval]
-    if CONFIG.retrievers[entry.retriever].kind == "bm25":
+    searching = CONFIG.searching(entry.retriever)
+    if CONFIG.retrievers[searching].kind != "dense":
         return {}
-    key = (entry.retriever, source, entry.chunking)
+    key = (searching, source, entry.chunking)
     vectors = {"embeddings": PATHS.embeddings(*key)}
     return vectors if source in CONFIG.datasets else {**vectors, "index": PATHS.index(*key, entry.index)}
 
 
-def search_params(retrieval):
+def search_params(retrieval, **numbers):
     """What determines a search: not the layouts, which say only where passages go afterwards."""
     entry = CONFIG.retrievals[retrieval]
-    index = CONFIG.indexes.get(entry.index)
+    retriever, index = CONFIG.retrievers[entry.retriever], CONFIG.indexes.get(entry.index)
+    base = CONFIG.retrievers.get(retriever.base)
     return dump(
         {
-            "top_k": entry.top_k,
-            "retriever": CONFIG.retrievers[entry.retriever].model_dump(mode="json"),
+            **(numbers or {"top_k": entry.top_k, "continuation": entry.continuation}),
+            "retriever": retriever.model_dump(mode="json"),
+            "base": base and base.model_dump(mode="json"),
             "index": index and index.model_dump(mode="json"),
         }
     )
+
+
+def measured_depth(retrieval):
+    """Passages per question that measuring searches; a degraded retriever is measured on those that models get.
+
+    Of more neighbors others are replaced, and of all passages of a document none could be.
+    """
+    entry, depth = CONFIG.retrievals[retrieval], CONFIG.evaluation.retrieval_depth
+    return min(depth, entry.top_k) if CONFIG.retrievers[entry.retriever].kind == "degraded" else depth
 
 
 def pretraining_search(wildcards):
@@ -134,12 +175,17 @@ def retrofitting_search(wildcards):
 
 def text_search(entry):
     """Text that base models are trained on, and what is searched for its neighbors."""
-    retrieval = CONFIG.retrievals[entry.retrieval]
     return {
         "raw": texts_of(entry),
-        "passages": PATHS.passages(retrieval.corpus, retrieval.chunking),
-        **vectors_of(entry.retrieval, retrieval.corpus),
+        "passages": corpus_passages(entry),
+        **vectors_of(entry.retrieval, CONFIG.retrievals[entry.retrieval].corpus),
     }
+
+
+def corpus_passages(entry):
+    """Passages that are searched for the neighbors of training text, whose cache holds their rows only."""
+    retrieval = CONFIG.retrievals[entry.retrieval]
+    return PATHS.passages(retrieval.corpus, retrieval.chunking)
 
 
 def texts_of(entry):
@@ -165,6 +211,7 @@ def pretraining_inputs(wildcards):
     if uses_passages(entry.family, pretraining):
         chunk_length = CONFIG.sizes[entry.size].chunk_length if entry.size in CONFIG.sizes else 64
         files["neighbors"] = PATHS.pretraining_neighbors(entry.pretraining, per_chunk(pretraining, chunk_length))
+        files["passages"] = corpus_passages(pretraining)
     return files
 
 
@@ -176,6 +223,7 @@ def retrofitting_inputs(wildcards):
     if uses_passages(entry.family, recipe):
         chunk_length = per_chunk(recipe, recipe.chunk_length)
         files["neighbors"] = PATHS.retrofitting_neighbors(entry.retrofitting, entry.retrofit_from, chunk_length)
+        files["passages"] = corpus_passages(recipe)
     return files
 
 
@@ -240,9 +288,90 @@ def dataset_version(dataset):
     return get_spec(CONFIG.datasets[dataset].reader).version
 
 
-def resources_of(wildcards):
-    """What one cell of a model asks for."""
-    return CONFIG.models[wildcards.model].resources
+def request(rule, wildcards):
+    """What a job asks for: its rule's entry in `rule_resources`, or (None) that of the model that it works on."""
+    return getattr(CONFIG.rule_resources, rule) if rule else CONFIG.models[wildcards.model].resources
+
+
+def cpus(rule=None):
+    """Threads of a rule."""
+    return lambda wildcards: request(rule, wildcards).cpus
+
+
+def ask(rule=None):
+    """Resources of a rule. Each further attempt gets more memory and time, up to what a node of the partition has.
+
+    All GPUs are of one node. `tasks` stays unset: Slurm would take it per GPU, and reserve the CPU cores as often.
+    """
+
+    def key_of(wanted):
+        return slurm.GPU_PARTITION if wanted.gpus else slurm.CPU_PARTITION
+
+    def grown(key):
+        def value(wildcards, attempt):
+            wanted = request(rule, wildcards)
+            return slurm.grown(wanted, key, attempt, LIMITS.get(key_of(wanted)))
+
+        return value
+
+    def of_gpu_jobs(key):
+        return lambda wildcards: profile_default(key) if request(rule, wildcards).gpus else None
+
+    return {
+        "mem_mb": grown("mem_mb"),
+        "runtime": grown("runtime"),
+        "gpu": lambda wildcards: request(rule, wildcards).gpus or None,
+        # under names of their own in the profile: as defaults they would make Slurm give GPUs to all jobs
+        "gpu_model": of_gpu_jobs("gpu_type"),
+        "constraint": of_gpu_jobs("gpu_constraint"),
+        "nodes": 1,
+        "slurm_partition": lambda wildcards: profile_default(key_of(request(rule, wildcards))),
+    }
+
+
+def profile_default(key):
+    """A word under `default-resources` of the profile; None where there is none."""
+    defaults = workflow.resource_settings.default_resources or {}
+    if key not in defaults:
+        return None
+    return str(getattr(defaults[key], "raw", defaults[key])).strip("'")
+
+
+def prepare_cluster():
+    """Before the first job of a run on Slurm: refuse what Slurm would refuse, or leave waiting, job by job."""
+    if workflow.executor_plugin.name != "slurm":
+        return
+    if quoted := [value for value in workflow.config_settings.config_args or () if "'" in str(value)]:
+        raise WorkflowError(
+            f"--config {quoted[0]}: Snakemake does not pass apostrophes on to jobs: use double quotes inside, or a file "
+            "of its own after --configfile"
+        )
+    jobs = list(workflow.dag.needrun_jobs())
+    models = sorted({job.wildcards.model for job in jobs if "model" in job.wildcards.keys()})
+    # the rule for retrofitting is a copy of that for pretraining
+    rules = {job.rule.name.replace("retrofitting", "pretraining") for job in jobs}
+    wanted = {f"models.{name}.resources": CONFIG.models[name].resources for name in models}
+    wanted |= {f"rule_resources.{name}": value for name, value in CONFIG.rule_resources if name in rules}
+    keys = (slurm.CPU_PARTITION, slurm.GPU_PARTITION, slurm.ACCOUNT)
+    try:
+        LIMITS.update(
+            slurm.check_cluster(
+                wanted,
+                {key: profile_default(key) for key in keys},
+                sorted(Path(workflow.basedir).glob("profiles/slurm*/config.yaml")),
+            )
+        )
+    except ClusterError as error:
+        raise WorkflowError(str(error)) from None
+    settings = workflow.executor_settings
+    if others := slurm.jobs_of_others(settings.jobname_prefix, workflow.workdir_init):
+        logger.warning(
+            f"jobs of another Snakemake from this folder are in Slurm's queue: {' '.join(others)}. If it was killed, cancel "
+            f"them before the same cells are made twice: scancel {' '.join(others)}"
+        )
+    if settings.status_command == "sacct" and not slurm.accounting_answers():
+        logger.warning("no accounting answers sacct: the state of jobs is asked of squeue, which gives no reasons")
+        settings.status_command = "squeue"
 
 
 def warn_missing_checkpoints():

@@ -61,13 +61,17 @@ use rule prepare_examples as prepare_document_examples with:
 
 rule chunk_corpus:
     input:
-        lambda wildcards: raw(CONFIG.corpora[wildcards.corpus]),
+        raw=lambda wildcards: raw(CONFIG.corpora[wildcards.corpus]),
+        tokenizer=tokenizer_of_chunking,
     output:
         PATHS.passages("{corpus}", "{chunking}"),
     log:
         PATHS.log("chunk_corpus/{corpus}-{chunking}.log"),
     conda:
         ENV
+    threads: cpus("chunk_corpus")
+    resources:
+        **ask("chunk_corpus"),
     params:
         corpus=lambda wildcards: dump(CONFIG.corpora[wildcards.corpus]),
         chunking=lambda wildcards: dump(CONFIG.chunkings[wildcards.chunking]),
@@ -79,7 +83,8 @@ rule chunk_corpus:
 
 rule chunk_documents:
     input:
-        PATHS.documents("{dataset}"),
+        documents=PATHS.documents("{dataset}"),
+        tokenizer=tokenizer_of_chunking,
     output:
         PATHS.passages("{dataset}", "{chunking}"),
     log:

@@ -16,6 +16,9 @@ rule pretrain_model:
     priority: 10
     conda:
         ENV
+    threads: cpus()
+    resources:
+        **ask(),
     params:
         model=pretraining_params,
         root=CONFIG.raw,
@@ -39,10 +42,9 @@ rule retrofit_model:
     priority: 10
     conda:
         ENV
+    threads: cpus()
     resources:
-        mem_mb=lambda wildcards, attempt: resources_of(wildcards).mem_mb * attempt,
-        runtime=lambda wildcards, attempt: resources_of(wildcards).runtime * attempt,
-        gpu=lambda wildcards: resources_of(wildcards).gpus,
+        **ask(),
     params:
         model=retrofitting_params,
         root=CONFIG.raw,
@@ -77,6 +79,9 @@ rule convert_model:
         model=models_from("checkpoint"),
     conda:
         ENV
+    threads: cpus("convert_model")
+    resources:
+        **ask("convert_model"),
     params:
         family=lambda wildcards: CONFIG.models[wildcards.model].family,
         checkpoint=lambda wildcards: dump(CONFIG.models[wildcards.model].checkpoint),

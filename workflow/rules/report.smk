@@ -67,3 +67,32 @@ rule plot_scaling:
         version=version("plot_scaling"),
     script:
         "../scripts/plot_scaling.py"
+
+
+rule report_retrieval:
+    input:
+        [PATHS.quality(*pair) for pair in MEASURED],
+    output:
+        multiext(PATHS.report("tables/retrieval"), ".csv", ".md", ".tex"),
+        multiext(PATHS.report("figures/retrieval"), ".pdf", ".png"),
+        html=report(
+            PATHS.report("tables/retrieval.html"),
+            caption="../report/retrieval_table.rst",
+            category="Tables",
+            labels={"table": "retrieval"},
+        ),
+        svg=report(
+            PATHS.report("figures/retrieval.svg"),
+            caption="../report/retrieval_figure.rst",
+            category="Figures",
+            labels={"figure": "retrieval"},
+        ),
+    log:
+        PATHS.log("report_retrieval.log"),
+    conda:
+        ENV
+    params:
+        pairs=dump(MEASURED),
+        version=version("report_retrieval"),
+    script:
+        "../scripts/report_retrieval.py"

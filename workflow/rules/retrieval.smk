@@ -12,7 +12,9 @@ rule embed_passages:
         PATHS.log("embed_passages/{retriever}-{source}-{chunking}.benchmark.tsv")
     conda:
         ENV
-    threads: 2
+    threads: cpus("embed_passages")
+    resources:
+        **ask("embed_passages"),
     params:
         retriever=lambda wildcards: dump(CONFIG.retrievers[wildcards.retriever]),
         version=version("embed_passages"),
@@ -29,6 +31,9 @@ rule build_index:
         PATHS.log("build_index/{retriever}-{source}-{chunking}-{index}.log"),
     conda:
         ENV
+    threads: cpus("build_index")
+    resources:
+        **ask("build_index"),
     params:
         index=lambda wildcards: dump(CONFIG.indexes[wildcards.index]),
         version=version("build_index"),
@@ -51,12 +56,42 @@ rule cache_neighbors:
         PATHS.log("cache_neighbors/{retrieval}-{dataset}-{split}.log"),
     conda:
         ENV
+    threads: cpus("cache_neighbors")
+    resources:
+        **ask("cache_neighbors"),
     params:
         search=lambda wildcards: search_params(wildcards.retrieval),
         own_documents=lambda wildcards: not is_open_domain(CONFIG, wildcards.dataset),
         version=version("cache_neighbors"),
     script:
         "../scripts/cache_neighbors.py"
+
+
+rule measure_retrieval:
+    input:
+        unpack(
+            lambda wildcards: vectors_of(
+                wildcards.retrieval, CONFIG.dataset_source(wildcards.dataset, wildcards.retrieval)
+            )
+        ),
+        examples=PATHS.examples("{dataset}", "test"),
+        passages=lambda wildcards: passages_of(wildcards.retrieval, wildcards.dataset),
+    output:
+        PATHS.quality("{retrieval}", "{dataset}"),
+    log:
+        PATHS.log("measure_retrieval/{retrieval}-{dataset}.log"),
+    conda:
+        ENV
+    params:
+        search=lambda wildcards: search_params(
+            wildcards.retrieval,
+            depth=measured_depth(wildcards.retrieval),
+            bootstrap_samples=CONFIG.evaluation.bootstrap_samples,
+        ),
+        own_documents=lambda wildcards: not is_open_domain(CONFIG, wildcards.dataset),
+        version=version("measure_retrieval"),
+    script:
+        "../scripts/measure_retrieval.py"
 
 
 rule cache_pretraining_neighbors:
@@ -70,7 +105,9 @@ rule cache_pretraining_neighbors:
         chunk_length=r"\d+",
     conda:
         ENV
-    threads: 2
+    threads: cpus("cache_pretraining_neighbors")
+    resources:
+        **ask("cache_pretraining_neighbors"),
     params:
         search=lambda wildcards: search_params(CONFIG.pretrainings[wildcards.pretraining].retrieval),
         source=lambda wildcards: CONFIG.retrievals[CONFIG.pretrainings[wildcards.pretraining].retrieval].corpus,

@@ -15,4 +15,6 @@ with stage_log(snakemake.log[0]):
         snakemake.output[0],
         embeddings=snakemake.input.get("embeddings"),
         index=snakemake.input.get("index"),
+        continuation=search["continuation"],
+        base=RetrieverEntry.model_validate(search["base"]) if search["base"] else None,
     )

@@ -3,7 +3,7 @@ from pathlib import Path
 
 from retrotune.config import CorpusEntry, RetrieverEntry
 from retrotune.log import stage_log
-from retrotune.retrieval.neighbors import cache_pretraining_neighbors
+from retrotune.retrieval.pretraining import cache_pretraining_neighbors
 
 with stage_log(snakemake.log[0]):
     search = json.loads(snakemake.params.search)
@@ -20,4 +20,6 @@ with stage_log(snakemake.log[0]):
         snakemake.output[0],
         embeddings=snakemake.input.get("embeddings"),
         index=snakemake.input.get("index"),
+        continuation=search["continuation"],
+        base=RetrieverEntry.model_validate(search["base"]) if search["base"] else None,
     )

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 from retrotune.cells import ResolvedCell
+from retrotune.config import SaveEvery
 from retrotune.log import stage_log
 from retrotune.training.finetune import finetune_cell
 
@@ -13,4 +14,5 @@ with stage_log(snakemake.log[0]):
         Path(snakemake.output.train).parent,
         snakemake.params.work,
         snakemake.threads,
+        SaveEvery.model_validate(snakemake.config.get("save_every") or {}),
     )

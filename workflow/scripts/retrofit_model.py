@@ -1,7 +1,7 @@
 import json
 from pathlib import Path
 
-from retrotune.config import CorpusEntry, Passages, RetrofittingEntry
+from retrotune.config import CorpusEntry, Passages, RetrofittingEntry, SaveEvery
 from retrotune.log import stage_log
 from retrotune.training.retrofit import retrofit_model
 
@@ -19,4 +19,5 @@ with stage_log(snakemake.log[0]):
         Path(snakemake.output[0]).parent,
         snakemake.params.work,
         snakemake.threads,
+        SaveEvery.model_validate(snakemake.config.get("save_every") or {}),
     )

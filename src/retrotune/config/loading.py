@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from retrotune.config.base import OPEN_DOMAIN, PAPER_SIZES
-from retrotune.config.models import ModelEntry, RetrofittingEntry
+from retrotune.config.base import OPEN_DOMAIN, PAPER_SIZES, WITHOUT_GOLD
+from retrotune.config.models import BaseTraining, ModelEntry, RetrofittingEntry
 from retrotune.config.study import Config
 from retrotune.errors import ConfigError
 
@@ -26,7 +26,7 @@ def load_config(raw: Mapping[str, Any]) -> Config:
     except ValidationError as error:
         lines = [_explain(dict(problem)) for problem in error.errors()]
         raise ConfigError("the configuration has errors:\n  " + "\n  ".join(lines)) from None
-    problems = [*_dangling(config), *_retrofit_problems(config)]
+    problems = [*_dangling(config), *_control_problems(config), *_retrofit_problems(config)]
     if problems:
         raise ConfigError("the configuration has errors:\n  " + "\n  ".join(problems))
     return config
@@ -120,17 +120,17 @@ def _dangling(config: Config) -> Iterator[str]:
         yield from check(f"{place}.corpus", retrieval.corpus, config.corpora, "corpora")
         yield from check(f"{place}.chunking", retrieval.chunking, config.chunkings, "chunkings")
         retriever = config.retrievers.get(retrieval.retriever or "")
-        if retriever is not None and retriever.kind == "dense" and retrieval.index is None:
+        searching = config.retrievers.get((retriever and retriever.base) or "", retriever)
+        if searching is not None and searching.kind == "dense" and retrieval.index is None:
             yield f"{place}.index: the dense retriever {retrieval.retriever!r} needs an entry of `indexes`"
+    for name, chunking in config.chunkings.items():
+        yield from check(f"chunkings.{name}.tokenizer", chunking.tokenizer, config.tokenizers, "tokenizers")
     for name, tokenizer in config.tokenizers.items():
         for corpus in tokenizer.corpora:
             yield from check(f"tokenizers.{name}.corpora", corpus, config.corpora, "corpora")
     for name, pretraining in config.pretrainings.items():
         yield from check(f"pretrainings.{name}.tokenizer", pretraining.tokenizer, config.tokenizers, "tokenizers")
-    for place, training in (
-        *((f"pretrainings.{name}", entry) for name, entry in config.pretrainings.items()),
-        *((f"retrofittings.{name}", entry) for name, entry in config.retrofittings.items()),
-    ):
+    for place, training in _trainings(config):
         for corpus in training.corpora:
             yield from check(f"{place}.corpora", corpus, config.corpora, "corpora")
         yield from check(f"{place}.retrieval", training.retrieval, config.retrievals, "retrievals")
@@ -170,6 +170,42 @@ def _dangling(config: Config) -> Iterator[str]:
                 open_domain = dataset in config.datasets and config.datasets[dataset].reader in OPEN_DOMAIN
                 if named is not None and named.retriever is not None and open_domain and named.corpus is None:
                     yield f"retrievals.{retrieval_name}.corpus: needed, because {dataset} is open-domain"
+
+
+def _trainings(config: Config) -> Iterator[tuple[str, BaseTraining]]:
+    """(place, recipe) of all that base models are trained by."""
+    yield from ((f"pretrainings.{name}", entry) for name, entry in config.pretrainings.items())
+    yield from ((f"retrofittings.{name}", entry) for name, entry in config.retrofittings.items())
+
+
+def _control_problems(config: Config) -> Iterator[str]:
+    """What is wrong with controls: the base of a degraded retriever, and answers where there are none to look for."""
+    for name, entry in config.retrievers.items():
+        place = f"retrievers.{name}.base"
+        yield from _unknown(place, entry.base, config.retrievers, "retrievers")
+        if entry.base in config.retrievers and config.retrievers[entry.base].kind == "degraded":
+            yield f"{place}: {entry.base!r} is degraded itself: name its base, {config.retrievers[entry.base].base!r}"
+
+    def seeks_answers(retrieval: str | None) -> bool:
+        named = config.retrievals.get(retrieval or "")
+        retriever = config.retrievers.get((named and named.retriever) or "")
+        searching = config.retrievers.get((retriever and retriever.base) or "", retriever)
+        return searching is not None and searching.kind == "gold"
+
+    for place, training in _trainings(config):
+        if seeks_answers(training.retrieval):
+            yield (
+                f"{place}.retrieval: retrievals.{training.retrieval} is gold, but text to train on has no answers to "
+                "look for: name another retrieval"
+            )
+    for grid in config.grid:
+        for retrieval in filter(seeks_answers, grid.retrievals):
+            for dataset in grid.datasets or config.datasets:
+                if dataset in config.datasets and config.datasets[dataset].reader in WITHOUT_GOLD:
+                    yield (
+                        f"retrievals.{retrieval}: gold, but answers of {dataset} are summaries, which no passage "
+                        "holds: leave the dataset out of this grid"
+                    )
 
 
 def _retrofit_problems(config: Config) -> Iterator[str]:

@@ -124,11 +124,12 @@ class RetrofittingEntry(BaseTraining):
 
 
 class Resources(Entry):
-    """What one cell of a model asks from the cluster."""
+    """What one job asks from the cluster, on one node. Memory and run time grow with each further attempt."""
 
-    gpus: Count = Field(0, description="GPUs per cell")
-    mem_mb: PositiveInt = Field(4000, description="memory per cell, MB")
-    runtime: PositiveInt = Field(60, description="minutes per cell")
+    gpus: Count = Field(0, description="GPUs")
+    cpus: PositiveInt = Field(1, description="CPU cores; without a cluster no more than `--cores`")
+    mem_mb: PositiveInt = Field(4000, description="memory of the first attempt, MB")
+    runtime: PositiveInt = Field(60, description="minutes of the first attempt")
 
 
 class Checkpoint(Entry):
@@ -179,7 +180,7 @@ class ModelEntry(Entry):
         description="retro: factor of what neighbors give, in training and use; 0: encoder off; null: the checkpoint's",
     )
     precision: Literal["float32", "bfloat16"] = Field("float32", description="of weights and matrix products")
-    resources: Resources = Field(default_factory=Resources, description="per cell, on a cluster")
+    resources: Resources = Field(default_factory=Resources, description="of training and of each cell, on a cluster")
 
     @model_validator(mode="after")
     def _one_source(self) -> "ModelEntry":

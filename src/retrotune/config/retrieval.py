@@ -1,6 +1,6 @@
 """Entries left of the cells: raw files, passages, retrievers, and ways to give passages to a model."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -62,9 +62,30 @@ class CorpusEntry(Entry):
 
 
 class ChunkingEntry(Entry):
-    """How documents are cut into passages."""
+    """How documents are cut into passages: whole sentences up to N words or, as for RETRO's database, N tokens."""
 
-    passage_words: PositiveInt = Field(100, description="words per passage at most, cut at sentence boundaries")
+    passage_words: PositiveInt | None = Field(
+        100, description="words per passage at most, cut at sentence boundaries; null with `passage_tokens`"
+    )
+    passage_tokens: PositiveInt | None = Field(
+        None, description="tokens per passage, cut where pretraining cuts chunks of that length (RETRO: 64)"
+    )
+    tokenizer: Name | None = Field(None, description="entry of `tokenizers` that cuts `passage_tokens`")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _words_unless_tokens(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("passage_tokens") is not None:
+            return {"passage_words": None, **values}
+        return values
+
+    @model_validator(mode="after")
+    def _one_unit(self) -> "ChunkingEntry":
+        if (self.passage_words is None) == (self.passage_tokens is None):
+            raise ValueError("set either passage_words or passage_tokens")
+        if (self.passage_tokens is None) != (self.tokenizer is None):
+            raise ValueError("passage_tokens and tokenizer go together: set both, or passage_words only")
+        return self
 
 
 class Passages(Entry):
@@ -92,6 +113,9 @@ class RetrievalEntry(Entry):
     corpus: Name | None = Field(None, description="entry of `corpora` for open-domain questions and for pretraining")
     chunking: Name | None = Field(None, description="entry of `chunkings`")
     top_k: Count = Field(5, description="passages kept per question")
+    continuation: bool = Field(
+        False, description="give each passage together with the next one of its document, as RETRO does"
+    )
     gpt: Passages = Field(default_factory=Passages, description="where GPT gets them")
     retro: Passages = Field(default_factory=Passages, description="where RETRO gets them")
 

@@ -5,7 +5,14 @@ from pydantic import Field
 from retrotune.config.base import OPEN_DOMAIN, Count, Entry, Name, PositiveInt
 from retrotune.config.indexes import IndexEntry
 from retrotune.config.methods import Finetuning, MethodEntry, ZeroshotMethod
-from retrotune.config.models import ModelEntry, PretrainingEntry, RetrofittingEntry, SizeEntry, TokenizerEntry
+from retrotune.config.models import (
+    ModelEntry,
+    PretrainingEntry,
+    Resources,
+    RetrofittingEntry,
+    SizeEntry,
+    TokenizerEntry,
+)
 from retrotune.config.retrieval import (
     ChunkingEntry,
     CorpusEntry,
@@ -22,6 +29,34 @@ class Evaluation(Entry):
 
     batch_size: PositiveInt = Field(16, description="questions per generation batch")
     bootstrap_samples: Count = Field(1000, description="resamples for the 95 % confidence intervals; 0: none")
+    retrieval_depth: Count = Field(
+        100, description="passages per test question searched to measure retrieval quality; 0: not measured"
+    )
+
+
+class RuleResources(Entry):
+    """What jobs that every cell needs ask from the cluster.
+
+    Training and cells ask for the `resources` of their model, all other jobs for `default-resources` of the profile.
+    """
+
+    chunk_corpus: Resources = Field(Resources(mem_mb=8000, runtime=240), description="passages of a corpus")
+    embed_passages: Resources = Field(Resources(cpus=2, mem_mb=8000, runtime=240), description="vectors")
+    build_index: Resources = Field(Resources(mem_mb=8000, runtime=120), description="FAISS index of a corpus")
+    cache_neighbors: Resources = Field(Resources(mem_mb=8000, runtime=120), description="search for questions")
+    cache_pretraining_neighbors: Resources = Field(
+        Resources(cpus=2, mem_mb=8000, runtime=240), description="search for texts that base models are trained on"
+    )
+    convert_model: Resources = Field(Resources(mem_mb=12000, runtime=240), description="conversion of a checkpoint")
+
+
+class SaveEvery(Entry):
+    """When training saves its state for a run that is interrupted. Nothing runs again when this changes."""
+
+    seconds: float = Field(
+        300, ge=0, description="save when the last checkpoint is so old; more seldom where saving is slow"
+    )
+    steps: PositiveInt | None = Field(None, description="save after every so many steps too; null: by time alone")
 
 
 class Grid(Entry):
@@ -59,7 +94,7 @@ class Config(Entry):
     datasets: dict[Name, DatasetEntry] = Field(description="question sets")
     corpora: dict[Name, CorpusEntry] = Field(default_factory=dict, description="text collections")
     chunkings: dict[Name, ChunkingEntry] = Field(default_factory=dict, description="ways to cut passages")
-    retrievers: dict[Name, RetrieverEntry] = Field(default_factory=dict, description="encoders, BM25")
+    retrievers: dict[Name, RetrieverEntry] = Field(default_factory=dict, description="encoders, BM25, controls")
     indexes: dict[Name, IndexEntry] = Field(default_factory=dict, description="FAISS indexes")
     retrievals: dict[Name, RetrievalEntry] = Field(description="ways to get and give passages")
     tokenizers: dict[Name, TokenizerEntry] = Field(default_factory=dict, description="tokenizers trained here")
@@ -71,7 +106,11 @@ class Config(Entry):
     models: dict[Name, ModelEntry] = Field(description="base models")
     methods: dict[Name, MethodEntry] = Field(description="fine-tuning methods and their variants")
     finetuning: Finetuning = Field(default_factory=Finetuning, description="defaults of all trained methods")
+    rule_resources: RuleResources = Field(
+        default_factory=RuleResources, description="jobs without a model, on a cluster"
+    )
     max_length: PositiveInt = Field(1024, description="tokens per example at most; contexts are cut first")
+    save_every: SaveEvery = Field(default_factory=SaveEvery, description="when training saves its state")
     evaluation: Evaluation = Field(default_factory=Evaluation, description="scoring")
     grid: tuple[Grid, ...] = Field(
         min_length=1, description="one or several products of names; their union is the study"
@@ -96,6 +135,10 @@ class Config(Entry):
         if corpus is None:
             raise ConfigError(f"retrievals.{retrieval}.corpus is not set, but {dataset} is open-domain: name a corpus")
         return corpus
+
+    def searching(self, retriever: str) -> str:
+        """Name of the retriever that searches: a degraded one's base, else itself."""
+        return self.retrievers[retriever].base or retriever
 
     def finetuning_of(self, method: str) -> Finetuning:
         """Fine-tuning values of a trained method: the defaults with its overrides."""

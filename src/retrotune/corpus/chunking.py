@@ -1,21 +1,24 @@
-"""Cutting documents into passages of N words at sentence boundaries.
+"""Cutting documents into passages, of N words at sentence boundaries or of N tokens.
 
 The paper's retriever embeds passages of 100 words (300 in its predecessor, arXiv 2310.03025, which built them from
 whole sentences). A passage is as many whole sentences as fit; only a sentence longer than a passage is cut within.
 """
 
+import itertools
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from retrotune.config import CorpusEntry
+from retrotune.config import ChunkingEntry, CorpusEntry
 from retrotune.corpus.documents import Document, find_corpus_files, read_corpus
 from retrotune.corpus.dpr import read_passages
 from retrotune.corpus.records import BadRecords, relative_name, squeeze
+from retrotune.corpus.tokens import open_tokenizer, split_tokens
 from retrotune.errors import DataError
 from retrotune.files import read_parquet, sha256, write_json, write_parquet_rows
-from retrotune.log import logger
+from retrotune.log import logger, progress
 from retrotune.stages import STAGE_VERSIONS
 
 # Where a sentence may end: after . ! ? and closing quotes or brackets, before white space that is not followed by a
@@ -103,18 +106,56 @@ def split_passages(text: str, passage_words: int) -> list[str]:
     return passages
 
 
-def _passage_schema() -> Any:
+JOINED_BY = b"joined_by"
+"""Key of a passage file's metadata: what stands between the texts of a document's passages, " " if it is not said."""
+DOCUMENTS_AT_ONCE = 1000
+
+
+@dataclass(frozen=True)
+class TokenChunks:
+    """Passages of `passage_tokens` tokens of a tokenizer, a file in tokenizers' JSON format, instead of words."""
+
+    passage_tokens: int
+    tokenizer_json: str | Path
+
+
+Cut = int | TokenChunks
+"""Words per passage at most, or chunks of tokens."""
+
+
+def cut_of(chunking: ChunkingEntry, tokenizer_json: str | Path | None) -> Cut:
+    """How an entry cuts; `tokenizer_json` is the file of the tokenizer that it names."""
+    if chunking.passage_words is not None:
+        return chunking.passage_words
+    assert chunking.passage_tokens is not None
+    assert tokenizer_json is not None
+    return TokenChunks(chunking.passage_tokens, tokenizer_json)
+
+
+def _passage_schema(cut: Cut) -> Any:
     import pyarrow as pa
 
-    return pa.schema([(name, pa.string()) for name in ("passage_id", "doc_id", "title", "text")])
+    columns = [(name, pa.string()) for name in ("passage_id", "doc_id", "title", "text")]
+    return pa.schema(columns, {JOINED_BY: b""} if isinstance(cut, TokenChunks) else None)
 
 
-def _document_rows(documents: Iterable[Document], passage_words: int) -> Iterator[dict[str, str]]:
-    for document in documents:
+def _document_rows(documents: Iterable[Document], cut: Cut) -> Iterator[dict[str, str]]:
+    for document, passages in _cut_documents(documents, cut):
         title = squeeze(document.title)
-        for number, text in enumerate(split_passages(document.text, passage_words)):
+        for number, text in enumerate(passages):
             passage_id = f"{document.doc_id}/{number}"
             yield {"passage_id": passage_id, "doc_id": document.doc_id, "title": title, "text": text}
+
+
+def _cut_documents(documents: Iterable[Document], cut: Cut) -> Iterator[tuple[Document, list[str]]]:
+    if not isinstance(cut, TokenChunks):
+        for document in documents:
+            yield document, split_passages(document.text, cut)
+        return
+    tokenizer, stream = open_tokenizer(cut.tokenizer_json), iter(documents)
+    while block := list(itertools.islice(stream, DOCUMENTS_AT_ONCE)):
+        texts = [document.text for document in block]
+        yield from zip(block, split_tokens(tokenizer, texts, cut.passage_tokens), strict=True)
 
 
 def _article_rows(entry: CorpusEntry, root: str | Path, bad: BadRecords) -> Iterator[dict[str, str]]:
@@ -127,18 +168,19 @@ def _article_rows(entry: CorpusEntry, root: str | Path, bad: BadRecords) -> Iter
         yield vars(passage)
 
 
-def chunk_corpus(entry: CorpusEntry, root: str | Path, passage_words: int, out_passages: str | Path) -> None:
+def chunk_corpus(entry: CorpusEntry, root: str | Path, cut: Cut, out_passages: str | Path) -> None:
     """Write a corpus' passages as parquet (passage_id, doc_id, title, text) and a `.manifest.json` beside it.
 
-    Text documents are cut into passages of `passage_words`; DPR passages come as they are. Streamed: memory holds one
-    row group. Raises `DataError` for unreadable files and for a corpus without passages.
+    Text documents are cut into passages of `cut` words or tokens; DPR passages come as they are, unless their articles
+    are cut into tokens. Streamed: memory holds one row group. Raises `DataError` for unreadable files and for a corpus
+    without passages.
     """
     bad = BadRecords(entry.skip_bad_records)
-    if entry.reader == "dpr_passages":
+    if entry.reader == "dpr_passages" and not isinstance(cut, TokenChunks):
         rows = _article_rows(entry, root, bad)
     else:
-        rows = _document_rows(read_corpus(entry, root, bad), passage_words)
-    count = write_parquet_rows(out_passages, rows, _passage_schema())
+        rows = _document_rows(read_corpus(entry, root, bad), cut)
+    count = write_parquet_rows(out_passages, progress(rows, "passages written"), _passage_schema(cut))
     if not count:
         Path(out_passages).unlink()
         raise DataError(f"{Path(root) / entry.path}: holds no passage")
@@ -153,8 +195,8 @@ def chunk_corpus(entry: CorpusEntry, root: str | Path, passage_words: int, out_p
     logger.info("%s: %d passages, %d bad records skipped", entry.path, count, bad.reasons.total())
 
 
-def chunk_documents(documents: str | Path, passage_words: int, out_passages: str | Path) -> None:
-    """Cut the documents of a dataset (parquet with doc_id, title, text) into passages of `passage_words` words.
+def chunk_documents(documents: str | Path, cut: Cut, out_passages: str | Path) -> None:
+    """Cut the documents of a dataset (parquet with doc_id, title, text) into passages of `cut` words or tokens.
 
     Every document gets at least one passage; `DataError` for a document without words.
     """
@@ -162,5 +204,6 @@ def chunk_documents(documents: str | Path, passage_words: int, out_passages: str
     empty = [document.doc_id for document in rows if not document.text.strip()]
     if empty:
         raise DataError(f"{documents}: empty document {empty[0]!r} ({len(empty)} in all)")
-    count = write_parquet_rows(out_passages, _document_rows(rows, passage_words), _passage_schema())
+    made = _document_rows(progress(rows, "documents cut into passages"), cut)
+    count = write_parquet_rows(out_passages, made, _passage_schema(cut))
     logger.info("%s: %d documents, %d passages", documents, len(rows), count)

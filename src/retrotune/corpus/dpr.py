@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from retrotune.corpus.ids import IdHashes, first_repeated
 from retrotune.corpus.json_places import JsonPlace, JsonPlaces
 from retrotune.corpus.records import BadRecordError, BadRecords, Document, read_csv, read_json_document, squeeze
 from retrotune.errors import DataError
@@ -27,10 +28,12 @@ def read_passages(files: Iterable[Path], bad: BadRecords) -> Iterator[PassageRow
     """Passages as they come, streamed. Texts are unquoted as csv does, doubled quotes made single.
 
     An article is known by its title; where a title comes again later, its id is `title#2` and so on.
-    Raises `DataError` with file and line for a missing header, a wrong number of columns, an empty text, an id used
-    twice (never skipped: it would join the neighbors of two passages) and a truncated file.
+    Raises `DataError` with file and line for a missing header, a wrong number of columns, an empty text, and a
+    truncated file; after the last passage also for an id used twice (never skipped: it would join the neighbors of two
+    passages), naming both places.
     """
-    seen: set[str] = set()
+    files = list(files)
+    hashes = IdHashes()
     runs: set[str] = set()
     previous = doc_id = None
     for file in files:
@@ -49,15 +52,28 @@ def read_passages(files: Iterable[Path], bad: BadRecords) -> Iterator[PassageRow
                     raise BadRecordError("empty passage id")
                 if not text.strip():
                     raise BadRecordError(f"empty passage (id {passage_id})")
-                if passage_id in seen:
-                    raise DataError(f"{place}: passage id {passage_id!r} occurs twice; ids must be unique")
-                seen.add(passage_id)
+                hashes.add(passage_id)
                 if doc_id is None or title != previous:
                     names = itertools.chain([title], (f"{title}#{number}" for number in itertools.count(2)))
                     doc_id = next(name for name in names if name not in runs)
                     runs.add(doc_id)
                     previous = title
                 yield PassageRow(passage_id, doc_id, title, squeeze(text))
+    suspects = hashes.suspects()
+    repeated = first_repeated(_placed_ids(files), suspects) if len(suspects) else None
+    if repeated:
+        name, earlier, later = repeated
+        raise DataError(f"{later}: passage id {name!r} is that of {earlier} too; give each passage an id of its own")
+
+
+def _placed_ids(files: Iterable[Path]) -> Iterator[tuple[str, str]]:
+    """(id, place) of all rows that are passages."""
+    for file in files:
+        rows = read_csv(file, BadRecords(skip=True), delimiter="\t", strict=False)
+        next(rows, None)
+        for place, row in rows:
+            if len(row) == 3 and "\n" not in row[2] and row[1].strip():
+                yield row[0], place
 
 
 def read_articles(files: Iterable[Path], bad: BadRecords) -> Iterator[Document]:

@@ -22,7 +22,8 @@ class Example:
     """A question with its reference answers.
 
     `doc_id` names the question's own document (None: open domain). `options` are the choices of a multiple-choice
-    question in the order of their letters; its first answer is the text of the right one.
+    question in the order of their letters; its first answer is the text of the right one. `evidence` are paragraphs of
+    the document in which annotators found the answer, where a dataset marks them.
     """
 
     question_id: str
@@ -30,6 +31,7 @@ class Example:
     answers: tuple[str, ...]
     doc_id: str | None = None
     options: tuple[str, ...] = ()
+    evidence: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,12 @@ class Record:
 
 
 def make_example(
-    question_id: str, question: str, answers: list[Any], doc_id: str | None = None, options: tuple[str, ...] = ()
+    question_id: str,
+    question: str,
+    answers: list[Any],
+    doc_id: str | None = None,
+    options: tuple[str, ...] = (),
+    evidence: tuple[str, ...] = (),
 ) -> Example:
     """An example with white space squeezed, empty and repeated answers left out.
 
@@ -68,13 +75,13 @@ def make_example(
     for answer in answers:
         if not isinstance(answer, str):
             raise BadRecordError(f"an answer is not text (but {type(answer).__name__}, {owner})")
-    check_unicode(owner, question_id, question, *answers, *options, doc_id or "")
+    check_unicode(owner, question_id, question, *answers, *options, *evidence, doc_id or "")
     kept = tuple(dict.fromkeys(answer for answer in map(squeeze, answers) if answer))
     if not squeeze(question):
         raise BadRecordError(f"empty question ({owner})")
     if not kept:
         raise BadRecordError(f"no answers ({owner})")
-    return Example(question_id, squeeze(question), kept, doc_id, options)
+    return Example(question_id, squeeze(question), kept, doc_id, options, evidence)
 
 
 def make_document(doc_id: str, title: str, text: str) -> Document:

@@ -90,10 +90,10 @@ def prepare_examples(
 ) -> None:
     """Read a dataset's raw files below `root` and write its examples and documents as parquet.
 
-    Examples: question_id, question, answers, doc_id, options. Documents (only of datasets that have them, only those
-    that a kept question refers to): doc_id, title, text. `manifest.json` beside `out_test` says which files were read
-    (sha256), which raw split serves as the test split, and what was left out and why. Training questions that are also
-    test questions are dropped and counted. Raises `DataError` with file and line for anything that cannot be used.
+    Examples: question_id, question, answers, doc_id, options, evidence. Documents (only of datasets that have them, and
+    those that a kept question refers to): doc_id, title, text. `manifest.json` beside `out_test` says which files were
+    read (sha256), which raw split serves as the test split, and what was left out and why. Training questions that are
+    also test questions are dropped and counted. Raises `DataError` with file and line for anything that cannot be used.
     """
     spec = get_spec(entry.reader)
     if (out_documents is None) != spec.open_domain:
@@ -171,17 +171,17 @@ def write_examples(path: str | Path, examples: Iterable[Example]) -> None:
         "answers": texts,
         "doc_id": pa.string(),
         "options": texts,
+        "evidence": texts,
     }
-    rows = (
-        {**vars(example), "answers": list(example.answers), "options": list(example.options)} for example in examples
-    )
+    lists = ("answers", "options", "evidence")
+    rows = ({**vars(example), **{name: list(getattr(example, name)) for name in lists}} for example in examples)
     write_parquet_rows(path, rows, pa.schema(list(columns.items())))
 
 
 def load_examples(path: str | Path) -> list[Example]:
     """The examples that `prepare_examples` wrote; `DataError` with the remedy if the file is missing or damaged."""
-    columns = ["question_id", "question", "answers", "doc_id", "options"]
+    columns = ["question_id", "question", "answers", "doc_id", "options", "evidence"]
     return [
-        Example(question_id, question, tuple(answers), doc_id if isinstance(doc_id, str) else None, tuple(options))
-        for question_id, question, answers, doc_id, options in read_parquet(path, columns).itertuples(index=False)
+        Example(name, question, tuple(answers), doc_id if isinstance(doc_id, str) else None, *map(tuple, lists))
+        for name, question, answers, doc_id, *lists in read_parquet(path, columns).itertuples(index=False)
     ]

@@ -28,6 +28,13 @@ def answer_text(answer: Any) -> str:
     return "" if yes is None else "Yes" if yes else "No"
 
 
+def evidence_paragraphs(qa: Any) -> tuple[str, ...]:
+    """Paragraphs that any annotator found the answer in, each once; without tables and figures (`FLOAT SELECTED`)."""
+    answers = [entry["answer"] for entry in need(qa, "answers", list)]
+    texts = [text for answer in answers if "evidence" in answer for text in need_texts(answer, "evidence")]
+    return tuple(dict.fromkeys(text for text in texts if text.strip() and not text.startswith("FLOAT SELECTED")))
+
+
 def paper_text(paper: Any) -> str:
     """Abstract and sections, each with its heading; paragraphs are separated by blank lines."""
     parts = [need(paper, "abstract", str)]
@@ -50,8 +57,9 @@ def _read_qasper(file: Path, split: str, bad: BadRecords) -> Iterator[Record]:
                 place = places.of(paper_id, "qas", number, name=f"paper {paper_id} question {number}")
                 with bad.at(place):
                     answers = [answer_text(need(entry, "answer", dict)) for entry in need(qa, "answers", list)]
-                    question_id = need(qa, "question_id", str)
-                    placed.append((place, make_example(question_id, need(qa, "question", str), answers, paper_id)))
+                    question_id, question = need(qa, "question_id", str), need(qa, "question", str)
+                    evidence = evidence_paragraphs(qa)
+                    placed.append((place, make_example(question_id, question, answers, paper_id, evidence=evidence)))
             yield Record(tuple(placed), document)
 
 

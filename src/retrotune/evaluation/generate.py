@@ -4,6 +4,7 @@ An answer is generated until it is settled: until no continuation could change w
 question's result depends on its own prompt only, not on the batch it happens to be in.
 """
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
+from retrotune import interruption
 from retrotune.cells import ResolvedCell
 from retrotune.config import Passages
 from retrotune.datasets import Example, Passage
@@ -48,8 +50,8 @@ def predict_cell(
 
     Lines come in the order of `examples`, with scores from 0 to 100. `adapter_dir` is None for zeroshot, `neighbors`
     for a cell without retrieval. Finished batches are kept in `work_dir`, and used again if neither the cell, its
-    weights nor the question's prompt has changed. `threads` are torch's on a CPU (None: as set outside). Raises
-    `DataError` if there are no questions.
+    weights nor the questions' prompts have changed; a signal stops between two batches (`Interrupted`). `threads` are
+    torch's on a CPU (None: as set outside). Raises `DataError` if there are no questions.
     """
     if threads is not None:
         torch.set_num_threads(threads)
@@ -70,7 +72,12 @@ def predict_cell(
     hashes = [sha256_text(json.dumps([item.prompt_ids, item.neighbor_ids])) for item in encoded]
     store = _Partial(Path(work_dir) / "partial.jsonl", _identity(resolved, model_dir, adapter_dir))
     done = store.read({q.question_id: prompt for q, prompt in zip(questions, hashes, strict=True)})
-    todo = [place for place, question in enumerate(questions) if question.question_id not in done]
+    # A batch is answered whole, as in a run that was not interrupted: rounding depends on a batch's shape.
+    batches = [
+        batch
+        for batch in _batches(encoded, resolved.evaluation.batch_size)
+        if any(questions[place].question_id not in done for place in batch)
+    ]
     if done:
         logger.info("%s: %d of %d answers from an interrupted run", resolved.cell.name, len(done), len(questions))
 
@@ -78,16 +85,18 @@ def predict_cell(
         return encoder.spec.postprocess(text, encoder.variant)
 
     answer = _Generator(model, tokenizer, encoder.max_new_tokens, postprocess)
-    for batch in progress(list(_batches(todo, encoded, resolved.evaluation.batch_size)), "batches answered"):
-        start = time.monotonic()
-        texts, counts = answer(collator.prompts([encoded[place] for place in batch]))
-        seconds = (time.monotonic() - start) / len(batch)
-        answered = [
-            Answer(questions[place].question_id, hashes[place], text, count, seconds)
-            for place, text, count in zip(batch, texts, counts, strict=True)
-        ]
-        store.append(answered)
-        done.update((entry.question_id, entry) for entry in answered)
+    with interruption.deferred():
+        for batch in progress(batches, "questions answered", sum(map(len, batches)), size=len):
+            start = time.monotonic()
+            texts, counts = answer(collator.prompts([encoded[place] for place in batch]))
+            seconds = (time.monotonic() - start) / len(batch)
+            answered = [
+                Answer(questions[place].question_id, hashes[place], text, count, seconds)
+                for place, text, count in zip(batch, texts, counts, strict=True)
+            ]
+            store.append(answered)
+            done.update((entry.question_id, entry) for entry in answered)
+            interruption.stop_if_requested(f"{len(done)} of {len(questions)} answers are kept in {store.path}")
 
     answers = [done[question.question_id] for question in questions]
     # Scored here, not when generated: an answer of an interrupted run may meet other references now.
@@ -209,9 +218,9 @@ class _Settled(StoppingCriteria):
         return torch.tensor([row in self.lengths for row in range(len(input_ids))], device=input_ids.device)
 
 
-def _batches(todo: Sequence[int], encoded: Sequence[EncodedExample], size: int) -> Iterator[list[int]]:
+def _batches(encoded: Sequence[EncodedExample], size: int) -> Iterator[list[int]]:
     """Places of questions by length, the longest first: little padding, and too little memory shows at once."""
-    order = sorted(todo, key=lambda place: (-len(encoded[place].prompt_ids), place))
+    order = sorted(range(len(encoded)), key=lambda place: (-len(encoded[place].prompt_ids), place))
     for start in range(0, len(order), size):
         yield order[start : start + size]
 
@@ -237,7 +246,9 @@ class _Partial:
         entries = list(self._whole_lines())
         if not entries or entries[0] != {"identity": self.identity}:
             entries = []
-        answers = [Answer(**entry) for entry in entries[1:]]
+        answers: list[Answer] = []
+        with contextlib.suppress(TypeError):  # a damaged line: what comes before it is good
+            answers.extend(Answer(**entry) for entry in entries[1:])
         good = [entry for entry in answers if hashes.get(entry.question_id) == entry.prompt_hash]
         write_jsonl(self.path, [{"identity": self.identity}, *map(asdict, good)])
         return {entry.question_id: entry for entry in good}

@@ -9,6 +9,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from retrotune.errors import ModelError
+from retrotune.models.scratch import nearby
 
 NAMED_WEIGHTS = 3
 """So many weights are named where a model folder is not whole; the others are counted."""
@@ -31,13 +32,16 @@ def load_model(
     """
     folder = _folder(path)
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=dtype or torch.float32,
-            use_safetensors=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # reported below, by name
-        )
+        with nearby(folder) as path:
+            model, info = AutoModelForCausalLM.from_pretrained(
+                path,
+                dtype=dtype or torch.float32,
+                use_safetensors=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # reported below, by name
+            )
+        # adapters name their base model: not the copy of it
+        model.name_or_path = model.config.name_or_path = str(folder)
     except SafetensorError as error:
         raise ModelError(f"{folder}: weights are truncated or damaged ({error}); {REMEDY}") from error
     except (ValueError, OSError, KeyError, RuntimeError) as error:

@@ -15,7 +15,7 @@ from retrotune.config import Config
 from retrotune.datasets import get_spec
 from retrotune.errors import ResultError
 from retrotune.files import atomic_write, read_result, write_json
-from retrotune.log import logger
+from retrotune.log import End, logger, read_end
 
 FAMILIES = {"gpt": "GPT", "retro": "RETRO"}
 VALUES = ("value", "ci_low", "ci_high", "n", "higher_is_better", "primary")
@@ -23,7 +23,11 @@ VALUES = ("value", "ci_low", "ci_high", "n", "higher_is_better", "primary")
 
 @dataclass(frozen=True)
 class Result:
-    """One cell as tables and figures see it. `status` is done, missing, damaged, or what metrics.json says."""
+    """One cell as tables and figures see it.
+
+    `status` is what metrics.json says (done), damaged where that is no result, else what the logs say: running,
+    stopped, failed, or missing where no job has begun. `problem` says more, and where the log is.
+    """
 
     model: str
     method: str
@@ -74,7 +78,7 @@ def collect_metrics(config: Config, out_csv: str | Path, out_json: str | Path) -
 def read_cells(config: Config) -> list[Result]:
     """Results of the study's cells as they are on disk now, in the order of the config."""
     paths = Paths.of(config)
-    return [_result(config, cell, Path(paths.cell(cell, "metrics.json"))) for cell in expand_grid(config)]
+    return [_result(config, paths, cell) for cell in expand_grid(config)]
 
 
 def write_results(study: str, results: Sequence[Result], out_csv: str | Path, out_json: str | Path) -> None:
@@ -117,11 +121,31 @@ def _rows(results: Sequence[Result]) -> Iterator[list[Any]]:
             yield [*coordinates, result.status, result.metric, *(None for _ in VALUES[:-1]), True]
 
 
-def _result(config: Config, cell: Cell, path: Path) -> Result:
+def _unfinished(paths: Paths, cell: Cell) -> tuple[str, str | None]:
+    """(status, problem) of a cell without metrics.json: what its last job said, or that it has no base model."""
+    log, end = _last_end(paths.cell_logs(cell))
+    if end is None and not Path(paths.model_manifest(cell.model)).exists():
+        log, end = _last_end(paths.model_logs(cell.model))
+        if end is not None and end.state != "failed":
+            end = None
+    if end is None or end.state == "finished":
+        return "missing", None
+    return end.state, f"{end.message} (log: {log})"
+
+
+def _last_end(logs: Sequence[str]) -> tuple[str, End | None]:
+    """The log that was written last, and how its job ended."""
+    log = max((log for log in logs if Path(log).exists()), key=lambda log: Path(log).stat().st_mtime, default="")
+    return log, read_end(log) if log else None
+
+
+def _result(config: Config, paths: Paths, cell: Cell) -> Result:
     model = config.models[cell.model]
+    path = Path(paths.cell(cell, "metrics.json"))
     found: dict[str, Any] = {}
-    status, problem = "missing", None
-    if path.exists():
+    if not path.exists():
+        status, problem = _unfinished(paths, cell)
+    else:
         try:
             found = read_result(path)
             status, problem = found["status"], found.get("problem")

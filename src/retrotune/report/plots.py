@@ -114,9 +114,13 @@ def scaling_chart(results: Sequence[Result]) -> alt.TopLevelMixin:
         if name in set(frame["panel"])
     ]
     chart = alt.concat(*panels, columns=min(len(panels), 4 if len(panels) in (4, 7, 8) else 3), spacing=28)
+    return finished(chart.resolve_scale(color="shared", shape="shared", strokeDash="shared"), title, subtitle)
+
+
+def finished(chart: alt.ConcatChart, title: str, subtitle: list[str]) -> alt.TopLevelMixin:
+    """A figure of several panels with its title and the look that all figures share."""
     return (
-        chart.resolve_scale(color="shared", shape="shared", strokeDash="shared")
-        .properties(
+        chart.properties(
             title=alt.TitleParams(title, subtitle=subtitle, anchor="start", fontSize=16, subtitleFontSize=12, offset=14)
         )
         .configure_view(stroke=None)

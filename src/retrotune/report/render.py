@@ -7,7 +7,7 @@ import csv
 import html
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -64,16 +64,16 @@ class Table:
             return dash
         return value if isinstance(value, str) else format(value, self.formats[column - self.num_labels])
 
-    def mark_best(self, higher: bool = True) -> None:
+    def mark_best(self, higher: bool = True, rows: Collection[int] | None = None) -> None:
         """Mark the best number of each column as printed: values that look alike are marked alike.
 
-        Where all look alike there is nothing to tell apart, and none is marked.
+        Where all look alike there is nothing to tell apart, and none is marked. `rows` are those to compare; None: all.
         """
         for column in range(self.num_labels, len(self.columns)):
             printed = {
                 row: float(self.text_of(row, column))
                 for row, values in enumerate(self.rows)
-                if isinstance(values[column], int | float)
+                if isinstance(values[column], int | float) and (rows is None or row in rows)
             }
             if len(set(printed.values())) > 1 or len(printed) == 1:
                 top = max(printed.values()) if higher else min(printed.values())

@@ -52,10 +52,11 @@ def comparison_table(results: Sequence[Result], max_listed: int | None = None) -
     for number, (key, members) in enumerate(groups.items()):
         if number and key[:2] != tuple(rows[-1][:2]):
             rules.add(number)
-        values = [mean_score([member for member in members if member.dataset == dataset]) for dataset in datasets]
+        of_datasets = [[member for member in members if member.dataset == dataset] for dataset in datasets]
+        values = [mean_score(cells) for cells in of_datasets]
         known = [value for value in values if value is not None]
         average = statistics.fmean(known) if len(known) == len(datasets) else None
-        rows.append([*key, *values, average])
+        rows.append([*key, *map(_or_failed, values, of_datasets), average])
     metric_of = {result.dataset: METRICS.get(result.metric, result.metric) for result in results}
     table = Table(
         title="Scores by model and method",
@@ -68,6 +69,11 @@ def comparison_table(results: Sequence[Result], max_listed: int | None = None) -
     )
     table.mark_best()
     return table
+
+
+def _or_failed(value: float | None, cells: Sequence[Result]) -> Value:
+    """A mean over cells, or the word where there is none because one of them failed."""
+    return "failed" if value is None and any(cell.status == "failed" for cell in cells) else value
 
 
 def retrieval_table(results: Sequence[Result]) -> Table | None:
@@ -120,6 +126,11 @@ def _notes(results: Sequence[Result], max_listed: int | None) -> list[str]:
         listed = ", ".join(f"{result.name} ({result.status})" for result in gaps[:max_listed])
         listed += f" and {len(gaps) - max_listed} more" if max_listed and len(gaps) > max_listed else ""
         notes.append(f"Without a score, {len(gaps)} of {len(results)} cells: {listed}.")
+    failed = [result for result in gaps if result.status == "failed"]
+    if failed:
+        listed = "; ".join(f"{result.name}: {result.problem}" for result in failed[:max_listed])
+        listed += f"; and {len(failed) - max_listed} more" if max_listed and len(failed) > max_listed else ""
+        notes.append(f"Failed, {len(failed)} of {len(results)} cells: {listed}.")
     return notes
 
 

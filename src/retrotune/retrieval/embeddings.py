@@ -1,68 +1,103 @@
 """Passage vectors on disk: numbered blocks that survive an interrupted run, and a manifest that is written last.
 
-Beside `{manifest}.json` lies the folder `{manifest}/` with `00000.npy` (float16, one row per passage) and, written
-after each block, `00000.json`, which says what the block was made from. No rule declares the folder: Snakemake would
-delete it with a failed job.
+Beside `{manifest}.json` lies the folder `{manifest}/` of `blocks.py` with `00000.npy` (float16, one row per passage).
 """
 
+import functools
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from retrotune.config import RetrieverEntry
 from retrotune.errors import DataError, RetrievalError
-from retrotune.files import atomic_write, block_path, read_json, sha256, write_json
-from retrotune.log import logger
+from retrotune.files import block_path, read_json, write_json
+from retrotune.log import Progress, logger
+from retrotune.retrieval.blocks import check_sum, kept_or_made
 from retrotune.retrieval.passages import PassageTable
 from retrotune.stages import STAGE_VERSIONS
 
-RECORD_KEYS = {"rows", "dim", "sha256", "made_from"}
 MANIFEST_KEYS = {"rows", "dim", "blocks", "retriever", "passages", "passages_sha256"}
 ROWS_AT_ONCE = 8192
 """Vectors that a reader holds as float32: 12 MB at width 384."""
 
 
-def embed_passages(passages: str | Path, retriever: RetrieverEntry, out_manifest: str | Path) -> None:
+def embed_passages(
+    passages: str | Path, retriever: RetrieverEntry, out_manifest: str | Path, devices: Sequence[str] | None = None
+) -> None:
     """Make the vectors of all passages in blocks of `retriever.block_passages`, then the manifest.
 
+    `devices` are PyTorch's names, by default all GPUs or the CPU: with several, each has a process of its own.
     A block that is there is kept if it is whole and was made from the same texts by the same model; a damaged or
     outdated one is made again, with a line in the log. Raises `RetrievalError` naming the passage whose vector is zero
     or not finite.
     """
-    from retrotune.retrieval.encoders import Encoder, fingerprint, load_encoder
+    from retrotune.retrieval.devices import share_blocks, visible_devices
+    from retrotune.retrieval.encoders import fingerprint
 
     table = PassageTable(passages)
-    print_of_model = fingerprint(retriever)
     folder = Path(out_manifest).with_suffix("")
-    encoder: Encoder | None = None
-    records: list[dict[str, Any]] = []
-    for number, batch in enumerate(table.blocks(retriever.block_passages)):
-        texts = batch.to_pydict()
-        path = block_path(folder, number, ".npy")
-        made_from = _digest(print_of_model, texts)
-        record = _kept_record(path, made_from, batch.num_rows)
-        if record is None:
-            encoder = encoder or load_encoder(retriever, "passage")
-            vectors = encoder.encode(encoder.passage_texts(texts["title"], texts["text"]))
-            with np.errstate(over="ignore"):
-                halves = vectors.astype(np.float16)
-            check_vectors(halves, lambda row, ids=texts["passage_id"]: f"{passages}: passage {ids[row]!r}")
-            record = _write_block(path, halves, made_from)
-            logger.info("block %s: %d vectors", path, len(halves))
-        records.append(record)
+    devices = devices or visible_devices()
+    num_blocks = -(-table.rows // retriever.block_passages)
+    if min(len(devices), num_blocks) > 1:
+        share_blocks(passages, retriever, folder, devices, num_blocks)
+    records = embed_blocks(passages, retriever, folder, devices[0])
     manifest = {
         "stage_version": STAGE_VERSIONS["embed_passages"],
         "rows": table.rows,
         "dim": records[0]["dim"],
         "blocks": [{"rows": record["rows"], "sha256": record["sha256"]} for record in records],
-        "retriever": print_of_model,
+        "retriever": fingerprint(retriever),
         "passages": str(passages),
         "passages_sha256": table.sha256,
     }
     write_json(out_manifest, manifest)
+
+
+def embed_blocks(
+    passages: str | Path,
+    retriever: RetrieverEntry,
+    folder: str | Path,
+    device: str | None = None,
+    first: int = 0,
+    every: int = 1,
+) -> list[dict[str, Any]]:
+    """Make or keep block `first` and every `every`-th after it below `folder`; their records. Raises alike."""
+    from retrotune.retrieval.encoders import Encoder, fingerprint, load_encoder
+
+    print_of_model = fingerprint(retriever)
+    encoder: Encoder | None = None
+
+    def vectors_of(texts: Mapping[str, list[str]]) -> Any:
+        nonlocal encoder
+        encoder = encoder or load_encoder(retriever, "passage", device)
+        vectors = encoder.encode(encoder.passage_texts(texts["title"], texts["text"]))
+        with np.errstate(over="ignore"):
+            halves = vectors.astype(np.float16)
+        check_vectors(halves, lambda row: f"{passages}: passage {texts['passage_id'][row]!r}")
+        return halves
+
+    records: list[dict[str, Any]] = []
+    table = PassageTable(passages)
+    size = retriever.block_passages
+    own = sum(min(size, table.rows - start) for start in range(first * size, table.rows, every * size))
+    with Progress("passages embedded", own) as shown:
+        for number, batch in enumerate(table.blocks(size)):
+            if number % every != first:
+                continue
+            texts = batch.to_pydict()
+            path = block_path(folder, number, ".npy")
+            made_from = _digest(print_of_model, texts)
+            record, kept = kept_or_made(
+                path, made_from, batch.num_rows, functools.partial(vectors_of, texts), _save, _check_block
+            )
+            if not kept:
+                logger.info("block %s: %d vectors", path, batch.num_rows)
+            shown.advance(batch.num_rows, kept)
+            records.append(record)
+    return records
 
 
 def check_vectors(vectors: Any, name_of: Any) -> None:
@@ -140,30 +175,14 @@ def _digest(print_of_model: str, texts: Mapping[str, list[str]]) -> str:
     return digest.hexdigest()
 
 
-def _write_block(path: Path, vectors: Any, made_from: str) -> dict[str, Any]:
-    with atomic_write(path) as temporary, open(temporary, "wb") as stream:
-        np.save(stream, vectors, allow_pickle=False)
-    record = {"rows": len(vectors), "dim": vectors.shape[1], "sha256": sha256(path), "made_from": made_from}
-    write_json(path.with_suffix(".json"), record)
-    return record
+def _save(stream: BinaryIO, vectors: Any) -> dict[str, Any]:
+    np.save(stream, vectors, allow_pickle=False)
+    return {"dim": vectors.shape[1]}
 
 
-def _kept_record(path: Path, made_from: str, rows: int) -> dict[str, Any] | None:
-    """The record of a block that can be kept; None, with a line in the log, if it must be made (again)."""
-    if not path.exists():
-        return None
-    try:
-        record: dict[str, Any] = read_json(path.with_suffix(".json"))
-        if not isinstance(record, dict) or not record.keys() >= RECORD_KEYS:
-            raise RetrievalError(f"{path}: its record is incomplete")
-        if record["made_from"] != made_from or record["rows"] != rows:
-            raise RetrievalError(f"{path}: made from other texts or by another model")
-        vectors = _open_block(path, record)
-        check_vectors(vectors, lambda row: f"{path}: row {row}")
-    except (DataError, RetrievalError) as error:
-        logger.warning("%s; making the block again", error)
-        return None
-    return record
+def _check_block(path: Path, record: Mapping[str, Any]) -> None:
+    """Raise `RetrievalError` if a block cannot be kept."""
+    check_vectors(_open_block(path, record), lambda row: f"{path}: row {row}")
 
 
 def _open_block(path: Path, record: Mapping[str, Any]) -> Any:
@@ -174,9 +193,8 @@ def _open_block(path: Path, record: Mapping[str, Any]) -> Any:
         raise RetrievalError(f"{path}: block is missing") from error
     except (OSError, ValueError, EOFError) as error:
         raise RetrievalError(f"{path}: block is damaged ({error})") from error
-    expected = (record["rows"], record["dim"])
+    expected = (record["rows"], record.get("dim"))
     if vectors.dtype != np.float16 or vectors.shape != expected:
         raise RetrievalError(f"{path}: block holds {vectors.dtype} {vectors.shape}, expected float16 {expected}")
-    if sha256(path) != record["sha256"]:
-        raise RetrievalError(f"{path}: block is damaged (checksum differs)")
+    check_sum(path, record)
     return vectors

@@ -1,20 +1,21 @@
 """Dense retrievers: a pair of BERT-like encoders that turn questions and passages into vectors.
 
 Dragon+ (arXiv 2302.07452): two encoders, the vector of the first token, dot product, no normalization. MiniLM: one
-encoder, mean of the token vectors, length 1. Both are the same class with other values in the configuration.
+encoder, mean of the token vectors, length 1. All are the same class with other values in the configuration, which
+presets and the model's own folder complete.
 
-The models run in plain transformers rather than in sentence-transformers: pooling and normalization are declared in the
-configuration, so that one code path serves folders with and without `modules.json`, and batching stays in our hands.
+The models run in plain transformers rather than in sentence-transformers, so that one code path serves folders with and
+without `modules.json`, and batching stays in our hands.
 
 Shape letters: B batch, T tokens, D width.
 """
 
 import hashlib
-import importlib.util
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,34 +23,12 @@ import torch
 from retrotune.config import RetrieverEntry
 from retrotune.errors import RetrievalError
 from retrotune.files import sha256
-from retrotune.log import logger, progress
+from retrotune.log import progress
+from retrotune.retrieval.declared import Side, complete
+from retrotune.retrieval.linear import prepare
 from retrotune.retrieval.passages import passage_text
+from retrotune.retrieval.places import locate_model
 from retrotune.stages import STAGE_VERSIONS
-
-Side = Literal["query", "passage"]
-
-
-def locate_model(name: str) -> str:
-    """Folder of a model, or its name on the hub.
-
-    `package:NAME/FOLDER` is a folder inside an installed Python package, found without running the package's code.
-    Raises `RetrievalError` for a package or folder that is not there; what is no path is taken for a hub name.
-    """
-    if name.startswith("package:"):
-        package, _, folder = name.removeprefix("package:").partition("/")
-        spec = importlib.util.find_spec(package) if package.isidentifier() else None
-        if spec is None:
-            raise RetrievalError(f"retriever model {name!r}: Python package {package!r} is not installed; install it")
-        for location in spec.submodule_search_locations or ():
-            if (Path(location) / folder).is_dir():
-                return str(Path(location) / folder)
-        raise RetrievalError(f"retriever model {name!r}: the package has no folder {folder!r}")
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return str(path)
-    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
-        raise RetrievalError(f"retriever model {name!r}: no such folder; put the model there or correct the path")
-    return name
 
 
 def model_name(entry: RetrieverEntry, which: Side) -> str:
@@ -60,76 +39,161 @@ def model_name(entry: RetrieverEntry, which: Side) -> str:
     return name
 
 
-def fingerprint(entry: RetrieverEntry) -> str:
-    """Digest of all that determines passage vectors: configuration, code version and the files of a local model."""
-    name = model_name(entry, "passage")
-    location = Path(locate_model(name))
-    files = sorted(file for file in location.glob("*") if file.is_file()) if location.is_dir() else []
+def fingerprint(entry: RetrieverEntry, which: Side = "passage") -> str:
+    """Digest of all that determines vectors of passages, or of questions.
+
+    Configuration (completed by what the folder declares), code version, and the files of a local model.
+    """
+    name = model_name(entry, which)
+    location = locate_model(name)
+    files = sorted(file for file in Path(location).glob("*") if file.is_file()) if Path(location).is_dir() else []
+    keys = {
+        "pooling",
+        "normalize",
+        "max_length",
+        "precision",
+        f"{which}_prefix",
+        *(["title_separator"] * (which == "passage")),
+    }
     parts = {
         "version": STAGE_VERSIONS["embed_passages"],
         "files": {file.name: sha256(file) for file in files} or name,
-        **entry.model_dump(include={"pooling", "normalize", "max_length"}),
+        **complete(entry, location).model_dump(include=keys),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-class Encoder:
-    """One encoder of a dense retriever; `dim` is the width D of its vectors."""
+PROBES = ("Paris", "Where was the river measured?", "A house was built by the sea, and nobody knew who had built it.")
+"""Texts that show whether another precision keeps an encoder's vectors."""
+BATCH_TOKENS = {True: 2048, False: 65_536}
+"""Tokens of a batch if the configuration leaves it open: on a CPU what its caches hold, and on a GPU."""
+TEXTS_AT_ONCE = 1000
+"""Texts tokenized at a time: their tokens become small integers before the next ones are read."""
 
-    def __init__(self, tokenizer: Any, model: Any, entry: RetrieverEntry) -> None:
+
+class Encoder:
+    """One encoder of a dense retriever; `dim` is the width D of its vectors, `prefix` stands before each text.
+
+    It runs on `device`; None: the first GPU, else the CPU.
+    """
+
+    def __init__(
+        self, tokenizer: Any, model: Any, entry: RetrieverEntry, prefix: str = "", device: str | None = None
+    ) -> None:
         self.tokenizer = tokenizer
-        self.model = model.eval().to("cuda" if torch.cuda.is_available() else "cpu", torch.float32)
         self.entry = entry
+        self.prefix = prefix
         self.dim: int = model.config.hidden_size
+        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        with torch.inference_mode():
+            probes = self._tokens(PROBES)
+            self.model = prepare(
+                model.eval().to(self.device, torch.float32),
+                entry.precision,
+                lambda candidate: self._vectors(candidate, probes),
+            )
 
     def passage_texts(self, titles: Sequence[str], texts: Sequence[str]) -> list[str]:
-        """Passages as the encoder gets them: title, separator, text.
+        """Passages as the encoder gets them after its prefix: title, separator, text.
 
-        The separator is the tokenizer's own between blanks for first-token encoders, which is how Dragon's authors give
-        titles, and a blank for all others.
+        The separator is a blank or, as Dragon's authors give titles, the tokenizer's own between blanks.
         """
-        separator = f" {self.tokenizer.sep_token} " if self.entry.pooling == "cls" and self.tokenizer.sep_token else " "
+        token = self.tokenizer.sep_token if self.entry.title_separator == "sep_token" else None
+        separator = f" {token} " if token else " "
         return [passage_text(title, text, separator) for title, text in zip(titles, texts, strict=True)]
 
-    @torch.inference_mode()
     def encode(self, texts: Sequence[str]) -> Any:
         """Vectors [n, D] of `texts` as float32, in their order. Texts beyond `max_length` tokens are cut.
 
         Batches hold texts of similar length, longest first, so that little is computed on padding and too large a batch
-        fails at once.
+        fails at once; each has at most `batch_tokens` tokens with its padding, or one text.
         """
         vectors = np.empty((len(texts), self.dim), dtype=np.float32)
-        if not len(texts):
-            return vectors
-        tokens = self.tokenizer(list(texts), truncation=True, max_length=self.entry.max_length)
-        order = sorted(range(len(texts)), key=lambda row: -len(tokens["input_ids"][row]))
-        starts = range(0, len(order), self.entry.batch_size)
-        for start in progress(starts, f"batches of {self.entry.batch_size} texts encoded"):
-            rows = order[start : start + self.entry.batch_size]
-            batch = self.tokenizer.pad(
-                {key: [values[row] for row in rows] for key, values in tokens.items()}, return_tensors="pt"
-            ).to(self.model.device)
-            vectors[rows] = self._pool(self.model(**batch).last_hidden_state, batch["attention_mask"]).cpu().numpy()
+        tokens = self._tokens([self.prefix + text for text in texts])
+        budget = self.entry.batch_tokens or BATCH_TOKENS[torch.device(self.device).type == "cpu"]
+        batches = token_batches([len(ids) for ids in tokens], budget)
+
+        @torch.inference_mode()
+        def embed(rows: Any) -> int:
+            vectors[rows] = self._vectors(self.model, [tokens[row] for row in rows]).cpu().numpy()
+            return len(rows)
+
+        for _ in progress(self._run(embed, batches), "texts encoded", total=len(texts), size=int):
+            pass
         return vectors
+
+    def _run(self, embed: Callable[[Any], int], batches: Sequence[Any]) -> Iterator[int]:
+        """What `embed` gives for each batch: on the CPU one thread per batch, so many batches at a time.
+
+        Threads that share a batch wait for each other in every layer: half the time, where other processes run too.
+        """
+        threads = torch.get_num_threads()
+        workers = min(threads, len(batches)) if torch.device(self.device).type == "cpu" else 1
+        if workers <= 1:
+            yield from map(embed, batches)
+            return
+        try:
+            with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+                yield from pool.map(embed, batches)
+        finally:
+            torch.set_num_threads(threads)  # MKL's number is the process's
+
+    def _tokens(self, texts: Sequence[str]) -> list[Any]:
+        """Tokens of each text, cut to `max_length`, as an array."""
+        tokens: list[Any] = []
+        for start in range(0, len(texts), TEXTS_AT_ONCE):
+            part = self.tokenizer(
+                list(texts[start : start + TEXTS_AT_ONCE]),
+                truncation=True,
+                max_length=self.entry.max_length,
+                return_attention_mask=False,
+                return_token_type_ids=False,
+            )
+            tokens += [np.array(ids, dtype=np.int32) for ids in part["input_ids"]]
+        return tokens
+
+    def _vectors(self, model: Any, tokens: Sequence[Any]) -> torch.Tensor:
+        """Vectors [B, D] of one batch, as float32 on the model's device."""
+        lengths_B = np.array([len(ids) for ids in tokens])
+        mask_BT = np.arange(lengths_B.max()) < lengths_B[:, None]
+        ids_BT = np.full(mask_BT.shape, self.tokenizer.pad_token_id or 0, dtype=np.int64)
+        ids_BT[mask_BT] = np.concatenate(tokens)
+        input_ids = torch.from_numpy(ids_BT).to(self.device)
+        attention_mask = torch.from_numpy(mask_BT.astype(np.int64)).to(self.device)
+        hidden_BTD = model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        return self._pool(hidden_BTD, attention_mask)
 
     def _pool(self, hidden_BTD: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
         if self.entry.pooling == "cls":
-            vectors_BD = hidden_BTD[:, 0]
+            vectors_BD = hidden_BTD[:, 0].float()
         else:
-            weights_BT1 = mask_BT.unsqueeze(-1).to(hidden_BTD.dtype)
-            vectors_BD = (hidden_BTD * weights_BT1).sum(1) / weights_BT1.sum(1)
+            weights_BT1 = mask_BT.unsqueeze(-1).float()
+            vectors_BD = (hidden_BTD.float() * weights_BT1).sum(1) / weights_BT1.sum(1)
         return torch.nn.functional.normalize(vectors_BD, dim=-1) if self.entry.normalize else vectors_BD
 
 
-def load_encoder(entry: RetrieverEntry, which: Side) -> Encoder:
-    """Load the encoder of questions or of passages from a folder, a Python package or the hub.
+def token_batches(lengths: Sequence[int], batch_tokens: int) -> list[Any]:
+    """Rows of texts, longest first, in batches of at most `batch_tokens` with padding, or of one text."""
+    order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable")
+    batches, start = list[Any](), 0
+    while start < len(order):
+        count = max(1, batch_tokens // max(1, lengths[order[start]]))
+        batches.append(order[start : start + count])
+        start += count
+    return batches
 
-    Raises `RetrievalError` if there is no such model, it cannot be read, or `max_length` exceeds its positions.
+
+def load_encoder(entry: RetrieverEntry, which: Side, device: str | None = None) -> Encoder:
+    """Load the encoder of questions or of passages from a folder, a Python package or the hub; `device` as `Encoder`'s.
+
+    Keys that the configuration leaves open are the folder's. Raises `RetrievalError` if there is no such model, it
+    cannot be read, or `max_length` exceeds its positions.
     """
     from transformers import AutoModel, AutoTokenizer
 
     name = model_name(entry, which)
     location = locate_model(name)
+    completed = complete(entry, location)
     try:
         tokenizer = AutoTokenizer.from_pretrained(location)
         model = AutoModel.from_pretrained(location)
@@ -142,17 +206,5 @@ def load_encoder(entry: RetrieverEntry, which: Side) -> Encoder:
         raise RetrievalError(
             f"retriever max_length={entry.max_length}, but {name!r} has {positions} positions: lower it"
         )
-    _warn_other_pooling(Path(location), entry)
-    return Encoder(tokenizer, model, entry)
-
-
-def _warn_other_pooling(folder: Path, entry: RetrieverEntry) -> None:
-    """Warn if a sentence-transformers folder declares another pooling than the configuration."""
-    declared = folder / "1_Pooling" / "config.json"
-    if not declared.is_file():
-        return
-    modes = json.loads(declared.read_text(encoding="utf-8"))
-    found = {"cls": modes.get("pooling_mode_cls_token"), "mean": modes.get("pooling_mode_mean_tokens")}
-    if any(found.values()) and not found[entry.pooling]:
-        other = next(pooling for pooling, used in found.items() if used)
-        logger.warning("%s declares %s pooling, the retriever has pooling: %s", folder, other, entry.pooling)
+    prefix = completed.query_prefix if which == "query" else completed.passage_prefix
+    return Encoder(tokenizer, model, completed, prefix or "", device)

@@ -47,7 +47,7 @@ def build_index(embeddings_manifest: str | Path, index: IndexEntry, out_index: s
     if settings.exact:
         shards: list[dict[str, Any]] = []
         began = time.perf_counter()
-        for start, block in progress(vectors.blocks(), "blocks checked"):
+        for start, block in progress(vectors.blocks(), "vectors checked", vectors.rows, size=lambda item: len(item[1])):
             check_vectors(block, lambda row, start=start: vectors.name_of(start + row))
         seconds = time.perf_counter() - began
     else:

@@ -1,33 +1,44 @@
-"""Neighbor caches: the passages of every question, and of every chunk of pretraining text, found once and kept.
+"""Neighbor caches of questions: the passages of every question, found once, in blocks, and kept with their texts.
 
-A cache is a parquet file with a row per key and rank; its manifest `{cache}.manifest.json` counts what was found.
+`{cache}.parquet` has a row per question and rank; `{cache}.manifest.json` counts what was found and lists the blocks of
+`cache.py` in the folder `{cache}/` that it was made from.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+import functools
+import hashlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from retrotune.config import CorpusEntry, RetrieverEntry
-from retrotune.corpus.documents import Document, count_bad, read_corpus
-from retrotune.corpus.records import BadRecords
+from retrotune.config import RetrieverEntry
 from retrotune.datasets.base import Example, Passage
 from retrotune.datasets.prepare import load_examples
 from retrotune.errors import DataError, RetrievalError
-from retrotune.files import read_json, read_parquet, sha256, write_json, write_parquet
-from retrotune.log import logger
+from retrotune.files import read_json, read_parquet, sha256, write_json, write_parquet_parts
+from retrotune.log import Progress, logger
+from retrotune.retrieval.blocks import Record
+from retrotune.retrieval.cache import (
+    BLOCK_TEXTS,
+    Hits,
+    Search,
+    kept_or_found,
+    no_hits,
+    read_blocks,
+    relative,
+    summary,
+)
+from retrotune.retrieval.controls import Pool, control_hits, gold_hits
 from retrotune.retrieval.passages import PassageTable
 from retrotune.retrieval.ranking import best_rows
-from retrotune.retrieval.search import Searcher, open_searcher
+from retrotune.retrieval.search import Control, Searcher, open_searcher
 from retrotune.stages import STAGE_VERSIONS
 
 PASSAGE_COLUMNS = ("passage_id", "title", "text", "score")
-DOCUMENTS_AT_ONCE = 1000
-
-Hits = tuple[Any, Any]
-"""(rows, scores) [n, k] of passages found for n texts, best first; row -1 after the last one found."""
+PASSAGES_AT_ONCE = 500_000
+"""Passages whose texts are in memory while the cache is written; each time all passages are read through."""
 
 
 def cache_neighbors(
@@ -39,110 +50,99 @@ def cache_neighbors(
     out: str | Path,
     embeddings: str | Path | None = None,
     index: str | Path | None = None,
+    continuation: bool = False,
+    block_texts: int = BLOCK_TEXTS,
+    base: RetrieverEntry | None = None,
 ) -> None:
     """Find the best `top_k` passages of every question and write them to `out`.
 
     Open-domain questions search all passages, by BM25 or through `index`. With `own_documents` a question searches its
     own document only, exactly and without an index; BM25 weighs words by all documents of the dataset. A document with
-    fewer than `top_k` passages gives all of them, which is counted and logged.
+    fewer than `top_k` passages gives all of them, which is counted and logged. With `continuation` each text goes on
+    into the next passage of its document. `base` is the entry of the retriever that a degraded one starts from. Gold
+    gives what passages are known to hold the answer, possibly none.
 
-    Columns of `out`: question_id, rank (from 0), passage_id, title, text, score (higher is better). Raises
+    Columns of `out`: question_id, rank (from 0), passage_id, title, text, score (higher is better). Blocks of
+    `block_texts` questions that an earlier run left are kept if they are whole and made from the same. Raises
     `RetrievalError` if `top_k` exceeds the passages of an open-domain corpus, a document has no passages, or vectors,
     index and passages do not belong together.
     """
     questions = load_examples(examples)
     table = PassageTable(passages)
     if not own_documents:
-        _check_enough(top_k, table)
-    searcher = open_searcher(retriever, table, embeddings, None if own_documents else index)
+        check_enough(top_k, table)
+    search = Search(retriever, top_k, passages, embeddings, None if own_documents else index, base)
+    may_lack = own_documents or "gold" in (retriever.kind, base and base.kind)
+    digest = question_search_digest(search, table, own_documents)
+    searcher = functools.cache(lambda: open_searcher(retriever, table, search.embeddings, search.index, base))
+
+    def find(asked: Sequence[Example]) -> Hits:
+        rows, scores = find_for_questions(searcher(), table, asked, top_k, own_documents)
+        lost = 0 if may_lack else int((rows < 0).any(axis=1).sum())
+        if lost:
+            raise RetrievalError(f"{index}: found fewer than {top_k} passages for {lost} questions: raise nprobe")
+        return rows, scores
+
+    folder, records = blocks_folder(out), list[Record]()
+    with Progress("questions searched", len(questions)) as shown:
+        for start in range(0, len(questions), block_texts):
+            asked = questions[start : start + block_texts]
+            made_from = questions_digest(digest, asked)
+            record, kept = kept_or_found(folder, start, len(asked), made_from, functools.partial(find, asked))
+            records.append(record)
+            shown.advance(len(asked), kept)
+    numbers = summary(folder, records, top_k)
+    _write_texts(out, questions, table, records, numbers, continuation)
+    origin = {
+        "stage_version": STAGE_VERSIONS["cache_neighbors"],
+        "examples_sha256": sha256(examples),
+        "own_documents": own_documents,
+        "continuation": continuation,
+    }
+    made = {"sha256": sha256(out), "passages_sha256": table.sha256}
+    manifest = manifest_path(out)
+    request = {**search.request(manifest), "examples": relative(examples, manifest), "own_documents": own_documents}
+    write_json(manifest, {**origin, **numbers, **made, "request": request})
+    logger.info("%s: %d passages for %d texts", out, numbers["hits"], len(questions))
+
+
+def find_for_questions(
+    searcher: Searcher, table: PassageTable, questions: Sequence[Example], top_k: int, own_documents: bool
+) -> Hits:
+    """The hits of a block of questions: the one place where a question gets its passages.
+
+    The same question gets the same hits whatever block it is in. Raises as `cache_neighbors` does.
+    """
+    if isinstance(searcher, Control):
+        owns = _own_rows(questions, table) if own_documents else None
+        return control_hits(
+            searcher,
+            [example.question_id for example in questions],
+            [Pool(rows) for rows in owns or [range(table.rows)] * len(questions)],
+            top_k,
+            lambda base: find_for_questions(base, table, questions, top_k, own_documents),
+            lambda ranking: gold_hits(ranking, questions, owns, table, top_k),
+        )
     encoded = searcher.encode([example.question for example in questions])
     if own_documents:
-        hits = _search_own(searcher, encoded, questions, table, top_k)
-    else:
-        hits = searcher.search(encoded, top_k)
-        if (hits[0] < 0).any():
-            lost = int((hits[0] < 0).any(axis=1).sum())
-            raise RetrievalError(f"{index}: found fewer than {top_k} passages for {lost} questions: raise nprobe")
-    keys = {"question_id": pa.array([example.question_id for example in questions], pa.string())}
-    _write_cache(
-        out,
-        keys,
-        hits,
-        table,
-        {
-            "stage_version": STAGE_VERSIONS["cache_neighbors"],
-            "examples_sha256": sha256(examples),
-            "own_documents": own_documents,
-        },
-    )
+        return _search_own(searcher, encoded, _own_rows(questions, table), top_k)
+    found: Hits = searcher.search(encoded, top_k)
+    return found
 
 
-def cache_pretraining_neighbors(
-    corpora: Mapping[str, CorpusEntry],
-    root: str | Path,
-    passages: str | Path,
-    source: str,
-    tokenizer_json: str | Path,
-    chunk_length: int,
-    retriever: RetrieverEntry,
-    top_k: int,
-    out: str | Path,
-    embeddings: str | Path | None = None,
-    index: str | Path | None = None,
-) -> None:
-    """Find the best `top_k` passages of other documents for all text that models are pretrained on.
-
-    The query is the text of each chunk of `chunk_length` tokens, cut without special tokens as training cuts it, or the
-    whole document if `chunk_length` is 0 (its chunk number is then 0). `source` is the corpus that `passages` were cut
-    from: passages of the very document that asks are left out (RETRO, arXiv 2112.04426, section 2.1). Text that has
-    fewer than `top_k` passages of other documents gets those there are, which is counted and logged.
-
-    Columns of `out`: doc_id (as `corpus_documents` names it), chunk, rank, passage_id, title, text, score. Raises
-    `RetrievalError` as `cache_neighbors` does.
-    """
-    table = PassageTable(passages)
-    _check_enough(top_k, table)
-    searcher = open_searcher(retriever, table, embeddings, index)
-    doc_of_row, codes = _codes(f"{source}/{doc_id}" for doc_id in table.column("doc_id"))
-    doc_ids: list[str] = []
-    chunks: list[int] = []
-    pieces: list[Hits] = []
-    bad = count_bad(corpora)
-    pretraining = _pretraining_texts(corpora, root, tokenizer_json, chunk_length, bad)
-    for texts in _batches(pretraining, DOCUMENTS_AT_ONCE):
-        doc_ids.extend(doc_id for doc_id, _, _ in texts)
-        chunks.extend(chunk for _, chunk, _ in texts)
-        own = [codes.get(doc_id, -1) for doc_id, _, _ in texts]
-        encoded = searcher.encode([text for _, _, text in texts])
-        pieces.append(_search_others(searcher, encoded, np.array(own), doc_of_row, top_k))
-        logger.info("%d texts searched", len(doc_ids))
-    hits = (np.concatenate([rows for rows, _ in pieces]), np.concatenate([scores for _, scores in pieces]))
-    keys = {"doc_id": pa.array(doc_ids, pa.string()), "chunk": pa.array(chunks, pa.int64())}
-    _write_cache(
-        out,
-        keys,
-        hits,
-        table,
-        {
-            "stage_version": STAGE_VERSIONS["cache_pretraining_neighbors"],
-            "chunk_length": chunk_length,
-            "tokenizer_sha256": sha256(tokenizer_json) if chunk_length else None,
-            "bad_records": {name: records.summary() for name, records in bad.items()},
-        },
-    )
+def question_search_digest(search: Search, table: PassageTable, own_documents: bool) -> str:
+    """Digest of all that determines the hits of questions, beside the questions."""
+    return search.digest(table, STAGE_VERSIONS["cache_neighbors"], own_documents=own_documents)
 
 
-def corpus_documents(
-    corpora: Mapping[str, CorpusEntry], root: str | Path, bad: Mapping[str, BadRecords] | None = None
-) -> Iterator[Document]:
-    """Documents of several corpora, their ids made unique by the corpus' name: `{corpus}/{doc_id}`.
-
-    `bad` are the corpora's counters of bad records, as `count_bad` makes them, for the caller's manifest.
-    """
-    bad = bad or count_bad(corpora)
-    for name, entry in corpora.items():
-        for document in read_corpus(entry, root, bad[name]):
-            yield Document(f"{name}/{document.doc_id}", document.title, document.text)
+def questions_digest(search_digest: str, questions: Sequence[Example]) -> str:
+    """Digest of what a block of hits is made from."""
+    found = hashlib.sha256(search_digest.encode())
+    for example in questions:
+        found.update(
+            repr((example.question_id, example.question, example.answers, example.doc_id, example.evidence)).encode()
+        )
+    return found.hexdigest()
 
 
 def load_neighbors(path: str | Path) -> dict[str, list[Passage]]:
@@ -151,25 +151,48 @@ def load_neighbors(path: str | Path) -> dict[str, list[Passage]]:
     Raises `RetrievalError` with the remedy if the cache is missing, damaged, lacks a column or a question, or has a gap
     in its ranks.
     """
-    return {key[0]: found for key, found in _read_cache(path, ("question_id",)).items()}
+    import pyarrow.parquet as pq
+
+    remedy = f"delete {path} and run again to rebuild it"
+    if not Path(path).is_file():
+        raise RetrievalError(f"{path}: no such neighbor cache; run cache_neighbors first")
+    try:
+        manifest = read_json(manifest_path(path)) if manifest_path(path).is_file() else {}
+        if manifest.get("sha256") not in (None, sha256(path)):
+            raise RetrievalError(f"{path}: damaged (not what its manifest says); {remedy}")
+        frame = read_parquet(path)
+    except DataError as error:
+        raise RetrievalError(str(error)) from error
+    metadata = pq.read_schema(path).metadata or {}
+    missing = [name for name in ("question_id", "rank", *PASSAGE_COLUMNS) if name not in frame.columns]
+    if missing:
+        raise RetrievalError(f"{path}: no column {', '.join(missing)}; {remedy}")
+    found: dict[str, list[Passage]] = {}
+    columns = (frame[column] for column in PASSAGE_COLUMNS)
+    for name, rank, *values in zip(frame["question_id"], frame["rank"], *columns, strict=True):
+        ranked = found.setdefault(name, [])
+        if rank != len(ranked):
+            raise RetrievalError(f"{path}: {name} has rank {rank} where {len(ranked)} is due; {remedy}")
+        ranked.append(Passage(*values))
+    if b"texts" in metadata:
+        expected = int(metadata[b"texts"]) - int(metadata[b"texts_without_passage"])
+        if len(found) != expected:
+            raise RetrievalError(f"{path}: passages for {len(found)} texts where {expected} are due; {remedy}")
+    return found
 
 
-def load_pretraining_neighbors(path: str | Path) -> dict[tuple[str, int], list[Passage]]:
-    """Passages of each (document id, chunk number), best first; text without any passage has no entry. Raises alike."""
-    return _read_cache(path, ("doc_id", "chunk"))
+def manifest_path(cache: str | Path) -> Path:
+    """`{cache}.manifest.json` beside `{cache}.parquet`."""
+    return Path(cache).with_suffix(".manifest.json")
 
 
-def check_tokenizer(path: str | Path, tokenizer_json: str | Path) -> None:
-    """Raise `RetrievalError` if a cache of pretraining neighbors belongs to the chunks of another tokenizer."""
-    found = read_json(_manifest_path(path)).get("tokenizer_sha256") if _manifest_path(path).is_file() else None
-    if found is not None and found != sha256(tokenizer_json):
-        raise RetrievalError(
-            f"{path}: found for chunks that another tokenizer than {tokenizer_json} cuts; delete it and run "
-            "cache_retrofitting_neighbors again"
-        )
+def blocks_folder(cache: str | Path) -> Path:
+    """The folder of the blocks that a cache is made from."""
+    return Path(cache).with_suffix("")
 
 
-def _check_enough(top_k: int, table: PassageTable) -> None:
+def check_enough(top_k: int, table: PassageTable) -> None:
+    """Raise `RetrievalError` if there are fewer passages than each text is to have."""
     if not 1 <= top_k <= table.rows:
         raise RetrievalError(
             f"top_k={top_k}, but {table.path} holds {table.rows} passages: set top_k between 1 and {table.rows},"
@@ -177,43 +200,28 @@ def _check_enough(top_k: int, table: PassageTable) -> None:
         )
 
 
-def _codes(names: Iterable[str]) -> tuple[Any, dict[str, int]]:
-    """Names as small integers: (array of codes, code of each name)."""
-    codes: dict[str, int] = {}
-    return np.array([codes.setdefault(name, len(codes)) for name in names], dtype=np.int64), codes
-
-
-def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    batch = []
-    for item in items:
-        batch.append(item)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
-
-
-def _no_hits(n: int, k: int) -> Hits:
-    return np.full((n, k), -1, dtype=np.int64), np.full((n, k), -np.inf, dtype=np.float32)
-
-
-def _search_own(searcher: Searcher, encoded: Any, questions: list[Example], table: PassageTable, k: int) -> Hits:
-    """Exact search of each question among the passages of its own document, one document at a time."""
-    doc_of_row, codes = _codes(table.column("doc_id"))
-    order = np.argsort(doc_of_row, kind="stable")
-    borders = np.searchsorted(doc_of_row[order], np.arange(len(codes) + 1))
-    asked: dict[int, list[int]] = {}
-    for number, example in enumerate(questions):
-        if example.doc_id not in codes:
+def _own_rows(questions: Sequence[Example], table: PassageTable) -> list[Any]:
+    """Rows of the passages of each question's own document; `RetrievalError` for a document without passages."""
+    found = []
+    for example in questions:
+        rows = table.rows_of(example.doc_id) if example.doc_id is not None else ()
+        if not len(rows):
             raise RetrievalError(
                 f"question {example.question_id!r}: its document {example.doc_id!r} has no passage in {table.path};"
                 " delete that file and run chunk_documents again"
             )
-        asked.setdefault(codes[example.doc_id], []).append(number)
-    rows, scores = _no_hits(len(questions), k)
-    for code, numbers in asked.items():
-        own_rows = order[borders[code] : borders[code + 1]]
+        found.append(rows)
+    return found
+
+
+def _search_own(searcher: Searcher, encoded: Any, owns: Sequence[Any], k: int) -> Hits:
+    """Exact search of each question among the passages of its own document (`owns`), one document at a time."""
+    asked: dict[int, list[int]] = {}
+    for number, own_rows in enumerate(owns):
+        asked.setdefault(int(own_rows[0]), []).append(number)
+    rows, scores = no_hits(len(owns), k)
+    for numbers in asked.values():
+        own_rows = owns[numbers[0]]
         for number, found in zip(numbers, searcher.score(encoded[numbers], own_rows), strict=True):
             best = best_rows(found, k)
             rows[number, : len(best)] = own_rows[best]
@@ -221,118 +229,52 @@ def _search_own(searcher: Searcher, encoded: Any, questions: list[Example], tabl
     return rows, scores
 
 
-def _search_others(searcher: Searcher, encoded: Any, own: Any, doc_of_row: Any, k: int) -> Hits:
-    """The best passages outside each text's own document (`own` [n], -1: none of its passages are searched).
-
-    Fetches more until `k` others are found, or all passages have been seen.
-    """
-    rows, scores = _no_hits(len(encoded), k)
-    pending = np.arange(len(encoded))
-    fetch = min(2 * k, searcher.size)
-    while len(pending):
-        found_rows, found_scores = searcher.search(encoded[pending], fetch)
-        other = (found_rows >= 0) & (doc_of_row[found_rows] != own[pending, None])
-        place = np.cumsum(other, axis=1) - 1
-        kept = other & (place < k)
-        text = np.broadcast_to(pending[:, None], kept.shape)[kept]
-        rows[text, place[kept]] = found_rows[kept]
-        scores[text, place[kept]] = found_scores[kept]
-        if fetch == searcher.size:
-            break
-        pending = pending[other.sum(axis=1) < k]
-        fetch = min(4 * fetch, searcher.size)
-    return rows, scores
-
-
-def _pretraining_texts(
-    corpora: Mapping[str, CorpusEntry],
-    root: str | Path,
-    tokenizer_json: str | Path,
-    chunk_length: int,
-    bad: Mapping[str, BadRecords] | None = None,
-) -> Iterator[tuple[str, int, str]]:
-    """(document id, chunk number, text to search with) of all pretraining text, in order."""
-    from tokenizers import Tokenizer
-
-    if chunk_length and not Path(tokenizer_json).is_file():
-        raise RetrievalError(
-            f"{tokenizer_json}: no such tokenizer; neighbors per chunk need one in tokenizers' JSON format: convert "
-            "the model again with a tokenizer, or set neighbors_per: document"
-        )
-    tokenizer = Tokenizer.from_file(str(tokenizer_json)) if chunk_length else None
-    for documents in _batches(corpus_documents(corpora, root, bad), DOCUMENTS_AT_ONCE):
-        if tokenizer is None:
-            yield from ((document.doc_id, 0, document.text) for document in documents)
-            continue
-        encodings = tokenizer.encode_batch([document.text for document in documents], add_special_tokens=False)
-        for document, encoding in zip(documents, encodings, strict=True):
-            for chunk, start in enumerate(range(0, len(encoding.ids), chunk_length)):
-                spans = encoding.offsets[start : start + chunk_length]
-                yield document.doc_id, chunk, document.text[spans[0][0] : spans[-1][1]]
-
-
-def _write_cache(
-    out: str | Path, keys: Mapping[str, Any], hits: Hits, table: PassageTable, made_from: Mapping[str, Any]
+def _write_texts(
+    out: str | Path,
+    questions: Sequence[Example],
+    table: PassageTable,
+    records: Sequence[Record],
+    numbers: dict[str, Any],
+    continuation: bool,
 ) -> None:
-    """Write hits with their passages, a row per key and rank, and the manifest."""
-    rows, scores = hits
-    found = rows >= 0
-    counts = found.sum(axis=1)
-    keyed = np.repeat(np.arange(len(rows)), counts)
-    taken = table.take(rows[found])
-    columns = {
-        **{name: values.take(pa.array(keyed)) for name, values in keys.items()},
-        "rank": pa.array(np.nonzero(found)[1]),
-        **{name: taken[name] for name in ("passage_id", "title", "text")},
-        "score": pa.array(scores[found]),
-    }
-    numbers = {"texts": len(rows), "texts_without_passage": int((counts == 0).sum())}
+    """Write hits with their passages, a row per question and rank."""
+    text = ("passage_id", "title", "text")
     # Kept in the file itself: a cache that lost rows must not pass for one of fewer questions.
-    cache = pa.table(columns).replace_schema_metadata({name: str(number) for name, number in numbers.items()})
-    write_parquet(out, cache)
-    short = int((counts < rows.shape[1]).sum())
-    if short:
-        logger.warning("%s: %d of %d texts have fewer than %d passages", out, short, len(rows), rows.shape[1])
-    manifest = {**numbers, "texts_with_fewer": short, "rows": len(cache), "top_k": rows.shape[1], "sha256": sha256(out)}
-    write_json(_manifest_path(out), {**made_from, **manifest, "passages_sha256": table.sha256})
-    logger.info("%s: %d passages for %d texts", out, len(cache), len(rows))
+    metadata = {name: str(numbers[name]) for name in ("texts", "texts_without_passage")}
+    schema = pa.schema(
+        [
+            ("question_id", pa.string()),
+            ("rank", pa.int64()),
+            *((name, pa.string()) for name in text),
+            ("score", pa.float32()),
+        ],
+        metadata,
+    )
+
+    def part(first: int, rows: Any, scores: Any) -> Any:
+        found = rows >= 0
+        asked, ranks = np.nonzero(found)
+        taken = table.given(rows[found], continuation)
+        columns = {
+            "question_id": pa.array([questions[first + number].question_id for number in asked.tolist()], pa.string()),
+            "rank": pa.array(ranks),
+            **{name: taken[name].cast(pa.string()) for name in text},
+            "score": pa.array(scores[found]),
+        }
+        return pa.table(columns, schema=schema)
+
+    blocks = read_blocks(blocks_folder(out), records, "run cache_neighbors again")
+    write_parquet_parts(out, (part(*several) for several in _together(blocks)), schema)
 
 
-def _manifest_path(cache: str | Path) -> Path:
-    return Path(cache).with_suffix(".manifest.json")
-
-
-def _read_cache(path: str | Path, key: tuple[str, ...]) -> dict[Any, list[Passage]]:
-    """Passages by key, every check made."""
-    import pyarrow.parquet as pq
-
-    remedy = f"delete {path} and run again to rebuild it"
-    if not Path(path).is_file():
-        raise RetrievalError(
-            f"{path}: no such neighbor cache; run cache_neighbors or cache_pretraining_neighbors first"
-        )
-    try:
-        manifest = read_json(_manifest_path(path)) if _manifest_path(path).is_file() else {}
-        if manifest.get("sha256") not in (None, sha256(path)):
-            raise RetrievalError(f"{path}: damaged (not what its manifest says); {remedy}")
-        frame = read_parquet(path)
-    except DataError as error:
-        raise RetrievalError(str(error)) from error
-    metadata = pq.read_schema(path).metadata or {}
-    missing = [name for name in (*key, "rank", *PASSAGE_COLUMNS) if name not in frame.columns]
-    if missing:
-        raise RetrievalError(f"{path}: no column {', '.join(missing)}; {remedy}")
-    found: dict[Any, list[Passage]] = {}
-    names = zip(*(frame[name] for name in key), strict=True)
-    for name, rank, *values in zip(names, frame["rank"], *(frame[column] for column in PASSAGE_COLUMNS), strict=True):
-        ranked = found.setdefault(name, [])
-        if rank != len(ranked):
-            raise RetrievalError(
-                f"{path}: {' '.join(map(str, name))} has rank {rank} where {len(ranked)} is due; {remedy}"
-            )
-        ranked.append(Passage(*values))
-    if b"texts" in metadata:
-        expected = int(metadata[b"texts"]) - int(metadata[b"texts_without_passage"])
-        if len(found) != expected:
-            raise RetrievalError(f"{path}: passages for {len(found)} texts where {expected} are due; {remedy}")
-    return found
+def _together(blocks: Iterator[tuple[int, dict[str, Any]]]) -> Iterator[tuple[int, Any, Any]]:
+    """(number of the first text, rows, scores) of as many blocks together as `PASSAGES_AT_ONCE` admits."""
+    first, rows, scores = 0, list[Any](), list[Any]()
+    for start, arrays in blocks:
+        if rows and sum(map(np.size, rows)) + arrays["rows"].size > PASSAGES_AT_ONCE:
+            yield first, np.concatenate(rows), np.concatenate(scores)
+            first, rows, scores = start, [], []
+        rows.append(arrays["rows"])
+        scores.append(arrays["scores"])
+    if rows:
+        yield first, np.concatenate(rows), np.concatenate(scores)

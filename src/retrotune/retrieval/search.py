@@ -9,6 +9,7 @@ import numpy as np
 from retrotune.config import RetrieverEntry
 from retrotune.errors import RetrievalError
 from retrotune.log import progress
+from retrotune.retrieval.embeddings import check_vectors
 from retrotune.retrieval.passages import PassageTable
 
 QUERIES_AT_ONCE = 1024
@@ -34,6 +35,28 @@ class Searcher(Protocol):
         ...
 
 
+class Control:
+    """Stands where a control (gold, random, degraded) is asked for passages; `controls.py` finds them.
+
+    `searched` ranks the passages that gold looks through, and is what a degraded retriever starts from.
+    """
+
+    def __init__(self, entry: RetrieverEntry, size: int, searched: Searcher | None = None) -> None:
+        self.entry, self.size, self.searched = entry, size, searched
+
+    def encode(self, texts: Sequence[str]) -> Any:
+        """A control does not search by texts alone: raises `RetrievalError`."""
+        raise RetrievalError(f"{self.entry.kind} passages are not searched by text: only neighbor caches have them")
+
+    def search(self, encoded: Any, k: int) -> tuple[Any, Any]:
+        """As `encode`."""
+        return self.encode(()), None
+
+    def score(self, encoded: Any, rows: Any) -> Any:
+        """As `encode`."""
+        return self.encode(())
+
+
 class DenseSearcher:
     """Dot products of an encoder's vectors: through a FAISS index over all passages, exactly over given ones."""
 
@@ -49,8 +72,10 @@ class DenseSearcher:
             )
 
     def encode(self, texts: Sequence[str]) -> Any:
-        """Query vectors [n, D]."""
-        return self._encoder.encode(texts)
+        """Query vectors [n, D]; `RetrievalError` naming the text whose vector is zero or not finite."""
+        vectors = self._encoder.encode(texts)
+        check_vectors(vectors, lambda row: f"question {texts[row][:200]!r}")
+        return vectors
 
     def search(self, encoded: Any, k: int) -> tuple[Any, Any]:
         """See `Searcher`; needs an index."""
@@ -64,8 +89,8 @@ class DenseSearcher:
         while len(pending):
             tied = np.zeros(len(pending), dtype=bool)
             starts = range(0, len(pending), QUERIES_AT_ONCE)
-            for start in progress(starts, f"batches of {QUERIES_AT_ONCE} queries searched"):
-                part = pending[start : start + QUERIES_AT_ONCE]
+            parts = [(start, pending[start : start + QUERIES_AT_ONCE]) for start in starts]
+            for start, part in progress(parts, "queries searched", len(pending), size=lambda item: len(item[1])):
                 found_scores, found_rows = self._index.search(encoded[part], fetch)
                 order = np.lexsort((found_rows, -found_scores), axis=-1)
                 found_scores = np.take_along_axis(found_scores, order, axis=1)
@@ -89,15 +114,23 @@ def open_searcher(
     table: PassageTable,
     embeddings: str | Path | None = None,
     index: str | Path | None = None,
+    base: RetrieverEntry | None = None,
 ) -> Searcher:
-    """The searcher of a retriever over the passages of `table`.
+    """The searcher of a retriever over the passages of `table`; `base` is the entry that a degraded one starts from.
 
     Raises `RetrievalError` if a dense retriever lacks vectors, or vectors and index do not belong to these passages.
     """
-    if retriever.kind == "bm25":
+    if retriever.kind == "degraded":
+        if base is None:
+            raise RetrievalError(f"a degraded retriever starts from its base {retriever.base!r}: give that one's entry")
+        return Control(retriever, table.rows, open_searcher(base, table, embeddings, index))
+    if retriever.kind == "random":
+        return Control(retriever, table.rows)
+    if retriever.kind in ("bm25", "gold"):
         from retrotune.retrieval.sparse import SparseSearcher
 
-        return SparseSearcher(table)
+        searcher = SparseSearcher(table)
+        return searcher if retriever.kind == "bm25" else Control(retriever, table.rows, searcher)
     from retrotune.retrieval.embeddings import Embeddings
     from retrotune.retrieval.encoders import fingerprint, load_encoder
     from retrotune.retrieval.index import open_index

@@ -61,7 +61,9 @@ def _fill(vectors: Embeddings, trained: Path, start: int, stop: int) -> Any:
 
     index = faiss.read_index(str(trained))
     added = 0
-    for row, block in progress(vectors.blocks(start=start, stop=stop), f"blocks of rows {start} to {stop} indexed"):
+    for row, block in progress(
+        vectors.blocks(start=start, stop=stop), "vectors indexed", stop - start, size=lambda item: len(item[1])
+    ):
         check_vectors(block, lambda place, row=row: vectors.name_of(row + place))
         index.add(block)
         added += len(block)

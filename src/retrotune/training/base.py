@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from retrotune.config import BaseTraining, CorpusEntry, Family, Passages, RetrofittingEntry
+from retrotune import interruption
+from retrotune.config import BaseTraining, CorpusEntry, Family, Passages, RetrofittingEntry, SaveEvery
 from retrotune.corpus.documents import count_bad
 from retrotune.errors import TrainingError
 from retrotune.files import sha256, sha256_text, write_json
@@ -20,7 +21,7 @@ from retrotune.log import logger
 from retrotune.models import RetroForCausalLM
 from retrotune.models.retro.retrofit import new_modules
 from retrotune.models.sizes import departures
-from retrotune.retrieval.neighbors import corpus_documents, load_pretraining_neighbors
+from retrotune.retrieval.pretraining import corpus_documents, load_pretraining_neighbors
 from retrotune.training.batches import special_ids
 from retrotune.training.loop import Batch, PlannedBatches, Schedule, plan_batches, run_training
 from retrotune.training.optimizers import adamw, muon
@@ -92,6 +93,7 @@ def planned_batches(
     return PlannedBatches(plan, collate, recipe.seed), sequences, skipped
 
 
+@interruption.deferred()  # what is trained is written before a signal stops the run
 def train_base_model(
     model: RetroForCausalLM,
     tokenizer: Any,
@@ -103,6 +105,7 @@ def train_base_model(
     origin: Mapping[str, Any],
     start: str,
     left_padded: bool,
+    save_every: SaveEvery | None = None,
 ) -> None:
     """Train what requires gradients and write the model to `out_dir`: weights, tokenizer, log, `manifest.json` last.
 
@@ -134,6 +137,7 @@ def train_base_model(
             f"{start} {config.to_json_string()} {recipe.model_dump_json()} "
             f"{text.layout.model_dump_json()} {digest(sequences)}"
         ),
+        save_every=save_every,
     )
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)

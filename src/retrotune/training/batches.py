@@ -103,13 +103,14 @@ class ExampleEncoder:
     chunk_length: int = 1
     retrieved_length: int = 128
     num_virtual_tokens: int = 0
+    may_lack_passages: bool = False
 
     def encode(self, example: Example, passages: Sequence[Passage], with_answer: bool) -> EncodedExample:
         """Encode one question. Contexts that do not fit are cut, the last first and each from its end.
 
         Raises `DataError` if the question does not fit without any context, `RetrievalError` if passages are missing.
         """
-        may_be_fewer = example.doc_id is not None and not self.spec.open_domain
+        may_be_fewer = self.may_lack_passages or (example.doc_id is not None and not self.spec.open_domain)
         contexts, neighbors = select_passages(passages, self.passages, example.question_id, may_be_fewer)
         _, eos_id = special_ids(self.tokenizer)
         head_ids, question_ids, answer_ids, separator_ids, *piece_ids = self._tokenize(
@@ -279,5 +280,6 @@ def cell_batching(resolved: ResolvedCell, config: Any, tokenizer: Any) -> tuple[
         chunk_length=chunk_length,
         retrieved_length=config.retrieved_length if retro else 0,
         num_virtual_tokens=virtual,
+        may_lack_passages=resolved.may_lack_passages,
     )
     return encoder, Collator(pad_id, chunk_length, virtual, resolved.passages.num_neighbors)

@@ -7,7 +7,9 @@ from random import Random
 
 import torch
 
+from retrotune import interruption
 from retrotune.cells import ResolvedCell
+from retrotune.config import SaveEvery
 from retrotune.datasets.base import Passage
 from retrotune.datasets.prepare import load_examples
 from retrotune.errors import TrainingError
@@ -30,10 +32,12 @@ def finetune_cell(
     out_dir: str | Path,
     work_dir: str | Path,
     threads: int | None = None,
+    save_every: SaveEvery | None = None,
 ) -> None:
     """Train one cell and write `adapter/`, `train_log.jsonl` (a line per step) and `train.json` into `out_dir`.
 
-    `train.json` says what training cost, and the sha256 of what it read.
+    `train.json` says what training cost, and the sha256 of what it read. Checkpoints come into `work_dir` as
+    `save_every` says (None: its defaults); a run that finds its own goes on from there.
 
     With the same seed, inputs and `threads` (CPU threads of torch; None: as set outside) the trained weights are the
     same to the byte on a CPU. Full fine-tuning keeps its weights in float32 even where the model is bfloat16, which
@@ -75,42 +79,44 @@ def finetune_cell(
     logger.info("%s: %d steps, %d of %d parameters", resolved.cell.name, steps, trainable, total)
     out, work = Path(out_dir), Path(work_dir) / "finetune"
     inputs = _inputs(model_dir, examples, neighbors)
-    outcome = run_training(
-        model,
-        PlannedBatches(plan, collate, resolved.seed),
-        adamw(model, recipe.learning_rate, recipe.weight_decay, (recipe.beta1, recipe.beta2)),
-        Schedule(
-            steps=steps,
-            accumulation=-(-recipe.batch_size // micro),
-            warmup_steps=recipe.warmup_steps,
-            final_share=0.0,
-            max_grad_norm=recipe.max_grad_norm,
-            bfloat16=bfloat16,
-            seed=resolved.seed,
-            activation_checkpointing=recipe.activation_checkpointing,
-        ),
-        work_dir=work,
-        log_path=out / "train_log.jsonl",
-        identity=_identity(resolved, inputs),
-    )
-    save_trained(model, out / "adapter")
-    write_json(
-        out / "train.json",
-        {
-            "steps": outcome.steps,
-            "tokens": outcome.tokens,
-            "seconds": outcome.seconds,
-            "peak_memory_bytes": peak_memory_bytes(device),
-            "num_trainable_params": trainable,
-            "num_total_params": total,
-            "adapter_bytes": sum(file.stat().st_size for file in (out / "adapter").rglob("*.safetensors")),
-            "final_loss": outcome.final_loss,
-            "truncated": sum(example.truncated > 0 for example in encoded),
-            "truncated_answers": sum(example.truncated_answer > 0 for example in encoded),
-            "inputs": inputs,
-        },
-    )
-    shutil.rmtree(work)
+    with interruption.deferred():  # what is trained is written before a signal stops the run
+        outcome = run_training(
+            model,
+            PlannedBatches(plan, collate, resolved.seed),
+            adamw(model, recipe.learning_rate, recipe.weight_decay, (recipe.beta1, recipe.beta2)),
+            Schedule(
+                steps=steps,
+                accumulation=-(-recipe.batch_size // micro),
+                warmup_steps=recipe.warmup_steps,
+                final_share=0.0,
+                max_grad_norm=recipe.max_grad_norm,
+                bfloat16=bfloat16,
+                seed=resolved.seed,
+                activation_checkpointing=recipe.activation_checkpointing,
+            ),
+            work_dir=work,
+            log_path=out / "train_log.jsonl",
+            identity=_identity(resolved, inputs),
+            save_every=save_every,
+        )
+        save_trained(model, out / "adapter")
+        write_json(
+            out / "train.json",
+            {
+                "steps": outcome.steps,
+                "tokens": outcome.tokens,
+                "seconds": outcome.seconds,
+                "peak_memory_bytes": peak_memory_bytes(device),
+                "num_trainable_params": trainable,
+                "num_total_params": total,
+                "adapter_bytes": sum(file.stat().st_size for file in (out / "adapter").rglob("*.safetensors")),
+                "final_loss": outcome.final_loss,
+                "truncated": sum(example.truncated > 0 for example in encoded),
+                "truncated_answers": sum(example.truncated_answer > 0 for example in encoded),
+                "inputs": inputs,
+            },
+        )
+        shutil.rmtree(work)
 
 
 def _inputs(model_dir: str | Path, examples: str | Path, neighbors: str | Path | None) -> dict[str, str | None]:

@@ -5,7 +5,6 @@ interrupted and resumed sees the same batches as one that was not.
 """
 
 import inspect
-import json
 import math
 import random
 import resource
@@ -19,18 +18,21 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.data import Dataset, SequentialSampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
+from retrotune import interruption
+from retrotune.config import SaveEvery
 from retrotune.errors import TrainingError
-from retrotune.files import write_jsonl, write_text
+from retrotune.files import write_jsonl
 from retrotune.log import logger
+from retrotune.training.checkpoints import checkpoint_path, claim, last_checkpoint, seal
 from retrotune.training.optimizers import cosine_schedule
 
 Batch = dict[str, torch.Tensor]
-CHECKPOINT_SECONDS = 300.0
 BUCKET_STEPS = 16
 """Examples of so many steps are sorted by length before they are cut into batches: little padding, still mixed."""
 
@@ -114,6 +116,7 @@ def peak_memory_bytes(device: str) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
+@interruption.deferred()
 def run_training(
     model: nn.Module,
     batches: PlannedBatches,
@@ -122,19 +125,25 @@ def run_training(
     work_dir: str | Path,
     log_path: str | Path,
     identity: str,
-    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    save_every: SaveEvery | None = None,
 ) -> Outcome:
     """Train all parameters that require gradients; go on from the last whole checkpoint in `work_dir`, if there is one.
 
     `identity` is a digest of everything that determines the run: checkpoints of another run in `work_dir` are deleted.
     The caller deletes `work_dir` once the trained weights are saved.
+
+    A run that a signal stops (`retrotune.interruption`) saves after the step that it is in and raises `Interrupted`.
+    Resumed anywhere, it ends with the same weights and the same log as one that was not interrupted, on a CPU with the
+    same number of threads to the bit; only seconds differ.
+
     Writes one JSON line per `log_every` steps (step, loss, learning_rate, grad_norm, tokens, seconds) to `log_path` at
     the end. The loss is the weighted mean of the tokens' cross-entropies over the whole step, however that is divided
-    into micro-batches. Raises `TrainingError` if the loss is not finite.
+    into micro-batches. Raises `TrainingError` if the loss is not finite or a checkpoint cannot be written.
     """
-    work = _claim(Path(work_dir), identity)
+    work = Path(work_dir)
+    claim(work, identity)
     cuda = torch.cuda.is_available()
-    progress = _Progress(work, schedule, checkpoint_seconds)
+    progress = _Progress(schedule, save_every or SaveEvery())
     arguments = TrainingArguments(
         output_dir=str(work),
         max_steps=schedule.steps,
@@ -148,7 +157,6 @@ def run_training(
         logging_steps=schedule.log_every,
         logging_nan_inf_filter=False,
         save_strategy="no",
-        save_total_limit=1,
         report_to="none",
         disable_tqdm=True,
         remove_unused_columns=False,
@@ -174,9 +182,11 @@ def run_training(
     trainer.remove_callback(PrinterCallback)
     checkpoint = last_checkpoint(work)
     if checkpoint is not None:
-        logger.info("resuming from %s", checkpoint)
-        progress.restore(checkpoint)
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        logger.info("resuming from %s", checkpoint[0])
+        progress.restore(checkpoint[1])
+    trainer.train(resume_from_checkpoint=str(checkpoint[0]) if checkpoint else None)
+    if trainer.state.global_step < schedule.steps:
+        interruption.stop(f"step {trainer.state.global_step} of {schedule.steps} is saved in {work}")
     base.config.use_cache = uses_cache  # Trainer switches it off, and the configuration is saved with the weights
     write_jsonl(log_path, progress.lines)
     return Outcome(
@@ -185,21 +195,6 @@ def run_training(
         seconds=round(progress.seconds, 3),
         final_loss=progress.lines[-1]["loss"],
     )
-
-
-def _claim(work: Path, identity: str) -> Path:
-    """The work folder of one run, emptied if it holds another run's files."""
-    owner = work / "identity"
-    if work.exists() and not (owner.is_file() and owner.read_text(encoding="utf-8") == identity):
-        shutil.rmtree(work)
-    write_text(owner, identity)
-    return work
-
-
-def last_checkpoint(work: Path) -> Path | None:
-    """The newest whole checkpoint in a work folder; half-written ones are ignored."""
-    whole = [folder for folder in work.glob("checkpoint-*") if (folder / _Progress.FILE).is_file()]
-    return max(whole, key=lambda folder: int(folder.name.rsplit("-", 1)[1]), default=None)
 
 
 def weighted_loss(
@@ -256,7 +251,25 @@ class _Trainer(Trainer):
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """One micro-batch; its loss is a share of the step's, so Trainer must not divide it by their number."""
         self.current_gradient_accumulation_steps = 1
-        return super().training_step(*args, **kwargs)
+        loss: torch.Tensor = super().training_step(*args, **kwargs)
+        self.progress.loss += loss
+        return loss
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        """Save, and declare the checkpoint whole; a half one is deleted, as the room may be needed to go on."""
+        folder = checkpoint_path(Path(self.args.output_dir), self.state.global_step)
+        start = time.monotonic()
+        try:
+            super()._save_checkpoint(*args, **kwargs)
+            seal(folder, self.progress.state())
+        except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have errors of their own
+            shutil.rmtree(folder, ignore_errors=True)
+            raise TrainingError(
+                f"{folder}: the checkpoint cannot be written ({error}); make room or mend the folder's rights and run "
+                "again: training goes on from the checkpoint before"
+            ) from error
+        self.progress.saved = time.monotonic()
+        self.progress.saving = self.progress.saved - start
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         folder = Path(output_dir or self.args.output_dir)
@@ -278,15 +291,17 @@ class _Trainer(Trainer):
 
 
 class _Progress(TrainerCallback):
-    """Counts tokens and time, keeps the log lines, asks for checkpoints now and then, and marks whole ones as such."""
+    """Counts tokens, loss and time, keeps the log lines, and asks for checkpoints."""
 
-    FILE = "progress.json"
+    SAVING_SHARE = 0.05
+    """Where writing a checkpoint takes long, checkpoints by time come so seldom that they take this share of it."""
 
-    def __init__(self, work: Path, schedule: Schedule, checkpoint_seconds: float) -> None:
-        self.work, self.schedule, self.checkpoint_seconds = work, schedule, checkpoint_seconds
+    def __init__(self, schedule: Schedule, save_every: SaveEvery) -> None:
+        self.schedule, self.save_every = schedule, save_every
         self.tokens = 0
+        self.loss: Any = 0.0  # of the steps since the last log line; Trainer forgets it when it is interrupted
         self.lines: list[dict[str, Any]] = []
-        self.earlier = 0.0
+        self.earlier = self.saving = 0.0
         self.start = self.saved = self.told = time.monotonic()
 
     @property
@@ -294,34 +309,38 @@ class _Progress(TrainerCallback):
         """Seconds of training, those before an interruption included."""
         return self.earlier + time.monotonic() - self.start
 
-    def restore(self, checkpoint: Path) -> None:
+    def state(self) -> dict[str, Any]:
+        """What is saved beside a checkpoint."""
+        return {"tokens": self.tokens, "loss": float(self.loss), "lines": self.lines, "seconds": self.seconds}
+
+    def restore(self, state: dict[str, Any]) -> None:
         """Go on from what was saved beside a checkpoint."""
-        state = json.loads((checkpoint / self.FILE).read_text(encoding="utf-8"))
-        self.tokens, self.lines, self.earlier = state["tokens"], state["lines"], state["seconds"]
+        self.tokens, self.loss, self.lines = state["tokens"], state["loss"], state["lines"]
+        self.earlier = state["seconds"]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Start the clock."""
         self.start = self.saved = self.told = time.monotonic()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Ask for a checkpoint, after a logged step, if the last one is old; none at the very end."""
-        due = time.monotonic() - self.saved >= self.checkpoint_seconds
-        if due and state.global_step % self.schedule.log_every == 0 and state.global_step < self.schedule.steps:
-            control.should_save = True
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Mark the checkpoint as whole: this file is written last."""
-        saved = {"tokens": self.tokens, "lines": self.lines, "seconds": self.seconds}
-        write_text(self.work / f"checkpoint-{state.global_step}" / self.FILE, json.dumps(saved))
-        self.saved = time.monotonic()
+        """Ask for a checkpoint if one is due or a signal stops the run; none at the very end."""
+        step = state.global_step
+        if step == self.schedule.steps:
+            return
+        pause = max(self.save_every.seconds, self.saving / self.SAVING_SHARE)
+        by_step = self.save_every.steps is not None and step % self.save_every.steps == 0
+        control.should_training_stop = interruption.requested()
+        control.should_save = control.should_training_stop or by_step or time.monotonic() - self.saved >= pause
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
         """Keep one line; stop a run that diverged."""
         if logs is None or "loss" not in logs:
             return
-        if not math.isfinite(logs["loss"]):
-            raise TrainingError(f"step {state.global_step}: the loss is {logs['loss']}; lower the learning rate")
-        line = {"step": state.global_step, "loss": logs["loss"], "learning_rate": logs["learning_rate"]}
+        steps = state.global_step - (self.lines[-1]["step"] if self.lines else 0)
+        loss, self.loss = float(self.loss) / steps, 0.0
+        if not math.isfinite(loss):
+            raise TrainingError(f"step {state.global_step}: the loss is {loss}; lower the learning rate")
+        line = {"step": state.global_step, "loss": loss, "learning_rate": logs["learning_rate"]}
         line |= {"grad_norm": logs.get("grad_norm"), "tokens": self.tokens, "seconds": round(self.seconds, 3)}
         self.lines.append(line)
         if time.monotonic() - self.told >= 10:
@@ -329,5 +348,5 @@ class _Progress(TrainerCallback):
             rest = (self.schedule.steps - state.global_step) * self.seconds / state.global_step
             logger.info(
                 "step %d of %d: loss %.3f, %.0f tokens/s, %.0f s left",
-                state.global_step, self.schedule.steps, logs["loss"], self.tokens / self.seconds, rest,
+                state.global_step, self.schedule.steps, loss, self.tokens / self.seconds, rest,
             )  # fmt: skip

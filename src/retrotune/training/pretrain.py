@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from retrotune.config import CorpusEntry, Family, Passages, PretrainingEntry, SizeEntry
+from retrotune.config import CorpusEntry, Family, Passages, PretrainingEntry, SaveEvery, SizeEntry
 from retrotune.models import RetroForCausalLM
 from retrotune.models.sizes import build_config
 from retrotune.stages import STAGE_VERSIONS
@@ -26,12 +26,14 @@ def pretrain_model(
     out_dir: str | Path,
     work_dir: str | Path,
     threads: int | None = None,
+    save_every: SaveEvery | None = None,
 ) -> None:
     """Train a model of a family and size and write it to `out_dir`: weights, tokenizer, log, `manifest.json` last.
 
     `passages` is the family's layout, `neighbors` the cache of `cache_pretraining_neighbors` (None: no passages). An
-    interrupted run goes on from its last checkpoint in `work_dir`. Raises `TrainingError` if a sequence does not fit
-    the model's window, or does not consist of whole chunks in `chunk` mode.
+    interrupted run goes on from its last checkpoint in `work_dir`; `save_every` says when there is one (None: its
+    defaults). Raises `TrainingError` if a sequence does not fit the model's window, or does not consist of whole chunks
+    in `chunk` mode.
     """
     if threads is not None:
         torch.set_num_threads(threads)
@@ -52,4 +54,5 @@ def pretrain_model(
         origin={"source": "pretraining"},
         start=str(STAGE_VERSIONS["pretrain_model"]),
         left_padded=family == "retro",
+        save_every=save_every,
     )

@@ -6,13 +6,13 @@ from typing import cast
 
 import torch
 
-from retrotune.config import CorpusEntry, Family, Passages, RetrofittingEntry
+from retrotune.config import CorpusEntry, Family, Passages, RetrofittingEntry, SaveEvery
 from retrotune.errors import ModelError, TrainingError
 from retrotune.files import read_json, sha256
 from retrotune.models import RetroForCausalLM
 from retrotune.models.loading import load_model, load_tokenizer
 from retrotune.models.retro.retrofit import retrofit, retrofit_config, train_only_new
-from retrotune.retrieval.neighbors import check_tokenizer
+from retrotune.retrieval.pretraining import check_tokenizer
 from retrotune.stages import STAGE_VERSIONS
 from retrotune.training.base import TrainingText, check_length, train_base_model
 
@@ -29,6 +29,7 @@ def retrofit_model(
     out_dir: str | Path,
     work_dir: str | Path,
     threads: int | None = None,
+    save_every: SaveEvery | None = None,
 ) -> None:
     """Train the GPT in `source_dir` further as one of `family`; output, `passages`, `neighbors` as in `pretrain_model`.
 
@@ -77,4 +78,5 @@ def retrofit_model(
         },
         start=f"{STAGE_VERSIONS['retrofit_model']} {sha256(folder / 'manifest.json')}",
         left_padded=True,
+        save_every=save_every,
     )

@@ -8,7 +8,7 @@ from retrotune.config import CorpusEntry
 from retrotune.corpus.documents import count_bad, read_corpus
 from retrotune.errors import ModelError, TrainingError
 from retrotune.files import atomic_write, write_json
-from retrotune.log import logger
+from retrotune.log import logger, progress
 from retrotune.stages import STAGE_VERSIONS
 
 PAD, EOS = "<pad>", "<eos>"
@@ -45,7 +45,7 @@ def train_tokenizer(
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size, special_tokens=[PAD, EOS], initial_alphabet=alphabet, show_progress=False
     )
-    tokenizer.train_from_iterator(texts(), trainer)
+    tokenizer.train_from_iterator(progress(texts(), "documents read"), trainer)
     if tokenizer.get_vocab_size() < vocab_size:
         logger.warning("the corpora give only %d pieces of %d", tokenizer.get_vocab_size(), vocab_size)
     with atomic_write(out_json) as temporary:

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from retrotune.errors import ModelError
 from retrotune.files import atomic_write, write_json, write_text
-from retrotune.log import logger
+from retrotune.log import logger, progress
 from retrotune.models.convert.source import LazyTensor, Source
 from retrotune.models.fetch import write_manifest
 from retrotune.models.retro.configuration import RetroConfig
@@ -85,7 +85,7 @@ def write_model(
 def _write_weights(tensors: Mapping[str, LazyTensor], out: Path) -> None:
     shards = list(_shards(tensors))
     files: dict[str, str] = {}
-    for number, names in enumerate(shards, start=1):
+    for number, names in enumerate(progress(shards, "tensors written", len(tensors), size=len), start=1):
         file = f"model-{number:05d}-of-{len(shards):05d}.safetensors" if len(shards) > 1 else "model.safetensors"
         with atomic_write(out / file) as temporary:
             save_file({name: tensors[name].read() for name in names}, temporary, metadata={"format": "pt"})

@@ -1,0 +1,157 @@
+"""One cell explained: what it reads, what it is made with, why it would run, and how to run it alone."""
+
+import difflib
+import json
+import re
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from retrotune.cells import COORDINATES, Cell, Paths, ResolvedCell, grid_cells, resolve_cell
+from retrotune.config import Config, Select, nearest
+from retrotune.errors import ConfigError
+from retrotune.files import sha256_text
+from retrotune.report.collect import read_cells
+from retrotune.report.progress import log_of, read_heads, read_standings, stages_of
+
+_RULE = re.compile(r"^(?:local)?rule (\w+):$|^    reason: (.*)$", flags=re.MULTILINE)
+
+
+def find_cell(config: Config, name: str) -> Cell:
+    """The cell called MODEL/METHOD/DATASET/RETRIEVAL/seedN, also as the path of its folder or of a file in it.
+
+    Raises `ConfigError` with the nearest names if the study has no such cell.
+    """
+    cells = {cell.name: cell for cell in grid_cells(config)}
+    prefix = Paths.of(config).cell("")
+    parts = name.removeprefix("./").removeprefix(prefix).strip("/").split("/")[: len(COORDINATES)]
+    wanted = "/".join(parts)
+    if wanted in cells:
+        return cells[wanted]
+    hints = []
+    if len(parts) == len(COORDINATES):
+        for place, (key, part) in enumerate(zip(COORDINATES, parts, strict=True)):
+            known = sorted({cell.split("/")[place] for cell in cells})
+            if part not in known:
+                hints.append(f"{key} {part!r}: {nearest(part, known)}")
+    if not hints:
+        close = difflib.get_close_matches(wanted, list(cells), n=3, cutoff=0.5)
+        hints = [f"the nearest are {', '.join(close)}" if close else "write MODEL/METHOD/DATASET/RETRIEVAL/seedN"]
+    raise ConfigError(f"{name}: no cell of the study {config.study}; {'; '.join(hints)}")
+
+
+def explain_cell(config: Config, name: str, options: Sequence[str] = (), snakefile: str = "Snakefile") -> str:
+    """Text of `retrotune explain`; `options` are the words that name the study for snakemake.
+
+    What would run and why is what Snakemake's own dry run of this cell says, in the current folder.
+    """
+    cell = find_cell(config, name)
+    paths = Paths.of(config)
+    alone = config.model_copy(update={"select": Select(**vars(cell))})
+    resolved = resolve_cell(config, cell)
+    (standing,) = read_standings(paths, read_cells(alone), read_heads())
+    state = f"{standing.state}{f' ({standing.stage})' if standing.stage else ''}"
+    target = paths.cell(cell, "metrics.json")
+    run = ["snakemake", "--cores", "1", *options]
+    stages = stages_of(resolved.method_entry.kind)
+    named = f"{cell.name}: {resolved.family}, size {resolved.size}, {state}"
+    lines = [named if not standing.note else f"{named}: {standing.note}", "", "inputs and results:"]
+    lines += [f"  {_dated(file)}" for file in cell_files(config, cell)]
+    lines += ["", f"configuration: {digest(resolved)}{_compared(resolved, Path(paths.cell(cell, 'config.yaml')))}"]
+    lines += ["", "what would run, and why:", *_reasons([*options, target], snakefile)]
+    # a list of values ends where the next option begins
+    ended = ["--", target] if options else [target]
+    lines += [
+        "",
+        "alone:",
+        f"  {shlex.join([*run, *ended])}",
+        "again from its start:",
+        f"  {shlex.join([*run, '--forcerun', *stages, *(['--', target])])}",
+        "on Slurm: the same with --profile slurm instead of --cores 1",
+        "logs:",
+        *(f"  {_dated(str(log_of(paths, cell, stage)))}" for stage in stages),
+    ]
+    return "\n".join(lines)
+
+
+def cell_files(config: Config, cell: Cell) -> list[str]:
+    """Files that a cell's rules read and write, in the order in which they are made."""
+    paths = Paths.of(config)
+    trained = config.methods[cell.method].kind != "zeroshot"
+    splits = ("train", "test") if trained else ("test",)
+    files = [paths.model_manifest(cell.model), *(paths.examples(cell.dataset, split) for split in splits)]
+    if config.retrievals[cell.retrieval].retriever is not None:
+        files += [paths.neighbors(cell.retrieval, cell.dataset, split) for split in splits]
+    made = ["adapter", "train_log.jsonl", "train.json"] if trained else []
+    made += ["predictions.jsonl", "predict.json", "config.yaml", "metrics.json"]
+    return [*files, *(paths.cell(cell, file) for file in made)]
+
+
+def digest(resolved: ResolvedCell) -> str:
+    """Twelve digits of the sha256 of everything that determines a cell's result."""
+    return sha256_text(json.dumps(_recorded(resolved), sort_keys=True))[:12]
+
+
+def differences(now: Any, then: Any, place: str = "") -> Iterator[str]:
+    """Where two configurations differ, a line per value: its place, what it was, what it is."""
+    if isinstance(now, dict) and isinstance(then, dict):
+        for key in sorted(now.keys() | then.keys()):
+            yield from differences(now.get(key), then.get(key), f"{place}.{key}" if place else str(key))
+    elif now != then:
+        yield f"{place}: {json.dumps(then)} -> {json.dumps(now)}"
+
+
+def read_reasons(output: str) -> list[tuple[str, str]]:
+    """(rule, reason) of each job in what a dry run prints, target rules left out."""
+    jobs, rule = [], ""
+    for name, reason in _RULE.findall(output):
+        if name:
+            rule = name
+        elif rule not in ("all", "models", "neighbors"):
+            jobs.append((rule, reason))
+    return jobs
+
+
+def _recorded(resolved: ResolvedCell) -> dict[str, Any]:
+    """A cell's configuration as `config.yaml` holds it."""
+    return resolved.for_stage("score").model_dump(mode="json")
+
+
+def _compared(resolved: ResolvedCell, recorded: Path) -> str:
+    try:
+        then = yaml.safe_load(recorded.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return ""
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        return f"; {recorded} cannot be read: {error}"
+    changed = list(differences(_recorded(resolved), then))
+    if not changed:
+        return ", the one that its result was made with"
+    return "\n  its result was made with another one:\n" + "\n".join(f"    {line}" for line in changed)
+
+
+def _dated(file: str) -> str:
+    try:
+        written = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(Path(file).stat().st_mtime))
+    except OSError:
+        written = "not there"
+    return f"{written:19}  {file}"
+
+
+def _reasons(arguments: Sequence[str], snakefile: str) -> list[str]:
+    if not Path(snakefile).is_file():
+        return [f"  there is no {snakefile} here: run this in the folder where you run snakemake"]
+    *options, target = arguments
+    command = [sys.executable, "-m", "snakemake", "--snakefile", snakefile, "--dry-run", "--nolock", "--nocolor"]
+    command += [*options, "--", target]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 (arguments, no shell)
+    if done.returncode:
+        return [f"  {line}" for line in (done.stdout + done.stderr).strip().splitlines()[-8:]]
+    jobs = read_reasons(done.stdout + done.stderr)
+    return [f"  {rule}: {reason}" for rule, reason in jobs] or ["  nothing: its result is up to date"]

@@ -1,0 +1,347 @@
+"""A real Slurm on one machine: a controller, three nodes, stand-in GPUs, accounting on request; and runs on it."""
+
+import contextlib
+import os
+import pwd
+import shutil
+import socket
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+
+NODES = {"cpu1": 0, "gpu1": 4, "gpu2": 2}
+"""GPUs of each node. Partition `cpu` is the first, `gpu` the others."""
+ETC = Path("/etc/slurm")
+# The executor clears SLURM_CONF before it starts a job's step, so the files must lie where Slurm looks by itself.
+FILES = ("slurm.conf", "gres.conf", "cgroup.conf")
+
+CONF = """\
+ClusterName=retrotune
+SlurmctldHost={host}(127.0.0.1)
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+AuthInfo=socket={base}/munge/socket
+SlurmctldPort={ctld_port}
+SlurmctldPidFile={base}/slurmctld.pid
+SlurmdPidFile={base}/slurmd-%n.pid
+SlurmdSpoolDir={base}/spool-%n
+StateSaveLocation={base}/state
+SlurmctldLogFile={base}/slurmctld.log
+SlurmdLogFile={base}/slurmd-%n.log
+# neither systemd nor cgroups: a job's memory is sampled every second, and a kill for it reads FAILED
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+JobAcctGatherType=jobacct_gather/linux
+JobAcctGatherFrequency=1
+JobAcctGatherParams=OverMemoryKill
+SwitchType=switch/none
+MpiDefault=none
+MailProg=/bin/true
+ReturnToService=2
+SchedulerType=sched/backfill
+SchedulerParameters=batch_sched_delay=0,sched_min_interval=100000,bf_interval=1
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core_Memory
+DefMemPerCPU=100
+MinJobAge=600
+KillWait=5
+SlurmctldTimeout=30
+SlurmdTimeout=30
+# more CPUs than the machine has
+SlurmdParameters=config_overrides
+GresTypes=gpu
+{accounting}
+{nodes}
+PartitionName=cpu Nodes=cpu1 Default=YES MaxTime=1-00:00:00 DefaultTime=00:10:00 State=UP
+PartitionName=gpu Nodes=gpu1,gpu2 MaxTime=04:00:00 DefaultTime=00:10:00 State=UP
+"""
+NODE = (
+    "NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=8 Boards=1 SocketsPerBoard=1 "
+    "CoresPerSocket=8 ThreadsPerCore=1 RealMemory={memory} State=UNKNOWN{gres}"
+)
+ACCOUNTING = """\
+AccountingStorageType=accounting_storage/slurmdbd
+AccountingStorageHost=127.0.0.1
+AccountingStoragePort={port}
+AccountingStoragePass={base}/munge/socket
+AccountingStorageTRES=gres/gpu
+AccountingStorageEnforce=associations"""
+# slurmctld does not start with AccountingStorageTRES and no slurmdbd
+NO_ACCOUNTING = "AccountingStorageType=accounting_storage/none"
+DBD = """\
+AuthType=auth/munge
+AuthInfo=socket={base}/munge/socket
+DbdHost={host}
+DbdAddr=127.0.0.1
+DbdPort={port}
+SlurmUser=root
+PidFile={base}/slurmdbd.pid
+LogFile={base}/slurmdbd.log
+StorageType=accounting_storage/mysql
+StorageHost=127.0.0.1
+StoragePort={sql_port}
+StorageUser=slurm
+StoragePass=slurm
+StorageLoc=slurm_acct
+"""
+
+
+def missing(accounting: bool = False) -> str | None:
+    """Why a cluster cannot be started here; None where it can."""
+    commands = ["munged", "slurmctld", "slurmd", "sbatch", *(["slurmdbd", "mariadbd"] if accounting else [])]
+    absent = [command for command in commands if _which(command) is None]
+    if absent:
+        package = "slurmdbd mariadb-server" if accounting else "slurm-wlm munge"
+        return f"no {', '.join(absent)}: apt-get install {package}"
+    if os.geteuid() != 0:
+        return "a Slurm of several nodes on one machine needs root"
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        if "is UP" in _run("scontrol", "ping", check=False, timeout=10):
+            return "this machine belongs to a running Slurm cluster"
+    return None
+
+
+def _which(command: str) -> str | None:
+    return shutil.which(command, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
+
+
+def _run(*command: str, check: bool = True, timeout: float = 60, **options) -> str:
+    done = subprocess.run(
+        [_which(command[0]) or command[0], *command[1:]],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+        **options,
+    )
+    assert not check or done.returncode == 0, f"{' '.join(command)}: {done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def _command_lines() -> list[str]:
+    """Of all processes of this machine."""
+    lines = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            lines.append(path.read_text(errors="replace"))
+    return lines
+
+
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+class Cluster:
+    """Daemons in a folder of their own; a context manager, which puts /etc/slurm back as it was."""
+
+    def __init__(self, base: Path, accounting: bool = False) -> None:
+        self.base, self.accounting = base, accounting
+        self.host = socket.gethostname().split(".")[0]
+        self.daemons: dict[str, subprocess.Popen] = {}
+        self.ports = dict(zip(("ctld", "dbd", "sql", *NODES), _free_ports(3 + len(NODES)), strict=True))
+
+    def __enter__(self) -> "Cluster":
+        try:
+            self._save_etc()
+            self._start_munge()
+            self._write_conf()
+            if self.accounting:
+                self._start_accounting()
+            self._daemon("slurmctld", "-D")
+            self._wait("slurmctld", lambda: "is UP" in self.run("scontrol", "ping", check=False))
+            for node in NODES:
+                (self.base / f"spool-{node}").mkdir(exist_ok=True)
+                self._daemon("slurmd", "-D", "-N", node, name=node)
+            self._wait("nodes", lambda: self.states() == dict.fromkeys(NODES, "idle"))
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if "slurmctld" in self.daemons:
+            _run("scancel", "--user", "root", check=False)
+        # nodes first, the database last: each says goodbye to the one before
+        for daemon in reversed(self.daemons.values()):
+            daemon.terminate()
+            try:
+                daemon.wait(15)
+            except subprocess.TimeoutExpired:
+                daemon.kill()
+                daemon.wait()
+        self.daemons.clear()
+        self._restore_etc()
+        # what a node runs when it is taken down outlives it
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.environ().get("SLURM_CLUSTER_NAME") == "retrotune":
+                    process.kill()
+
+    def run(self, *command: str, check: bool = True) -> str:
+        """A Slurm command's output."""
+        return _run(*command, check=check)
+
+    def states(self) -> dict[str, str]:
+        """State of each node, as sinfo writes it."""
+        lines = self.run("sinfo", "-h", "-N", "-o", "%N %t", check=False).split("\n")
+        return dict(line.split() for line in lines if line)
+
+    def take_down(self, node: str, job: str) -> None:
+        """Take a node down with a job, and let it come back, which it does by itself or by an order."""
+        self.run("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
+        time.sleep(1)
+        # refused until the node has let go of its job
+        limit = time.monotonic() + 30
+        while self.states()[node].startswith("down"):
+            assert time.monotonic() < limit, self.run("scontrol", "show", "node", node)
+            self.run("scontrol", "update", f"nodename={node}", "state=resume", check=False)
+            time.sleep(0.5)
+        # as the two minutes are for: a node that still knows the job refuses it, and is drained
+        limit = time.monotonic() + 60
+        while any(line.startswith(f"slurmstepd: [{job}.") for line in _command_lines()):
+            assert time.monotonic() < limit, f"job {job} is still on {node}"
+            time.sleep(0.5)
+        self.start_now(job)
+
+    def start_now(self, job: str) -> None:
+        """Start a job that was requeued; Slurm would wait two minutes."""
+        limit = time.monotonic() + 60
+        while not (state := self.run("squeue", "-h", "-j", job, "-o", "%T %r").strip()).startswith("RUNNING"):
+            assert time.monotonic() < limit, f"job {job}: {state}\n{self.run('sinfo', '-N', '-l')}"
+            if "BeginTime" in state:
+                self.run("scontrol", "update", f"jobid={job}", "StartTime=now", check=False)
+            time.sleep(0.5)
+
+    def _save_etc(self) -> None:
+        ETC.mkdir(exist_ok=True)
+        for name in (*FILES, "slurmdbd.conf"):
+            if (ETC / name).exists():
+                (ETC / name).rename(ETC / f"{name}.before-test")
+
+    def _restore_etc(self) -> None:
+        for name in (*FILES, "slurmdbd.conf"):
+            (ETC / name).unlink(missing_ok=True)
+            if (ETC / f"{name}.before-test").exists():
+                (ETC / f"{name}.before-test").rename(ETC / name)
+
+    def _start_munge(self) -> None:
+        """With a socket and a key of its own, beside a munged that may already run."""
+        folder = self.base / "munge"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        (folder / "key").write_bytes(os.urandom(128))
+        (folder / "key").chmod(0o600)
+        files = [
+            f"--{what}={folder / what.split('-')[0]}" for what in ("key-file", "pid-file", "log-file", "seed-file")
+        ]
+        self._daemon("munged", "--foreground", "--force", f"--socket={folder / 'socket'}", *files)
+        self._wait("munged", (folder / "socket").exists)
+
+    def _write_conf(self) -> None:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 9 // 10 // 2**20
+        nodes = []
+        for name, gpus in NODES.items():
+            gres = f" Gres=gpu:{gpus}" if gpus else ""
+            nodes.append(NODE.format(name=name, host=self.host, port=self.ports[name], memory=memory, gres=gres))
+        for index in range(max(NODES.values())):
+            # the null device: CUDA_VISIBLE_DEVICES is set for character devices only
+            os.mknod(self.base / f"gpu{index}", stat.S_IFCHR | 0o666, os.makedev(1, 3))
+        accounting = ACCOUNTING.format(base=self.base, port=self.ports["dbd"]) if self.accounting else NO_ACCOUNTING
+        conf = CONF.format(
+            host=self.host,
+            base=self.base,
+            ctld_port=self.ports["ctld"],
+            accounting=accounting,
+            nodes="\n".join(nodes),
+        )
+        gres = [f"NodeName={name} Name=gpu File={self.base}/gpu[0-{gpus - 1}]" for name, gpus in NODES.items() if gpus]
+        (self.base / "state").mkdir(exist_ok=True)
+        (ETC / "slurm.conf").write_text(conf)
+        (ETC / "gres.conf").write_text("\n".join(["AutoDetect=off", *gres]) + "\n")
+
+    def _start_accounting(self) -> None:
+        data, log = self.base / "mysql", self.base / "mysql-install.log"
+        user = pwd.getpwnam("mysql")
+        data.mkdir()
+        os.chown(data, user.pw_uid, user.pw_gid)
+        self.base.chmod(0o755)
+        log.write_text(_run("mariadb-install-db", "--user=mysql", f"--datadir={data}", "--skip-test-db"))
+        where = [f"--datadir={data}", f"--socket={data}/socket", f"--port={self.ports['sql']}"]
+        self._daemon("mariadbd", "--no-defaults", "--user=mysql", "--bind-address=127.0.0.1", *where)
+        client = ("mariadb", "--no-defaults", "-S", f"{data}/socket", "-e")
+        self._wait("mariadbd", lambda: "1" in _run(*client, "select 1", check=False))
+        for statement in (
+            "create database slurm_acct",
+            "create user 'slurm'@'127.0.0.1' identified by 'slurm'",
+            "grant all on slurm_acct.* to 'slurm'@'127.0.0.1'",
+        ):
+            _run(*client, statement)
+        conf = ETC / "slurmdbd.conf"
+        conf.write_text(DBD.format(base=self.base, host=self.host, port=self.ports["dbd"], sql_port=self.ports["sql"]))
+        conf.chmod(0o600)
+        self._daemon("slurmdbd", "-D")
+        self._wait("slurmdbd", lambda: "Cluster" in _run("sacctmgr", "list", "cluster", check=False))
+        _run("sacctmgr", "-i", "add", "cluster", "retrotune", check=False)
+        _run("sacctmgr", "-i", "add", "account", "science", check=False)
+        _run("sacctmgr", "-i", "add", "user", "root", "account=science", check=False)
+
+    def _daemon(self, command: str, *arguments: str, name: str | None = None) -> None:
+        with open(self.base / f"{name or command}.out", "w") as log:
+            self.daemons[name or command] = subprocess.Popen(
+                [_which(command), *arguments], stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
+            )
+
+    def _wait(self, what: str, ready, seconds: float = 30) -> None:
+        limit = time.monotonic() + seconds
+        while not ready():
+            gone = [name for name, daemon in self.daemons.items() if daemon.poll() is not None]
+            logs = "\n".join(path.read_text(errors="replace")[-1000:] for path in self.base.glob("*.log"))
+            assert not gone, f"{gone} stopped: {logs}"
+            assert time.monotonic() < limit, f"{what}: not ready after {seconds} s: {logs}"
+            time.sleep(0.1)
+
+
+class Submission:
+    """`snakemake --profile slurm`, with its working directory elsewhere."""
+
+    # jobs of seconds: the profile's 20 seconds between checks are for jobs of minutes
+    PACE = ("--slurm-init-seconds-before-status-checks", "3", "--latency-wait", "10")
+
+    def __init__(self, repository: Path, folder: Path) -> None:
+        self.repository, self.folder = repository, folder
+
+    def start(self, *arguments: str) -> subprocess.Popen:
+        snakemake = [sys.executable, "-m", "snakemake", "--profile", "slurm", "--directory", str(self.folder)]
+        return subprocess.Popen(
+            [*snakemake, *self.PACE, "--slurm-logdir", str(self.folder / "logs/slurm"), *arguments],
+            cwd=self.repository,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def run(self, *arguments: str, timeout: float = 300) -> tuple[int, str]:
+        """Exit status and all output."""
+        process = self.start(*arguments)
+        try:
+            output, _ = process.communicate(timeout=timeout)
+        finally:
+            process.kill()
+        return process.returncode, output
+
+    def wait_for(self, name: str, process: subprocess.Popen | None = None, seconds: float = 90) -> Path:
+        """A file that a job makes."""
+        path, limit = self.folder / name, time.monotonic() + seconds
+        while not path.exists():
+            assert process is None or process.poll() is None, process.stdout.read()
+            assert time.monotonic() < limit, f"no {name} after {seconds} s"
+            time.sleep(0.2)
+        return path
