@@ -1,6 +1,7 @@
 # make demo        train, retrieve, generate and score the embedded study; prints its table (8 to 12 minutes, 2 cores)
 # make demo-full   the same with all six datasets
-# make test        lint and all tests
+# make test        lint and all tests but the next two
+# make test-long   a real Slurm on this machine (where it is installed), and faults: kills, full disks, damaged files
 # make faults      30 rounds of kills at random moments; each must end as an undisturbed run
 # Each target does its own set-up in .venv. It needs Python >= 3.11, pip and make.
 #
@@ -15,7 +16,7 @@ BIN := .venv/bin
 READY := .venv/ready
 SNAKEMAKE := $(BIN)/snakemake --cores $(CORES)
 
-.PHONY: demo demo-full test lint format docs bench faults setup clean
+.PHONY: demo demo-full test test-long lint format docs bench faults setup clean
 
 setup: $(READY)
 
@@ -36,6 +37,9 @@ demo-full: $(READY)
 
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-long: $(READY)
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests/slurm tests/faults
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

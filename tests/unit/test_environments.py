@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+from collections import Counter
 
 import yaml
 
@@ -36,3 +37,8 @@ def test_every_rule_names_an_environment(repository):
         for rule in rules:
             assert "conda:" in rule, f"{path.name}: {rule.split(':')[0]}"
             assert "version=version(" in rule, f"{path.name}: {rule.split(':')[0]} does not pass its stage version"
+
+
+def test_test_files_have_different_names(repository):
+    names = Counter(path.name for path in (repository / "tests").rglob("test_*.py"))
+    assert [name for name, count in names.items() if count > 1] == [], "pytest imports test files by their names"
