@@ -45,8 +45,8 @@ def measure(data: Path, work: Path, show: int) -> None:
     prepare_examples(DatasetEntry(reader="nq", path="nq", max_train=0), data, train, test)
     chunk_corpus(CorpusEntry(reader="dpr_passages", path="wikipedia"), data, 100, passages)
     embed_passages(passages, RETRIEVERS["minilm"], work / "vectors.json")
-    build_index(work / "vectors.json", IndexEntry(), work / "flat.faiss")
-    vectors = {"embeddings": work / "vectors.json", "index": work / "flat.faiss"}
+    build_index(work / "vectors.json", IndexEntry(), work / "flat.json")
+    vectors = {"embeddings": work / "vectors.json", "index": work / "flat.json"}
     values = {}
     for name, entry in RETRIEVERS.items():
         base = RETRIEVERS[entry.base] if entry.base else None

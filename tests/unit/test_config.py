@@ -28,8 +28,8 @@ SMALL = {
 }
 
 
-def changed(path, value):
-    raw = copy.deepcopy(SMALL)
+def changed(path, value, raw=SMALL):
+    raw = copy.deepcopy(raw)
     *parents, last = path.split(".")
     target = raw
     for key in parents:
@@ -151,14 +151,8 @@ def test_a_retrofit_is_a_recipe_and_a_source():
     ],
 )
 def test_an_impossible_retrofit_is_explained(path, value, message):
-    raw = retrofits()
-    *parents, last = path.split(".")
-    target = raw
-    for key in parents:
-        target = target[key]
-    target[last] = value
     with pytest.raises(ConfigError) as error:
-        load_config(raw)
+        load_config(changed(path, value, retrofits()))
     assert message in str(error.value)
 
 
@@ -262,14 +256,8 @@ def test_controls_are_retrievers():
     ],
 )
 def test_controls_that_cannot_be(path, value, message):
-    raw = controls()
-    *parents, last = path.split(".")
-    target = raw
-    for key in parents:
-        target = target[key]
-    target[last] = value
     with pytest.raises(ConfigError) as error:
-        load_config(raw)
+        load_config(changed(path, value, controls()))
     assert message in str(error.value)
 
 

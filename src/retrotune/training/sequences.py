@@ -21,6 +21,7 @@ from retrotune.config import Emphasis, Passages
 from retrotune.corpus.documents import Document
 from retrotune.corpus.records import squeeze
 from retrotune.datasets.base import BASE, Passage
+from retrotune.retrieval.pretraining import batches
 from retrotune.training.batches import pad_neighbors, round_up, special_ids
 from retrotune.training.loop import Batch
 
@@ -159,7 +160,7 @@ class SequenceMaker:
     def _tokens(self, documents: Iterable[Document]) -> Iterator[tuple[Document, list[int], list[float], list[int]]]:
         """Document, its ids with eos, their weights, and where answers begin. Eos weighs as much as what it ends."""
         _, eos_id = special_ids(self.tokenizer)
-        for block in _blocks(documents):
+        for block in batches(documents, TOKENIZED_AT_ONCE):
             encoded = self.tokenizer(
                 [document.text for document in block], add_special_tokens=False, return_offsets_mapping=True
             )
@@ -174,21 +175,10 @@ class SequenceMaker:
         gap: list[int] = self.tokenizer("\n\n", add_special_tokens=False)["input_ids"]
         texts = dict.fromkeys(text for ranked in neighbors.values() for text in ranked[: self.layout.needed])
         found = {}
-        for block in _blocks(texts):
+        for block in batches(texts, TOKENIZED_AT_ONCE):
             for text, ids in zip(block, self.tokenizer(block, add_special_tokens=False)["input_ids"], strict=True):
                 found[text] = (ids, gap)
         return found
-
-
-def _blocks(items: Iterable[Any]) -> Iterator[list[Any]]:
-    block = []
-    for item in items:
-        block.append(item)
-        if len(block) == TOKENIZED_AT_ONCE:
-            yield block
-            block = []
-    if block:
-        yield block
 
 
 @dataclass(frozen=True)
