@@ -162,8 +162,6 @@ class Study:
             self.out,
             self.summary,
             None,
-            self.model_dir / "manifest.json",
-            {"examples": self.examples, "neighbors": self.neighbors},
             self.root / "metrics.json",
             self.root / "config.yaml",
         )
@@ -377,7 +375,8 @@ def test_metrics_of_a_cell(study: Study) -> None:
     assert f1["ci_low"] <= f1["value"] <= f1["ci_high"]
     assert f1["n"] == 9
     assert [name for name, entry in found["metrics"].items() if entry["primary"]] == ["exact_match"]
-    assert found["inputs"] == {"examples": sha256(study.examples), "neighbors": sha256(study.neighbors)}
+    read = {"examples": study.examples, "neighbors": study.neighbors, "model": study.model_dir / "manifest.json"}
+    assert found["inputs"] == {name: sha256(path) for name, path in {**read, "predictions": study.out}.items()}
     assert torch.__version__.startswith(found["versions"]["torch"].split("+")[0])
     assert set(found["versions"]) >= {
         "stages",

@@ -22,7 +22,7 @@ from retrotune.config import (
 from retrotune.errors import ModelError
 from retrotune.files import sha256, write_json
 from retrotune.models.fetch import fetch_model
-from retrotune.models.loading import load_model, load_tokenizer
+from retrotune.models.loading import load_model, load_tokenizer, model_facts
 from retrotune.models.sizes import departures
 from retrotune.stages import STAGE_VERSIONS
 from retrotune.training import finetune
@@ -244,6 +244,12 @@ def test_training_on_a_fetched_model_names_its_inputs(tmp_path, cell):
             "neighbors": sha256(neighbors) if neighbors else None,
             "model": sha256(tmp_path / "model/manifest.json"),
         }
+
+
+def test_facts_of_a_base_model_for_tables(tmp_path):
+    assert model_facts(tmp_path) == {"num_parameters": None, "departures": []}
+    write_json(tmp_path / "manifest.json", {"num_parameters": 5, "departures": ["d"], "seconds": 1.0})
+    assert model_facts(tmp_path) == {"num_parameters": 5, "departures": ["d"]}
 
 
 def test_checkpoints_belong_to_one_version_of_the_stage(cell, monkeypatch):

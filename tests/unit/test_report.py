@@ -227,16 +227,16 @@ def test_departures_of_one_family_and_of_some_models(collected: Path) -> None:
     assert any(note.endswith(f"architecture: {LAYERS}.") for note in comparison_table(unscored).notes)
 
 
-def test_departures_travel_from_the_manifest_to_every_form(config: Config, collected: Path, tmp_path: Path) -> None:
+def test_departures_travel_from_the_prediction_to_every_form(config: Config, collected: Path, tmp_path: Path) -> None:
     cell = Cell("gpt-a", "zeroshot", "nq", "bm25", 0)
     write_jsonl(tmp_path / "predictions.jsonl", [{"question_id": "q", "scores": {"exact_match": 100.0}}])
-    write_json(tmp_path / "predict.json", {"num_questions": 1})
     metrics = Path(Paths.of(config).cell(cell, "metrics.json"))
-    for manifest, expected in (({"num_parameters": 5}, []), ({"departures": [KEYS, TIED]}, [KEYS, TIED])):
-        write_json(tmp_path / "manifest.json", manifest)
+    for expected in ([], [KEYS, TIED]):
+        facts = {"num_parameters": 5, "departures": expected}
+        write_json(tmp_path / "predict.json", {"num_questions": 1, "model": facts, "inputs": {}})
         score_cell(
             resolve_cell(config, cell), tmp_path / "predictions.jsonl", tmp_path / "predict.json", None,
-            tmp_path / "manifest.json", {}, metrics, metrics.with_name("config.yaml"),
+            metrics, metrics.with_name("config.yaml"),
         )  # fmt: skip
         assert read_json(metrics)["model"]["departures"] == expected
         collect_metrics(config, collected.parent / "metrics.csv", collected)

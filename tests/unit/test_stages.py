@@ -29,7 +29,7 @@ GOLDEN = {
     ("train_tokenizer", 1): "8ed153a77c051e954ddff32f1e891e2bf97910f60067d8f393405a01b2e1f994",
     ("cache_neighbors", 1): "fd5bff19019757912827f15b497e273da2c16e7e3ea39c44b007d798e1e3726c",
     ("cache_pretraining_neighbors", 2): "064c8fccc81bcdf9a85dc5c1df5153a46b86180270503a65540de9b5341456f5",
-    ("predict_cell", 3): "6578b643ae19724cb078534106a8c6dce6c3ce4364b3508e3305b59670242e14",
+    ("predict_cell", 4): "6578b643ae19724cb078534106a8c6dce6c3ce4364b3508e3305b59670242e14",
 }
 
 

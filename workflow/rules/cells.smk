@@ -1,4 +1,4 @@
-# One cell: fine-tune -> predict -> score.
+# One cell: fine-tune -> predict -> score. Scoring takes a second, so on a cluster one job predicts and scores.
 
 
 rule finetune_cell:
@@ -12,11 +12,14 @@ rule finetune_cell:
         train=f"{CELL}/train.json",
     log:
         PATHS.log(f"finetune_cell/{CELL_LOG}"),
+    group:
+        in_group("training", alone=True)
     conda:
         ENV
     threads: cpus()
     resources:
         **ask(),
+        cell=1,
     params:
         cell=cell_for("finetune"),
         dataset_version=lambda wildcards: dataset_version(wildcards.dataset),
@@ -28,7 +31,6 @@ rule finetune_cell:
 
 rule predict_cell:
     input:
-        trained=trained,
         adapter=adapter,
         model=PATHS.model_manifest("{model}"),
         examples=PATHS.examples("{dataset}", "test"),
@@ -38,11 +40,14 @@ rule predict_cell:
         summary=f"{CELL}/predict.json",
     log:
         PATHS.log(f"predict_cell/{CELL_LOG}"),
+    group:
+        in_group("answering", alone=False)
     conda:
         ENV
     threads: cpus()
     resources:
         **ask(),
+        cell=1,
     params:
         cell=cell_for("predict"),
         dataset_version=lambda wildcards: dataset_version(wildcards.dataset),
@@ -55,9 +60,6 @@ rule predict_cell:
 rule score_cell:
     input:
         trained=trained,
-        model=PATHS.model_manifest("{model}"),
-        examples=PATHS.examples("{dataset}", "test"),
-        neighbors=lambda wildcards: neighbors_of(wildcards, "test"),
         predictions=f"{CELL}/predictions.jsonl",
         summary=f"{CELL}/predict.json",
     output:
@@ -65,8 +67,13 @@ rule score_cell:
         config=f"{CELL}/config.yaml",
     log:
         PATHS.log(f"score_cell/{CELL_LOG}"),
+    group:
+        in_group("answering", alone=False)
     conda:
         ENV
+    threads: cpus()
+    resources:
+        **ask(),
     params:
         cell=cell_for("score"),
         version=version("score_cell"),

@@ -49,6 +49,8 @@ MEASURED = [
     and CONFIG.retrievals[pair[0]].retriever is not None
     and CONFIG.datasets[pair[1]].reader not in WITHOUT_GOLD
 ]
+# the head of a run on a cluster, and each job of it
+ON_CLUSTER = workflow.remote_exec or workflow.resource_settings.nodes is not None
 ENV = "../../envs/cpu.yaml" if not any(m.resources.gpus for m in CONFIG.models.values()) else "../../envs/gpu.yaml"
 
 
@@ -329,6 +331,22 @@ def ask(rule=None):
     }
 
 
+def in_group(name, alone):
+    """Group function: work on cells of one base model that a job of a cluster does; `--group-components NAME=8` cells.
+
+    One cell's work is a group where several rules share it, but not where a rule is `alone`.
+    """
+    if not ON_CLUSTER or (alone and workflow.group_settings.group_components.get(name, 1) == 1):
+        return None
+
+    def group(wildcards):
+        group = f"{name}_{wildcards.model}"
+        workflow.parent_groupids[group] = name
+        return group
+
+    return group
+
+
 def profile_default(key):
     """A word under `default-resources` of the profile; None where there is none."""
     defaults = workflow.resource_settings.default_resources or {}
@@ -391,6 +409,15 @@ def warn_missing_checkpoints():
 
 
 warn_missing_checkpoints()
+
+
+# Cells that share a job of a cluster are worked on one after the other, in what one of them asks for.
+if ON_CLUSTER:
+    workflow.register_resource("cell", 1)
+
+
+resource_scopes:
+    cell="local",
 
 
 wildcard_constraints:

@@ -5,9 +5,11 @@ import gc
 import inspect
 import types
 
-import snakemake.script
 from snakemake.common import get_function_params, overwrite_function_params
+from snakemake.dag import DAG, ScriptProcessor
 from snakemake.executors.dryrun import Executor as DryRun
+from snakemake.jobs import Job
+from snakemake.output_index import OutputIndex
 from snakemake.resources import Resource
 from snakemake.rules import Rule
 from snakemake.settings.types import Quietness
@@ -25,7 +27,7 @@ def keep_signatures():
     del parameters["self"]
     overwrite_function_params(Resource.evaluate, types.MappingProxyType(parameters))
     for each in workflow.rules:
-        for item in (*each.input, *each.params, *each.resources.values()):
+        for item in (*each.input, *each.params, *each.resources.values(), each.group):
             for name in ("_file", "callable", "_evaluator"):
                 item = getattr(item, name, None) or item
             if isinstance(item, types.FunctionType):
@@ -33,20 +35,15 @@ def keep_signatures():
 
 
 def keep_scripts():
-    """4.9 s: the script of each job is looked up, opened and read."""
-    cache = workflow.sourcecache
-    cache._cache = functools.lru_cache(maxsize=None)(cache._cache)
-    get_source, read = snakemake.script.get_source, {}
+    """4.9 s: the script of each job is looked up, opened and read, for which its params are worked out."""
+    process, seen = ScriptProcessor.process_job, set()
 
-    def get_source_once(path, sourcecache, basedir=None, wildcards=None, params=None):
-        key = (str(path), basedir and basedir.get_path_or_uri(secret_free=True))
-        if "{" in key[0] or sourcecache is not cache:
-            return get_source(path, sourcecache, basedir, wildcards, params)
-        if key not in read:
-            read[key] = get_source(path, sourcecache, basedir, wildcards, params)
-        return read[key]
+    def process_once(self, job):
+        if (type(self), job.rule) not in seen:
+            seen.add((type(self), job.rule))
+            process(self, job)
 
-    snakemake.script.get_source = get_source_once
+    ScriptProcessor.process_job = process_once
 
 
 def share_resources():
@@ -65,6 +62,28 @@ def share_resources():
     Rule.expand_resources = expand_once
 
 
+def share_environments():
+    """1.2 s: a job's environment could depend on its params, which are worked out for that; it is its rule's."""
+    known = {}
+
+    def environment(self):
+        if self.rule not in known:
+            known[self.rule] = self.rule.expand_conda_env(self.wildcards_dict, self.params, self.input)
+        return known[self.rule]
+
+    Job.conda_env_spec = property(environment)
+
+
+def keep_producers():
+    """0.4 s: which rule makes a file is asked for each job that reads it."""
+    OutputIndex.match_producers = functools.lru_cache(maxsize=None)(OutputIndex.match_producers)
+
+
+def trust_folders():
+    """0.8 s: no rule writes into the folder that another one makes."""
+    DAG.check_directory_outputs = lambda self: None
+
+
 def describe_no_silent_jobs():
     """1.8 s: a dry run describes each job, also under `--quiet rules`, which then drops the text."""
     quiet = workflow.output_settings.quiet or set()
@@ -79,6 +98,9 @@ if not os.environ.get("RETROTUNE_PLAIN_PLANNING"):
         keep_signatures()
         keep_scripts()
         share_resources()
+        share_environments()
+        keep_producers()
+        trust_folders()
         describe_no_silent_jobs()
     except (AttributeError, KeyError, TypeError) as error:
         logger.debug(f"planning is slower than it could be, Snakemake has changed: {error}")

@@ -3,14 +3,11 @@ from retrotune.evaluation.score import score_cell
 from retrotune.log import stage_log
 
 with stage_log(snakemake.log[0]):
-    inputs = {name: snakemake.input.get(name) for name in ("examples", "neighbors", "model", "predictions")}
     score_cell(
         ResolvedCell.model_validate_json(snakemake.params.cell),
         snakemake.input.predictions,
         snakemake.input.summary,
         snakemake.input.get("trained") or None,
-        snakemake.input.model,
-        {name: path for name, path in inputs.items() if path},
         snakemake.output.metrics,
         snakemake.output.config,
     )

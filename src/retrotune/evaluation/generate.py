@@ -25,7 +25,7 @@ from retrotune.evaluation.metrics import score_prediction
 from retrotune.files import read_jsonl, sha256, sha256_text, write_json, write_jsonl
 from retrotune.log import logger, progress
 from retrotune.methods import load_trained
-from retrotune.models.loading import load_model, load_tokenizer, reads_neighbors
+from retrotune.models.loading import input_digests, load_model, load_tokenizer, model_facts, reads_neighbors
 from retrotune.retrieval.neighbors import load_neighbors
 from retrotune.stages import STAGE_VERSIONS
 from retrotune.training.batches import EncodedExample, cell_batching, select_passages, special_ids
@@ -117,6 +117,8 @@ def predict_cell(
             "peak_memory_bytes": peak_memory_bytes(device),
             "retrieval_gate": model.config.retrieval_gate if reads_neighbors(model.config) else None,
             "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+            "model": model_facts(model_dir),
+            "inputs": input_digests(model_dir, examples, neighbors),
         },
     )
     store.path.unlink(missing_ok=True)

@@ -33,22 +33,19 @@ def score_cell(
     predictions: str | Path,
     predict_json: str | Path,
     train_json: str | Path | None,
-    model_manifest: str | Path,
-    inputs: Mapping[str, str | Path],
     out: str | Path,
     out_config: str | Path,
 ) -> None:
     """Aggregate a cell's per-question scores into `metrics.json`, the proof that the cell is done.
 
     The resolved configuration goes to `out_config` as YAML first.
-    `train_json` is None for zeroshot. `inputs` names the files that the cell read (questions, neighbor cache, base
-    model's manifest); their sha256 is recorded. Values are means over questions, 0 to 100, with 95 % bootstrap
-    intervals. Raises `ResultError` if the predictions are empty, incomplete, or do not hold the primary metric.
+    `train_json` is None for zeroshot. Values are means over questions, 0 to 100, with 95 % bootstrap intervals. What
+    prediction says of the base model and of the files that it read (their sha256) is taken over. Raises `ResultError` if the predictions are empty, incomplete, or do not hold the primary metric.
     """
-    manifest = read_result(model_manifest)
     metric = get_spec(resolved.dataset_entry.reader).metric
     scores = _read_scores(predictions, metric)
     predicted = read_result(predict_json)
+    model, inputs = predicted.pop("model"), predicted.pop("inputs")
     wanted, found = predicted["num_questions"], len(next(iter(scores.values())))
     if wanted != found:
         raise ResultError(f"{predictions}: holds {found} of {wanted} questions; delete it and predict the cell again")
@@ -63,8 +60,8 @@ def score_cell(
                 "family": resolved.family,
                 "size": resolved.size,
                 "instruct": resolved.model_entry.instruct,
-                "num_parameters": manifest.get("num_parameters"),
-                "departures": manifest.get("departures", []) + _gate_departure(resolved.model, predicted),
+                "num_parameters": model["num_parameters"],
+                "departures": model["departures"] + _gate_departure(resolved.model, predicted),
             },
             "metrics": {
                 name: summarize(values, resolved.evaluation.bootstrap_samples, primary=name == metric)
@@ -72,7 +69,7 @@ def score_cell(
             },
             "train": None if train_json is None else read_result(train_json),
             "predict": predicted,
-            "inputs": {name: sha256(path) for name, path in sorted(inputs.items())},
+            "inputs": {**inputs, "predictions": sha256(predictions)},
             "versions": versions(),
         },
     )

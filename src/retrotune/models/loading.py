@@ -9,6 +9,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from retrotune.errors import ModelError
+from retrotune.files import read_result, sha256
 from retrotune.models.scratch import nearby
 
 NAMED_WEIGHTS = 3
@@ -60,6 +61,22 @@ def load_model(
 def reads_neighbors(config: Any) -> bool:
     """Whether a model with this configuration is a RETRO, and not a GPT of ours or of the hub."""
     return bool(getattr(config, "cross_attention_layers", None))
+
+
+def input_digests(
+    model_dir: str | Path, examples: str | Path, neighbors: str | Path | None
+) -> dict[str, str | None]:
+    """The sha256 of the files that a cell's stage reads; of the base model its manifest's, None for what is absent."""
+    manifest = Path(model_dir) / "manifest.json"
+    files = {"examples": examples, "model": manifest if manifest.is_file() else None, "neighbors": neighbors}
+    return {name: None if path is None else sha256(path) for name, path in files.items()}
+
+
+def model_facts(model_dir: str | Path) -> dict[str, Any]:
+    """What a base model's manifest says for tables: `num_parameters` and `departures`, where it says so."""
+    path = Path(model_dir) / "manifest.json"
+    manifest = read_result(path) if path.is_file() else {}
+    return {"num_parameters": manifest.get("num_parameters"), "departures": manifest.get("departures", [])}
 
 
 def _check_whole(folder: Path, info: Mapping[str, Any]) -> None:

@@ -13,10 +13,10 @@ from retrotune.config import SaveEvery
 from retrotune.datasets.base import Passage
 from retrotune.datasets.prepare import load_examples
 from retrotune.errors import TrainingError
-from retrotune.files import sha256, sha256_text, write_json
+from retrotune.files import sha256_text, write_json
 from retrotune.log import logger
 from retrotune.methods import attach, count_parameters, save_trained
-from retrotune.models.loading import load_model, load_tokenizer
+from retrotune.models.loading import input_digests, load_model, load_tokenizer
 from retrotune.retrieval.neighbors import load_neighbors
 from retrotune.stages import STAGE_VERSIONS
 from retrotune.training.batches import cell_batching
@@ -78,7 +78,7 @@ def finetune_cell(
     trainable, total = count_parameters(model)
     logger.info("%s: %d steps, %d of %d parameters", resolved.cell.name, steps, trainable, total)
     out, work = Path(out_dir), Path(work_dir) / "finetune"
-    inputs = _inputs(model_dir, examples, neighbors)
+    inputs = input_digests(model_dir, examples, neighbors)
     with interruption.deferred():  # what is trained is written before a signal stops the run
         outcome = run_training(
             model,
@@ -117,13 +117,6 @@ def finetune_cell(
             },
         )
         shutil.rmtree(work)
-
-
-def _inputs(model_dir: str | Path, examples: str | Path, neighbors: str | Path | None) -> dict[str, str | None]:
-    """The sha256 of the files that training reads; of the base model its manifest's, None where it has none."""
-    manifest = Path(model_dir) / "manifest.json"
-    files = {"examples": examples, "neighbors": neighbors, "model": manifest if manifest.is_file() else None}
-    return {name: None if path is None else sha256(path) for name, path in files.items()}
 
 
 def _identity(resolved: ResolvedCell, inputs: Mapping[str, str | None]) -> str:
