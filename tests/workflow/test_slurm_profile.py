@@ -99,11 +99,11 @@ def test_requests_by_rule_and_model(repository, tmp_path):
     plan = [str(tmp_path), "--dry-run", "--cores", "64", "--default-resources", *profile, "--config", *values]
     done = snakemake(repository, *DEMO, *plan)
     assert done.returncode == 0, done.stdout + done.stderr
-    jobs = re.split(r"(?m)^rule ", done.stdout + done.stderr)
+    jobs = re.split(r"(?m)^ *rule ", done.stdout + done.stderr)
 
     def requests(rule, text=""):
         (line,) = {
-            re.search(r"(?m)^    resources: .*$", job)[0] + "".join(re.findall(r"(?m)^    threads: .*$", job))
+            re.search(r"(?m)^ +resources: .*$", job)[0] + "".join(re.findall(r"(?m)^ +threads: .*$", job))
             for job in jobs
             if job.startswith(f"{rule}:") and text in job
         }
@@ -113,13 +113,16 @@ def test_requests_by_rule_and_model(repository, tmp_path):
 
     gpu = {"gpu_model": "a100", "nodes": "1", "slurm_partition": "gpu"}
     large = gpu | {"gpu": "2", "mem_mb": "9000", "runtime": "90", "threads": "4"}
-    for rule in ("pretrain_model", "finetune_cell", "predict_cell"):
+    for rule in ("pretrain_model", "finetune_cell"):
         assert requests(rule, "model=gpt-tiny") == large, rule
+    # they share one job, and its time
+    assert requests("predict_cell", "model=gpt-tiny") == large | {"runtime": "85"}
+    assert requests("score_cell", "model=gpt-tiny") == large | {"runtime": "5"}
     small = {"nodes": "1", "mem_mb": "4000", "runtime": "60", "slurm_partition": "cpu"}
     assert requests("finetune_cell", "model=retro-tiny") == small
     assert requests("embed_passages") == gpu | {"gpu": "1", "mem_mb": "5000", "runtime": "60"}
     assert requests("cache_neighbors") == {**small, "mem_mb": "8000", "runtime": "120"}
-    assert requests("score_cell") == {"mem_mb": "3000", "runtime": "50", "slurm_partition": "cpu"}
+    assert requests("train_tokenizer") == {"mem_mb": "3000", "runtime": "50", "slurm_partition": "cpu"}
 
 
 def test_where_slurm_is_absent(repository, tmp_path):

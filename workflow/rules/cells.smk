@@ -46,7 +46,7 @@ rule predict_cell:
         ENV
     threads: cpus()
     resources:
-        **ask(),
+        **ask(share=lambda minutes: max(minutes - SCORING_MINUTES, 1)),
         cell=1,
     params:
         cell=cell_for("predict"),
@@ -73,7 +73,7 @@ rule score_cell:
         ENV
     threads: cpus()
     resources:
-        **ask(),
+        **ask(share=lambda minutes: min(minutes, SCORING_MINUTES)),
     params:
         cell=cell_for("score"),
         version=version("score_cell"),

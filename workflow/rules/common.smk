@@ -49,6 +49,8 @@ MEASURED = [
     and CONFIG.retrievals[pair[0]].retriever is not None
     and CONFIG.datasets[pair[1]].reader not in WITHOUT_GOLD
 ]
+# of the time of a job that predicts and scores
+SCORING_MINUTES = 5
 # the head of a run on a cluster, and each job of it
 ON_CLUSTER = workflow.remote_exec or workflow.resource_settings.nodes is not None
 ENV = "../../envs/cpu.yaml" if not any(m.resources.gpus for m in CONFIG.models.values()) else "../../envs/gpu.yaml"
@@ -300,10 +302,10 @@ def cpus(rule=None):
     return lambda wildcards: request(rule, wildcards).cpus
 
 
-def ask(rule=None):
+def ask(rule=None, share=lambda minutes: minutes):
     """Resources of a rule. Each further attempt gets more memory and time, up to what a node of the partition has.
 
-    All GPUs are of one node. `tasks` stays unset: Slurm would take it per GPU, and reserve the CPU cores as often.
+    `share` is the part of the time that this rule gets where several share a job. All GPUs are of one node. `tasks` stays unset: Slurm would take it per GPU, and reserve the CPU cores as often.
     """
 
     def key_of(wanted):
@@ -316,12 +318,15 @@ def ask(rule=None):
 
         return value
 
+    def runtime(wildcards, attempt):
+        return share(grown("runtime")(wildcards, attempt))
+
     def of_gpu_jobs(key):
         return lambda wildcards: profile_default(key) if request(rule, wildcards).gpus else None
 
     return {
         "mem_mb": grown("mem_mb"),
-        "runtime": grown("runtime"),
+        "runtime": runtime,
         "gpu": lambda wildcards: request(rule, wildcards).gpus or None,
         # under names of their own in the profile: as defaults they would make Slurm give GPUs to all jobs
         "gpu_model": of_gpu_jobs("gpu_type"),

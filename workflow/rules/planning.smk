@@ -9,7 +9,6 @@ from snakemake.common import get_function_params, overwrite_function_params
 from snakemake.dag import DAG, ScriptProcessor
 from snakemake.executors.dryrun import Executor as DryRun
 from snakemake.jobs import Job
-from snakemake.output_index import OutputIndex
 from snakemake.resources import Resource
 from snakemake.rules import Rule
 from snakemake.settings.types import Quietness
@@ -74,11 +73,6 @@ def share_environments():
     Job.conda_env_spec = property(environment)
 
 
-def keep_producers():
-    """0.4 s: which rule makes a file is asked for each job that reads it."""
-    OutputIndex.match_producers = functools.lru_cache(maxsize=None)(OutputIndex.match_producers)
-
-
 def trust_folders():
     """0.8 s: no rule writes into the folder that another one makes."""
     DAG.check_directory_outputs = lambda self: None
@@ -99,7 +93,6 @@ if not os.environ.get("RETROTUNE_PLAIN_PLANNING"):
         keep_scripts()
         share_resources()
         share_environments()
-        keep_producers()
         trust_folders()
         describe_no_silent_jobs()
     except (AttributeError, KeyError, TypeError) as error:
