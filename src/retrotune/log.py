@@ -173,9 +173,10 @@ def stage_log(path: str) -> Iterator[None]:
     logger.info("started on %s, process %d", socket.gethostname(), os.getpid())
     interruption.listen()
     interruption.end_with_parent()
+    start = time.monotonic()
     try:
         yield
-        logger.info("finished")
+        logger.info("finished after %.1f s", time.monotonic() - start)
     except RetrotuneError as error:
         _end(terminal, 1, f"error: {error}", path)
     except Interrupted as error:
@@ -225,6 +226,7 @@ class End(NamedTuple):
 
 
 _STARTED = re.compile(r"INFO started on (\S+), process (\d+)$", re.MULTILINE)
+_FINISHED = re.compile(r" INFO finished( after [\d.]+ s)?$")
 _FIRST, _LAST = 4096, 65536
 
 
@@ -241,7 +243,7 @@ def read_end(path: str | Path) -> End | None:
             last = log.read().decode("utf-8", errors="replace").rstrip().rpartition("\n")[2]
     except OSError:
         return None
-    if last.endswith(" INFO finished"):
+    if _FINISHED.search(last):
         return End("finished", "")
     if last.startswith("ended: "):
         message = last.removeprefix("ended: ")

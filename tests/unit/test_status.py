@@ -27,7 +27,7 @@ from retrotune.report.status import estimate, study_status
 
 ZEROSHOT_NQ, ZEROSHOT_QASPER, LORA_NQ, LORA_QASPER = expand_grid(CONFIG)
 AT_WORK = f"10:00:00 INFO started on {socket.gethostname()}, process {os.getpid()}\n"
-FINISHED = "10:00:01 INFO finished\n"
+FINISHED = "10:00:01 INFO finished after 0.4 s\n"
 
 
 @pytest.fixture(autouse=True)
