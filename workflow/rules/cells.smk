@@ -74,6 +74,7 @@ rule score_cell:
     threads: cpus()
     resources:
         **ask(share=lambda minutes: min(minutes, SCORING_MINUTES)),
+        cell=1,
     params:
         cell=cell_for("score"),
         version=version("score_cell"),

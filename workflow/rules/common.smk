@@ -341,10 +341,12 @@ def in_group(name, alone):
 
     One cell's work is a group where several rules share it, but not where a rule is `alone`.
     """
-    if not ON_CLUSTER or (alone and workflow.group_settings.group_components.get(name, 1) == 1):
+    if not ON_CLUSTER:
         return None
 
     def group(wildcards):
+        if alone and workflow.group_settings.group_components.get(name, 1) == 1:
+            return None
         group = f"{name}_{wildcards.model}"
         workflow.parent_groupids[group] = name
         return group
