@@ -91,7 +91,13 @@ def main() -> None:
     try:
         (folder / "study.yaml").write_text(yaml.safe_dump(study(options.cells)))
         run([*snakemake(folder, "--cores", "all"), "--", "models", "neighbors"])
-        run([*snakemake(folder, "--cores", "all"), "--", *(f"resources/overhead/datasets/nq/{split}.parquet" for split in ("train", "test"))])
+        run(
+            [
+                *snakemake(folder, "--cores", "all"),
+                "--",
+                *(f"resources/overhead/datasets/nq/{split}.parquet" for split in ("train", "test")),
+            ]
+        )
         pace = ["--jobs", str(options.jobs), "--slurm-init-seconds-before-status-checks", "3", "--latency-wait", "10"]
         groups = ["--group-components", *(f"{name}={options.together}" for name in ("training", "answering"))]
         with Cluster(base, accounting=False) as cluster:

@@ -16,7 +16,7 @@ os.environ.update(PYTHONPATH=PACKAGE)
 # Snakemake itself would die of it, and Slurm would end the stage with it.
 signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
-from retrotune import slurm
+from retrotune import slurm, warm
 from retrotune.cells import Cell, Paths, expand_grid, is_open_domain, resolve_cell
 from retrotune.config import WITHOUT_GOLD, DatasetEntry, load_config
 from retrotune.corpus.documents import corpus_files
@@ -26,6 +26,12 @@ from retrotune.errors import ClusterError, ConfigError
 from retrotune.stages import STAGE_VERSIONS
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
+
+# Not for a single cell, as most jobs of a cluster: it would only wait for the imports in another process.
+warm.own_scripts(
+    not workflow.remote_exec
+    or sum(argument.startswith(("finetune_cell:", "predict_cell:")) for argument in sys.argv) > 1
+)
 
 try:
     slurm.check_profile(workflow.resource_settings.default_resources or ())

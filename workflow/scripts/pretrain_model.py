@@ -1,3 +1,7 @@
+from retrotune import warm
+
+warm.continue_in_fork()
+
 import json
 from pathlib import Path
 

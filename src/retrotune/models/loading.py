@@ -63,9 +63,7 @@ def reads_neighbors(config: Any) -> bool:
     return bool(getattr(config, "cross_attention_layers", None))
 
 
-def input_digests(
-    model_dir: str | Path, examples: str | Path, neighbors: str | Path | None
-) -> dict[str, str | None]:
+def input_digests(model_dir: str | Path, examples: str | Path, neighbors: str | Path | None) -> dict[str, str | None]:
     """The sha256 of the files that a cell's stage reads; of the base model its manifest's, None for what is absent."""
     manifest = Path(model_dir) / "manifest.json"
     files = {"examples": examples, "model": manifest if manifest.is_file() else None, "neighbors": neighbors}
