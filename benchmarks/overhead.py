@@ -20,10 +20,10 @@ from pathlib import Path
 
 import yaml
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPOSITORY / "tests/slurm"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests/slurm"))
 from cluster import Cluster, missing
 
+REPOSITORY = Path(__file__).resolve().parent.parent
 FINISHED = re.compile(r"finished after ([\d.]+) s$")
 STAGES = ("finetune_cell", "predict_cell", "score_cell")
 

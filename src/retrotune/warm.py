@@ -67,7 +67,7 @@ def continue_in_fork(modules: Sequence[str] = MODULES) -> None:
     with socket.socket(socket.AF_UNIX) as connection:
         if not _connect(connection, owner, modules):
             return
-        request = json.dumps({"script": sys.argv, "folder": os.getcwd(), "environment": dict(os.environ)}).encode()
+        request = json.dumps({"script": sys.argv, "folder": str(Path.cwd()), "environment": dict(os.environ)}).encode()
         socket.send_fds(connection, [struct.pack("!I", len(request))], [0, 1, 2])
         connection.sendall(request)
         answers = connection.makefile("rb")

@@ -311,7 +311,8 @@ def cpus(rule=None):
 def ask(rule=None, share=lambda minutes: minutes):
     """Resources of a rule. Each further attempt gets more memory and time, up to what a node of the partition has.
 
-    `share` is the part of the time that this rule gets where several share a job. All GPUs are of one node. `tasks` stays unset: Slurm would take it per GPU, and reserve the CPU cores as often.
+    `share(minutes)` is the part of the time for one of several rules that share a job. All GPUs are of one node. `tasks`
+    stays unset: Slurm would take it per GPU, and reserve the CPU cores as often.
     """
 
     def key_of(wanted):

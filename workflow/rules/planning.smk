@@ -66,9 +66,10 @@ def share_environments():
     known = {}
 
     def environment(self):
-        if self.rule not in known:
-            known[self.rule] = self.rule.expand_conda_env(self.wildcards_dict, self.params, self.input)
-        return known[self.rule]
+        own = self.rule
+        if own not in known:
+            known[own] = own.expand_conda_env(self.wildcards_dict, self.params, self.input)
+        return known[own]
 
     Job.conda_env_spec = property(environment)
 

@@ -40,7 +40,8 @@ def score_cell(
 
     The resolved configuration goes to `out_config` as YAML first.
     `train_json` is None for zeroshot. Values are means over questions, 0 to 100, with 95 % bootstrap intervals. What
-    prediction says of the base model and of the files that it read (their sha256) is taken over. Raises `ResultError` if the predictions are empty, incomplete, or do not hold the primary metric.
+    prediction says of the base model and of the files that it read (their sha256) is taken over. Raises `ResultError`
+    if the predictions are empty, incomplete, or do not hold the primary metric.
     """
     metric = get_spec(resolved.dataset_entry.reader).metric
     scores = _read_scores(predictions, metric)
