@@ -1,5 +1,6 @@
 """Scripts that continue as forks of a process that has imported: they must behave as if they ran by themselves."""
 
+import contextlib
 import json
 import os
 import signal
@@ -47,9 +48,12 @@ class Owner:
         return self.process.returncode, out, err
 
     def below(self, name: str) -> list[psutil.Process]:
-        """Processes below this one with a word in their command line."""
-        children = psutil.Process(self.process.pid).children(recursive=True)
-        return [child for child in children if any(name in part for part in child.cmdline())]
+        """Children of this process with a word in their command line; forks are children of one of them."""
+        found = []
+        for child in psutil.Process(self.process.pid).children():
+            with contextlib.suppress(psutil.Error):
+                found += [child] if any(name in part for part in child.cmdline()) else []
+        return found
 
     def wait_for(self, path: Path) -> str:
         limit = time.monotonic() + 30
@@ -97,9 +101,8 @@ def test_scripts_share_one_process_that_ends_with_its_owner(owner, tmp_path):
     for number in range(3):
         owner.start(f"open('{number}.txt', 'w').write(str(os.getppid()))\n")
     parents = {owner.wait_for(tmp_path / f"{number}.txt") for number in range(3)}
-    (server,) = owner.below("retrotune.warm")
+    (server,) = owner.below("retrotune.warm")  # below Snakemake, for whoever ends or measures what is there
     assert parents == {str(server.pid)}
-    assert server.ppid() == owner.process.pid, "below Snakemake, for whoever ends or measures what is there"
     assert owner.end()[0] == 0
     psutil.wait_procs([server], timeout=10)
     assert not server.is_running()
