@@ -68,6 +68,11 @@ def requested() -> bool:
     return _State.signal_name is not None
 
 
+def requested_by() -> str | None:
+    """Name of the signal that has arrived, if one has."""
+    return _State.signal_name
+
+
 def stop(state: str) -> NoReturn:
     """Raise `Interrupted`, which names the signal and says in which `state` the work was left."""
     raise Interrupted(f"stopped by {_State.signal_name}: {state}; run again to go on")

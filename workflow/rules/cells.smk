@@ -16,7 +16,7 @@ rule finetune_cell:
         ENV
     threads: cpus()
     resources:
-        **ask(),
+        **ask(training=True),
     params:
         cell=cell_for("finetune"),
         dataset_version=lambda wildcards: dataset_version(wildcards.dataset),

@@ -298,11 +298,25 @@ def cpus(rule=None):
     return lambda wildcards: request(rule, wildcards).cpus
 
 
-def ask(rule=None):
+def ask(rule=None, training=False):
     """Resources of a rule. Each further attempt gets more memory and time, up to what a node of the partition has.
 
-    All GPUs are of one node. `tasks` stays unset: Slurm would take it per GPU, and reserve the CPU cores as often.
+    On one node `tasks` stays unset: Slurm would take it per GPU, and reserve the CPU cores as often. A training on
+    several nodes is one task on each, called an MPI job: of these the executor starts Snakemake once, outside of any
+    job step, and the stage itself calls srun (`retrotune.launching`). GPUs are then asked for per node (`gres`), where
+    `gpu` is a number for the whole job.
     """
+
+    def nodes(wildcards):
+        return request(rule, wildcards).nodes if training else 1
+
+    def spread(value):
+        """A resource of trainings on several nodes only."""
+        return lambda wildcards: value(request(rule, wildcards)) if nodes(wildcards) > 1 else None
+
+    def gres(wanted):
+        model = profile_default("gpu_type")
+        return ":".join(["gpu", *([model] if model else []), str(wanted.gpus)]) if wanted.gpus else None
 
     def key_of(wanted):
         return slurm.GPU_PARTITION if wanted.gpus else slurm.CPU_PARTITION
@@ -317,15 +331,26 @@ def ask(rule=None):
     def of_gpu_jobs(key):
         return lambda wildcards: profile_default(key) if request(rule, wildcards).gpus else None
 
+    trained_by = {
+        "processes": lambda wildcards: request(rule, wildcards).processes_per_node,
+        "process_per_gpu": lambda wildcards: int(request(rule, wildcards).gpus > 0),
+        "sharded": lambda wildcards: int(request(rule, wildcards).sharded),
+        "mpi": spread(lambda wanted: "srun"),
+        "tasks": spread(lambda wanted: wanted.nodes),
+        # else `tasks` would be meant per GPU
+        "tasks_per_gpu": spread(lambda wanted: 0 if wanted.gpus else None),
+        "gres": spread(gres),
+    }
     return {
         "mem_mb": grown("mem_mb"),
         "runtime": grown("runtime"),
-        "gpu": lambda wildcards: request(rule, wildcards).gpus or None,
+        "gpu": lambda wildcards: request(rule, wildcards).gpus or None if nodes(wildcards) == 1 else None,
         # under names of their own in the profile: as defaults they would make Slurm give GPUs to all jobs
-        "gpu_model": of_gpu_jobs("gpu_type"),
+        "gpu_model": lambda wildcards: of_gpu_jobs("gpu_type")(wildcards) if nodes(wildcards) == 1 else None,
         "constraint": of_gpu_jobs("gpu_constraint"),
-        "nodes": 1,
+        "nodes": nodes,
         "slurm_partition": lambda wildcards: profile_default(key_of(request(rule, wildcards))),
+        **(trained_by if training else {}),
     }
 
 

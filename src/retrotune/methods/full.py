@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
@@ -14,9 +15,12 @@ def attach_full(model: PreTrainedModel, method: FullMethod) -> PreTrainedModel:
     return model.requires_grad_(True)
 
 
-def save_full(model: PreTrainedModel, folder: Path) -> None:
-    """Write all weights in transformers layout (config.json and safetensors), so that any tool can load the model."""
-    model.save_pretrained(folder)
+def save_full(model: PreTrainedModel, folder: Path, weights: dict[str, torch.Tensor] | None = None) -> None:
+    """Write all weights in transformers layout (config.json and safetensors), so that any tool can load the model.
+
+    They are the model's own, or those given.
+    """
+    model.save_pretrained(folder, state_dict=weights)
 
 
 def load_full(base_model: PreTrainedModel, folder: Path) -> PreTrainedModel:

@@ -1,12 +1,13 @@
 """Loading base models and tokenizers from folders in transformers layout."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from retrotune.errors import ModelError
 from retrotune.models.scratch import nearby
@@ -22,9 +23,11 @@ def load_model(
     dtype: torch.dtype | None = None,
     device: str | None = None,
     retrieval_gate: float | None = None,
+    without_weights: bool = False,
 ) -> PreTrainedModel:
     """The causal language model in folder `path`, in evaluation mode; safetensors only.
 
+    `without_weights`: its parameters have no storage (`meta`), for a process that gets them from another one.
     `retrieval_gate` (RETRO only) stands in its configuration from then on, in place of the folder's.
     Raises `ModelError` if the folder is missing, holds no model that transformers knows, or if its weights are damaged
     or not exactly those of its configuration: transformers would fill gaps with random numbers. So does a gate for a
@@ -32,21 +35,29 @@ def load_model(
     """
     folder = _folder(path)
     try:
-        with nearby(folder) as path:
-            model, info = AutoModelForCausalLM.from_pretrained(
-                path,
-                dtype=dtype or torch.float32,
-                use_safetensors=True,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # reported below, by name
-            )
+        if without_weights:
+            with without_storage():
+                model = AutoModelForCausalLM.from_config(
+                    AutoConfig.from_pretrained(folder), dtype=dtype or torch.float32
+                )
+            info: dict[str, Any] = {}
+        else:
+            with nearby(folder) as path:
+                model, info = AutoModelForCausalLM.from_pretrained(
+                    path,
+                    dtype=dtype or torch.float32,
+                    use_safetensors=True,
+                    output_loading_info=True,
+                    ignore_mismatched_sizes=True,  # reported below, by name
+                )
         # adapters name their base model: not the copy of it
         model.name_or_path = model.config.name_or_path = str(folder)
     except SafetensorError as error:
         raise ModelError(f"{folder}: weights are truncated or damaged ({error}); {REMEDY}") from error
     except (ValueError, OSError, KeyError, RuntimeError) as error:
         raise ModelError(f"{folder}: cannot be loaded as a causal language model: {error}") from error
-    _check_whole(folder, info)
+    if info:
+        _check_whole(folder, info)
     if retrieval_gate is not None:
         if not reads_neighbors(model.config):
             raise ModelError(
@@ -55,6 +66,15 @@ def load_model(
             )
         model.config.retrieval_gate = float(retrieval_gate)
     return (model.to(device) if device else model).eval()
+
+
+@contextlib.contextmanager
+def without_storage(wanted: bool = True) -> Iterator[None]:
+    """Models made inside have parameters on `meta`; their buffers, which no checkpoint may hold, are real."""
+    from accelerate import init_empty_weights
+
+    with init_empty_weights(include_buffers=False) if wanted else contextlib.nullcontext():
+        yield
 
 
 def reads_neighbors(config: Any) -> bool:
