@@ -36,10 +36,10 @@ def load_model(
     folder = _folder(path)
     try:
         if without_weights:
+            config = AutoConfig.from_pretrained(folder)
             with without_storage():
-                model = AutoModelForCausalLM.from_config(
-                    AutoConfig.from_pretrained(folder), dtype=dtype or torch.float32
-                )
+                model = AutoModelForCausalLM.from_config(config, dtype=dtype or torch.float32)
+            model.tie_weights()
             info: dict[str, Any] = {}
         else:
             with nearby(folder) as path:
@@ -70,7 +70,10 @@ def load_model(
 
 @contextlib.contextmanager
 def without_storage(wanted: bool = True) -> Iterator[None]:
-    """Models made inside have parameters on `meta`; their buffers, which no checkpoint may hold, are real."""
+    """Models made inside have parameters on `meta`; their buffers, which no checkpoint may hold, are real.
+
+    Weights that are one (`tie_weights`) must be made so again afterwards.
+    """
     from accelerate import init_empty_weights
 
     with init_empty_weights(include_buffers=False) if wanted else contextlib.nullcontext():

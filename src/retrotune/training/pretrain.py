@@ -50,6 +50,7 @@ def pretrain_model(
     check_length(pretraining, config.chunk_length, config.max_position_embeddings)
     with without_storage(processes.sharded and not processes.leads):
         model = RetroForCausalLM(config)
+    model.tie_weights()
     train_base_model(
         model,
         tokenizer,

@@ -64,6 +64,7 @@ def retrofit_model(
     torch.manual_seed(retrofitting.seed)
     with without_storage(empty):
         model = retrofit(gpt, config, copy_encoder=retrofitting.encoder_start == "decoder")
+    model.tie_weights()
     del gpt
     if retrofitting.train == "new":
         train_only_new(model)

@@ -38,12 +38,15 @@ def shard(model: nn.Module, device: str) -> None:
             # Each loss is a share of the whole step's: gradients are summed, not averaged.
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)
-    shares = {}
+    shares: dict[int, nn.Parameter] = {}
     for name, value in model.named_parameters():
         assert isinstance(value, DTensor), name
         source = whole.pop(name).to(device) if whole else torch.empty(value.shape, dtype=value.dtype, device=device)
-        shares[name] = distribute_tensor(source, mesh, value.placements)
-    model.load_state_dict(shares, strict=False, assign=True)
+        share = distribute_tensor(source, mesh, value.placements)
+        shares[id(value)] = nn.Parameter(share, requires_grad=value.requires_grad)
+    # names of shared weights get the same parameter
+    names_of = model.named_parameters(remove_duplicate=False)
+    model.load_state_dict({name: shares[id(value)] for name, value in names_of}, strict=False, assign=True)
     for buffer in model.buffers():
         buffer.data = buffer.data.to(device)
         dist.broadcast(buffer.data, 0)
@@ -69,11 +72,12 @@ def _drop_storage(model: nn.Module) -> None:
 def gathered(model: nn.Module, all_weights: bool = False) -> dict[str, torch.Tensor]:
     """Whole weights by name, in main memory, on the first process; all must call it, the others get none.
 
-    Those that are trained, or all of them, which includes buffers that are saved with the model.
+    Those that are trained, or all of them, shared ones once; and buffers that are saved with a model.
     """
     found = {}
+    names = {name for name, value in model.named_parameters() if value.requires_grad or all_weights}
     for name, value in model.state_dict(keep_vars=True).items():
-        if value.requires_grad or all_weights:
+        if name in names or not isinstance(value, nn.Parameter):
             whole = value.full_tensor().detach() if isinstance(value, DTensor) else value.detach()
             if dist.get_rank() == 0:
                 found[name] = whole.cpu()
