@@ -173,14 +173,15 @@ def _judge(status: int, folder: Path, count: int) -> None:
 
     if error := first("error"):
         raise TrainingError(error["message"])
-    if stopped := first("stopped"):
-        raise Interrupted(stopped["message"])
-    if interruption.requested():
+    silent = [str(rank) for rank, end in ends.items() if end is None]
+    stopped = first("stopped")
+    if interruption.requested() and stopped is None:
         interruption.stop("the processes were killed before they could save; the last checkpoint is kept")
     if failed := first("failed"):
         log = f" (log: {folder / str(failed['rank'])}.log)" if failed["rank"] else ""
         raise TrainingError(f"process {failed['rank']} of {count} failed: {failed['message']}{log}")
-    silent = [str(rank) for rank, end in ends.items() if end is None]
+    if stopped and (interruption.requested() or not silent):
+        raise Interrupted(stopped["message"])
     raise TrainingError(
         f"of {count} processes {', '.join(silent) or 'some'} ended without a word (exit status {status}): killed by "
         "hand or by the system for want of memory, or never started; run again to go on from the last checkpoint"
@@ -257,7 +258,8 @@ def main(folder: Path) -> None:
     except BaseException as error:
         traceback.print_exc()
         refused = refusal(error)
-        state = "error" if refused else "lost" if _lost(error) else "failed"
+        lost = interruption.requested() or _lost(error)  # torchrun ends the others when one has failed
+        state = "error" if refused else "lost" if lost else "failed"
         message = f"{refused}; mend that and run again" if refused else f"{type(error).__name__}: {error}"
     for number in interruption.SIGNALS:  # from torchrun, when another process has ended before this one
         signal.signal(number, signal.SIG_IGN)

@@ -54,7 +54,8 @@ def lines(folder):
 def test_two_processes_train_as_one(trained, kind, name):
     one, two = trained / "alone" / name, trained / kind / name
     expected, found = weights(one), weights(two)
-    assert found.keys() == expected.keys() and expected
+    assert found.keys() == expected.keys()
+    assert expected
     assert all(torch.allclose(found[key], expected[key], atol=2e-5) for key in expected)
     assert all(found[key].dtype == expected[key].dtype for key in expected)
     for mine, theirs in zip(lines(one), lines(two), strict=True):

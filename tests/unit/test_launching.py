@@ -88,7 +88,8 @@ def test_how_many_processes(monkeypatch):
         monkeypatch.setattr(launching, "_gpus_here", lambda gpus=gpus: gpus)
         assert Launch.of(wanted) == Launch(1, processes, True)
     assert Launch.of({"nodes": 2, "processes": 3}) == Launch(1, 6)
-    assert Launch.of({}) == Launch(1, 1) and Launch(3, 2).count == 6
+    assert Launch.of({}) == Launch(1, 1)
+    assert Launch(3, 2).count == 6
 
 
 def test_gpus_in_sight(monkeypatch):
