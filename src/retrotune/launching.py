@@ -39,6 +39,8 @@ from retrotune.log import logger, refusal, setup_logging
 
 GRACE_SECONDS = 10
 """So long torchrun waits for the other processes after one has failed, before it kills them."""
+ORPHAN_SECONDS = 600
+"""So long processes may save when nobody waits for them any more."""
 _POLL_SECONDS = 0.2
 _PORTS = (20_000, 12_000)
 """First port, and number of ports, below those that systems give away by themselves."""
@@ -286,6 +288,8 @@ def _listen_to_parent(folder: Path, parent: int) -> None:
             return
         time.sleep(_POLL_SECONDS)
     os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(ORPHAN_SECONDS)
+    os._exit(1)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ Shape letters: B batch, T new tokens, P past tokens, N all tokens, L chunks that
 K neighbors, R retrieved length, S memory length (K*R), D width.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -33,6 +33,13 @@ class Memory:
     mask: torch.Tensor | None = None
     shared: bool = False
     active_BT: torch.Tensor | None = None
+
+    def to(self, device: torch.device) -> "Memory":
+        """The same on a layer's device: a model may be spread over several."""
+        if self.hidden is None or self.hidden.device == device:
+            return self
+        moved = {name: getattr(self, name) for name in ("hidden", "mask", "active_BT")}
+        return replace(self, **{name: value if value is None else value.to(device) for name, value in moved.items()})
 
 
 class Retrieval:
@@ -80,7 +87,7 @@ class Retrieval:
     def attend(self, memory: Memory, layer: int, attention: CrossAttention, normed_BTD: torch.Tensor) -> torch.Tensor:
         """Cross-attention output [B, T, D] of a layer whose normed stream is given; zero where there is no memory."""
         attend = self._attend_shared if memory.shared else self._attend_chunks
-        return self.gate * attend(layer, attention, normed_BTD, memory)
+        return self.gate * attend(layer, attention, normed_BTD, memory.to(normed_BTD.device))
 
     def _check(self, neighbor_mask: torch.Tensor | None) -> None:
         config, shape = self.config, tuple(self.ids.shape)

@@ -1,0 +1,57 @@
+"""A training on two nodes of a real Slurm, one process on each, against the same training by one process."""
+
+import re
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+pytestmark = pytest.mark.slow
+STUDY = """\
+study: nodes
+models:
+  gpt-wide:
+    family: gpt
+    size: tiny
+    pretraining: reading
+    resources: {nodes: 2, gpus: 1, cpus: 2, mem_mb: 2000}
+grid:
+  - {models: [gpt-tiny, gpt-wide], methods: [lora, full], datasets: [nq], retrievals: [none]}
+"""
+
+
+def test_two_nodes_train_as_one_process(cluster, submission):
+    own = submission.folder / "nodes.yaml"
+    own.write_text(STUDY)
+    files = ["--configfile", "config/config.yaml", "tests/workflow/smallest.yaml", str(own)]
+    status, output = submission.run(*files, timeout=600)
+    assert status == 0, output
+    results, models = submission.folder / "results/nodes/cells", submission.folder / "resources/nodes/models"
+    for method in ("lora", "full"):
+        cells = [results / model / method / "nq/none/seed0" for model in ("gpt-tiny", "gpt-wide")]
+        same([cell / "adapter" for cell in cells])
+        assert all((cell / "metrics.json").exists() for cell in cells)
+    same([models / model for model in ("gpt-tiny", "gpt-wide")])
+    for log in submission.folder.glob("logs/nodes/*/gpt-wide*"):
+        text = "".join(file.read_text() for file in ([log] if log.is_file() else log.rglob("*.log")))
+        assert ("1 processes on each of 2 nodes, 2 threads each" in text) == (
+            "predict" not in str(log) and "score" not in str(log)
+        )
+
+
+def same(folders):
+    """The weights in two folders are the same up to rounding."""
+    one, two = (
+        {name: value for file in folder.glob("*.safetensors") for name, value in load_file(file).items()}
+        for folder in folders
+    )
+    assert one.keys() == two.keys()
+    assert all(torch.allclose(one[name], two[name], atol=1e-4) for name in one)
+
+
+def test_what_is_asked_for_nodes(cluster, submission):
+    own = submission.folder / "nodes.yaml"
+    own.write_text(STUDY.replace("nodes: 2", "nodes: 3"))
+    status, output = submission.run("--configfile", "config/config.yaml", "tests/workflow/smallest.yaml", str(own))
+    assert status == 1
+    assert re.search(r"models.gpt-wide.resources: nodes=3 \(at most 2\) in partition gpu\n", output), output
