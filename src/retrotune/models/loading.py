@@ -32,7 +32,8 @@ def load_model(
     """The causal language model in folder `path`, in evaluation mode; safetensors only.
 
     `without_weights`: its parameters have no storage (`meta`), for a process that gets them from another one.
-    `device_map` (see `spread`) puts its parts on several devices, in place of `device`. `retrieval_gate` (RETRO only) stands in its configuration from then on, in place of the folder's.
+    `device_map` (see `spread`) puts its parts on several devices, in place of `device`. `retrieval_gate` (RETRO only)
+    stands in its configuration from then on, in place of the folder's.
     Raises `ModelError` if the folder is missing, holds no model that transformers knows, or if its weights are damaged
     or not exactly those of its configuration: transformers would fill gaps with random numbers. So does a gate for a
     model that reads no neighbors.

@@ -9,7 +9,7 @@ Shape letters: B batch, T new tokens, P past tokens, N all tokens, L chunks that
 K neighbors, R retrieved length, S memory length (K*R), D width.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -36,10 +36,9 @@ class Memory:
 
     def to(self, device: torch.device) -> "Memory":
         """The same on a layer's device: a model may be spread over several."""
-        if self.hidden is None or self.hidden.device == device:
-            return self
-        moved = {name: getattr(self, name) for name in ("hidden", "mask", "active_BT")}
-        return replace(self, **{name: value if value is None else value.to(device) for name, value in moved.items()})
+        moved = (None if part is None else part.to(device) for part in (self.hidden, self.mask, self.active_BT))
+        hidden, mask, active_BT = moved
+        return Memory(hidden, mask, self.shared, active_BT)
 
 
 class Retrieval:
