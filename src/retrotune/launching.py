@@ -65,7 +65,7 @@ class Launch:
         sharded = bool(resources.get("sharded"))
         if nodes > 1 and _slurm_nodes() < nodes:
             nodes, processes = 1, nodes * processes
-        if nodes == 1 and resources.get("process_per_gpu"):
+        if nodes == 1 and resources.get("one_per_device"):
             processes = max(1, min(processes, _gpus_here()))
         return cls(nodes, processes, sharded)
 

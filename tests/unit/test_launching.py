@@ -80,7 +80,7 @@ def test_a_signal_lets_the_processes_save(tmp_path):
 
 
 def test_how_many_processes(monkeypatch):
-    wanted = {"nodes": 2, "processes": 4, "process_per_gpu": 1, "sharded": 1}
+    wanted = {"nodes": 2, "processes": 4, "one_per_device": 1, "sharded": 1}
     monkeypatch.setattr(launching, "_slurm_nodes", lambda: 2)
     assert Launch.of(wanted) == Launch(2, 4, True)
     monkeypatch.setattr(launching, "_slurm_nodes", lambda: 0)

@@ -333,7 +333,7 @@ def ask(rule=None, training=False):
 
     trained_by = {
         "processes": lambda wildcards: request(rule, wildcards).processes_per_node,
-        "process_per_gpu": lambda wildcards: int(request(rule, wildcards).gpus > 0),
+        "one_per_device": lambda wildcards: int(request(rule, wildcards).gpus > 0),
         "sharded": lambda wildcards: int(request(rule, wildcards).sharded),
         "mpi": spread(lambda wanted: "srun"),
         "tasks": spread(lambda wanted: wanted.nodes),

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from peft import PeftModel
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
@@ -23,14 +24,15 @@ from retrotune.errors import TrainingError
 def shard(model: nn.Module, device: str) -> None:
     """Spread the weights of `model` over all processes' devices, in place; those of the first process count.
 
-    Modules that transformers would not split (`_no_split_modules`) are gathered one at a time; what is outside of them,
-    the embeddings above all, is gathered once per pass. Raises `TrainingError` if the model does not name any.
+    Modules that transformers would not split (`_no_split_modules`) are gathered one at a time, and so are embedding and
+    output matrix, unless these are one; the little that is outside is gathered once per pass. Raises `TrainingError` if
+    the model does not name any.
     """
     mesh = init_device_mesh(device, (dist.get_world_size(),))
     whole = {name: value.detach() for name, value in model.named_parameters()} if dist.get_rank() == 0 else {}
     _drop_storage(model)
     names = _unsplit(model)
-    for module in [module for module in model.modules() if type(module).__name__ in names]:
+    for module in [*(module for module in model.modules() if type(module).__name__ in names), *_embeddings(model)]:
         fully_shard(module, mesh=mesh)
     fully_shard(model, mesh=mesh)
     for module in model.modules():
@@ -57,6 +59,14 @@ def _unsplit(model: nn.Module) -> set[str]:
     if not names:
         raise TrainingError(f"{type(model).__name__} does not say which modules must stay whole: it cannot be sharded")
     return names
+
+
+def _embeddings(model: nn.Module) -> list[nn.Module]:
+    """Input embedding and output matrix, where they are two."""
+    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    both = [base.get_input_embeddings(), base.get_output_embeddings()]
+    inner = [getattr(module, "base_layer", module) for module in both if module is not None]
+    return [] if len({id(module.weight) for module in inner}) < len(inner) else inner
 
 
 def _drop_storage(model: nn.Module) -> None:
