@@ -331,10 +331,19 @@ def ask(rule=None, training=False):
     def of_gpu_jobs(key):
         return lambda wildcards: profile_default(key) if request(rule, wildcards).gpus else None
 
+    def together(value):
+        """A resource of trainings by several processes only."""
+
+        def of(wildcards):
+            wanted = request(rule, wildcards)
+            return int(value(wanted)) if wanted.nodes * wanted.processes_per_node > 1 else None
+
+        return of
+
     trained_by = {
-        "processes": lambda wildcards: request(rule, wildcards).processes_per_node,
-        "one_per_device": lambda wildcards: int(request(rule, wildcards).gpus > 0),
-        "sharded": lambda wildcards: int(request(rule, wildcards).sharded),
+        "processes": together(lambda wanted: wanted.processes_per_node),
+        "one_per_device": together(lambda wanted: wanted.gpus > 0),
+        "sharded": together(lambda wanted: wanted.sharded),
         "mpi": spread(lambda wanted: "srun"),
         "tasks": spread(lambda wanted: wanted.nodes),
         # else `tasks` would be meant per GPU
