@@ -15,6 +15,8 @@ models:
     size: tiny
     pretraining: reading
     resources: {nodes: 2, gpus: 1, cpus: 2, mem_mb: 2000}
+methods:
+  full: {kind: full, finetuning: {learning_rate: 0.001}}
 grid:
   - {models: [gpt-tiny, gpt-wide], methods: [lora, full], datasets: [nq], retrievals: [none]}
 """
