@@ -11,6 +11,7 @@ Weights that are `sharded` (`sharding.py`) have gradients that torch sums itself
 Transformers' Trainer knows nothing of all this: it sees one process with at most one GPU.
 """
 
+import logging
 import os
 import random
 from collections.abc import Iterable, Mapping, Sequence
@@ -70,6 +71,8 @@ def join(sharded: bool = False) -> Processes:
         dist.init_process_group(backend, timeout=PATIENCE)
         for name in _HIDDEN:
             os.environ.pop(name, None)
+        # it advises to start the processes in another way
+        logging.getLogger("transformers.training_args").setLevel(logging.ERROR)
     count = dist.get_world_size()
     return Processes(dist.get_rank(), count, sharded and count > 1)
 
