@@ -171,7 +171,7 @@ def _judge(status: int, folder: Path, count: int) -> None:
 
     def first(state: str) -> dict[str, Any] | None:
         found = [end | {"rank": rank} for rank, end in told.items() if end["state"] == state]
-        return min(found, key=lambda end: (end["time"], end["rank"]), default=None)
+        return min(found, key=lambda end: (not end["together"], end["time"], end["rank"]), default=None)
 
     if error := first("error"):
         raise TrainingError(error["message"])
@@ -182,7 +182,8 @@ def _judge(status: int, folder: Path, count: int) -> None:
     if failed := first("failed"):
         log = f" (log: {folder / str(failed['rank'])}.log)" if failed["rank"] else ""
         raise TrainingError(f"process {failed['rank']} of {count} failed: {failed['message']}{log}")
-    if stopped and (interruption.requested() or not silent):
+    # Where all have saved, one may have been ended by the end of another before it could say so.
+    if stopped and (interruption.requested() or stopped["together"] or not silent):
         raise Interrupted(stopped["message"])
     raise TrainingError(
         f"of {count} processes {', '.join(silent) or 'some'} ended without a word (exit status {status}): killed by "
@@ -247,14 +248,14 @@ def main(folder: Path) -> None:
     if local < (gpus := _gpus_here()):
         visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(gpus)))
         os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[local]
-    state = message = ""
+    state, message, together = "", "", False
     try:
         asked = read_json(folder / "stage.json")
         if rank == 0:
             threading.Thread(target=_listen_to_parent, args=(folder, asked["parent"]), daemon=True).start()
         validate_call(_function(asked["stage"]))(**asked["arguments"])
     except Interrupted as error:
-        state, message = "stopped", str(error)
+        state, message, together = "stopped", str(error), error.together
     except RetrotuneError as error:
         state, message = "error", str(error)
     except BaseException as error:
@@ -267,7 +268,8 @@ def main(folder: Path) -> None:
         signal.signal(number, signal.SIG_IGN)
     if state:
         with contextlib.suppress(OSError):
-            write_json(folder / f"{rank}.json", {"state": state, "message": message, "time": time.time()})
+            end = {"state": state, "message": message, "together": together, "time": time.time()}
+            write_json(folder / f"{rank}.json", end)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(interruption.STATUS if state == "stopped" else 1 if state else 0)

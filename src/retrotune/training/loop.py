@@ -218,7 +218,7 @@ def run_training(
         progress.restore(checkpoint[1])
     trainer.train(resume_from_checkpoint=str(checkpoint[0]) if checkpoint else None)
     if trainer.state.global_step < schedule.steps:
-        interruption.stop(f"step {trainer.state.global_step} of {schedule.steps} is saved in {work}")
+        interruption.stop(f"step {trainer.state.global_step} of {schedule.steps} is saved in {work}", together=True)
     base.config.use_cache = uses_cache  # Trainer switches it off, and the configuration is saved with the weights
     if processes.leads:
         write_jsonl(log_path, progress.lines)
