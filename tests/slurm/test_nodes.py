@@ -9,6 +9,9 @@ from safetensors.torch import load_file
 pytestmark = pytest.mark.slow
 STUDY = """\
 study: nodes
+# Muon orthogonalizes what rounding has left of small differences: no measure of equality
+pretrainings:
+  reading: {optimizer: adamw, learning_rate: 0.003, embedding_learning_rate: null}
 models:
   gpt-wide:
     family: gpt
@@ -34,11 +37,9 @@ def test_two_nodes_train_as_one_process(cluster, submission):
         same([cell / "adapter" for cell in cells])
         assert all((cell / "metrics.json").exists() for cell in cells)
     same([models / model for model in ("gpt-tiny", "gpt-wide")])
-    for log in submission.folder.glob("logs/nodes/*/gpt-wide*"):
-        text = "".join(file.read_text() for file in ([log] if log.is_file() else log.rglob("*.log")))
-        assert ("1 processes on each of 2 nodes, 2 threads each" in text) == (
-            "predict" not in str(log) and "score" not in str(log)
-        )
+    logs = submission.folder / "logs/nodes"
+    for log in (logs / "pretrain_model/gpt-wide.log", *logs.glob("finetune_cell/gpt-wide/*/nq/none/seed0.log")):
+        assert "1 processes on each of 2 nodes, 2 threads each" in log.read_text()
 
 
 def same(folders):
