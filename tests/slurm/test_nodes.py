@@ -1,6 +1,7 @@
 """A training on two nodes of a real Slurm, one process on each, against the same training by one process."""
 
 import re
+import time
 
 import pytest
 import torch
@@ -50,6 +51,27 @@ def same(folders):
     )
     assert one.keys() == two.keys()
     assert all(torch.allclose(one[name], two[name], atol=1e-4) for name in one)
+
+
+def test_a_signal_to_the_steps_lets_all_nodes_save(cluster, submission):
+    """As `--signal` sends it before the time limit; nothing else saves within the first minutes."""
+    own = submission.folder / "nodes.yaml"
+    own.write_text(STUDY.replace("0.003, ", "0.003, steps: 300, "))
+    files = ["--configfile", "config/config.yaml", "tests/workflow/smallest.yaml", str(own)]
+    process = submission.start(*files, "--", "resources/nodes/models/gpt-wide/manifest.json")
+    try:
+        log = submission.wait_for("logs/nodes/pretrain_model/gpt-wide.log", process, seconds=200)
+        limit = time.monotonic() + 60
+        while "300 steps" not in log.read_text():
+            assert time.monotonic() < limit, log.read_text()
+            time.sleep(0.2)
+        (job,) = cluster.run("squeue", "-h", "-o", "%A").split()
+        cluster.run("scancel", "--signal=TERM", job)
+        output, _ = process.communicate(timeout=240)
+    finally:
+        process.kill()
+    assert process.returncode == 0, output
+    assert "resuming from " in log.read_text(), output
 
 
 def test_what_is_asked_for_nodes(cluster, submission):
