@@ -204,7 +204,8 @@ def _slurm_nodes() -> int:
     job = os.environ.get("SLURM_JOB_ID")
     if job is None or shutil.which("squeue") is None:
         return 0
-    done = subprocess.run(["squeue", "-h", "-j", job, "-o", "%D"], capture_output=True, text=True, check=False)  # noqa: S603, S607
+    squeue = ["squeue", "-h", "-j", job, "-o", "%D"]
+    done = subprocess.run(squeue, capture_output=True, text=True, check=False)  # noqa: S603
     return int(done.stdout) if done.stdout.strip().isdecimal() else 0
 
 
