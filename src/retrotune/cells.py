@@ -20,8 +20,8 @@ from retrotune.config import (
     Finetuning,
     MethodEntry,
     ModelEntry,
+    ModelResources,
     Passages,
-    Resources,
     RetrievalEntry,
     nearest,
 )
@@ -277,7 +277,7 @@ class ResolvedCell(Entry):
         What remains is what makes the stage's rule run again when it changes.
         """
         unused: dict[str, Any] = {
-            "model_entry": self.model_entry.model_copy(update={"resources": Resources()}),
+            "model_entry": self.model_entry.model_copy(update={"resources": ModelResources()}),
             "retrieval_entry": _for_family(self.retrieval_entry, self.family),
         }
         if stage != "score":
@@ -338,7 +338,7 @@ def _shared_entries(config: Config, cell: Cell) -> dict[str, dict[str, dict[str,
         if isinstance(entry, RetrievalEntry):
             entry = _for_family(entry, model.family)
         if isinstance(entry, ModelEntry):
-            entry = entry.model_copy(update={"resources": Resources()})
+            entry = entry.model_copy(update={"resources": ModelResources()})
         if entry is not None:
             shared.setdefault(section, {})[str(name)] = entry.model_dump(mode="json")
     return shared

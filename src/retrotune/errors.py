@@ -38,4 +38,11 @@ class ResultError(RetrotuneError):
 
 
 class Interrupted(BaseException):
-    """A signal asked the process to stop. No `Exception`: code that mends errors must not catch it."""
+    """A signal asked the process to stop. No `Exception`: code that mends errors must not catch it.
+
+    `together`: all processes of a training have agreed to stop, and each has saved what it has.
+    """
+
+    def __init__(self, message: str, together: bool = False) -> None:
+        super().__init__(message)
+        self.together = together

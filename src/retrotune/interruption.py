@@ -68,9 +68,18 @@ def requested() -> bool:
     return _State.signal_name is not None
 
 
-def stop(state: str) -> NoReturn:
-    """Raise `Interrupted`, which names the signal and says in which `state` the work was left."""
-    raise Interrupted(f"stopped by {_State.signal_name}: {state}; run again to go on")
+def requested_by() -> str | None:
+    """Name of the signal that has arrived, if one has."""
+    return _State.signal_name
+
+
+def stop(state: str, together: bool = False) -> NoReturn:
+    """Raise `Interrupted`, which names the signal and says in which `state` the work was left.
+
+    Where several processes stop `together`, another one may have got the signal.
+    """
+    signal_name = _State.signal_name or "a signal"
+    raise Interrupted(f"stopped by {signal_name}: {state}; run again to go on", together)
 
 
 def stop_if_requested(state: str) -> None:

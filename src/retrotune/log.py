@@ -183,8 +183,8 @@ def stage_log(path: str) -> Iterator[None]:
         _end(terminal, interruption.STATUS, str(error), path)
     except BaseException as error:
         traceback.print_exc()
-        if refusal := _refusal(error):
-            _end(terminal, 1, f"error: {refusal}; mend that and run again", path)
+        if refused := refusal(error):
+            _end(terminal, 1, f"error: {refused}; mend that and run again", path)
         _end(terminal, 1, f"failed: {type(error).__name__}: {error}", path)
 
 
@@ -199,7 +199,7 @@ def _wait_for_turn(log: TextIO, terminal: int) -> None:
         pass
 
 
-def _refusal(error: BaseException) -> str | None:
+def refusal(error: BaseException) -> str | None:
     """What the system refused, also where a library put it into an error of its own."""
     if isinstance(error, OSError):
         return str(error)

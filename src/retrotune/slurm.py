@@ -23,16 +23,18 @@ COMMANDS = ("sbatch", "squeue", "sinfo", "scancel")
 
 @dataclass(frozen=True)
 class Limits:
-    """The most that one job can get on one node of a partition; `runtime` (minutes) is None without a limit."""
+    """The most that one job can get of a partition: of one node, and nodes; no `runtime` (minutes): no limit."""
 
     gpus: int
     cpus: int
     mem_mb: int
     runtime: int | None
+    nodes: int = 1
 
     def exceeded(self, wanted: Resources) -> list[str]:
         """What of a request no node can give."""
-        pairs = ((key, getattr(wanted, key), getattr(self, key)) for key in ("gpus", "cpus", "mem_mb", "runtime"))
+        keys = ("gpus", "cpus", "mem_mb", "runtime", "nodes")
+        pairs = ((key, getattr(wanted, key, 1), getattr(self, key)) for key in keys)
         return [
             f"{key}={value} (at most {limit})" for key, value, limit in pairs if limit is not None and value > limit
         ]
@@ -57,12 +59,13 @@ def parse_partitions(text: str) -> dict[str, Limits]:
     partitions: dict[str, Limits] = {}
     for line in filter(None, text.splitlines()):
         name, limit, cpus, memory, gres = line.split("|")
-        old = partitions.get(name, Limits(0, 0, 0, None))
+        old = partitions.get(name, Limits(0, 0, 0, None, nodes=0))
         partitions[name] = Limits(
             gpus=max(old.gpus, parse_gpus(gres)),
             cpus=max(old.cpus, int(cpus.rstrip("+"))),
             mem_mb=max(old.mem_mb, int(memory.rstrip("+"))),
             runtime=parse_minutes(limit),
+            nodes=old.nodes + 1,
         )
     return partitions
 
@@ -169,6 +172,7 @@ def _best(partitions: list[Limits]) -> Limits:
         cpus=max(one.cpus for one in partitions),
         mem_mb=max(one.mem_mb for one in partitions),
         runtime=None if None in times else max(time for time in times if time is not None),
+        nodes=max(one.nodes for one in partitions),
     )
 
 

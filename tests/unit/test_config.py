@@ -5,7 +5,7 @@ import copy
 import pytest
 import yaml
 
-from retrotune.config import load_config, read_config, read_yaml
+from retrotune.config import ModelResources, load_config, read_config, read_yaml
 from retrotune.documentation import schema_text, with_tables
 from retrotune.errors import ConfigError
 
@@ -268,3 +268,19 @@ def test_degraded_gold_is_gold_too():
     raw["pretrainings"]["p"]["retrieval"] = "worse"
     with pytest.raises(ConfigError, match=r"pretrainings\.p\.retrieval: retrievals\.worse is gold"):
         load_config(raw)
+
+
+def test_resources_of_models():
+    """What is not used is left out where it is written down: studies made before these keys do not run again."""
+    plain = ModelResources(gpus=2)
+    assert plain.model_dump() == {"gpus": 2, "cpus": 1, "mem_mb": 4000, "runtime": 60}
+    wide = ModelResources(gpus=2, nodes=3, sharded=True)
+    assert ModelResources.model_validate_json(wide.model_dump_json()) == wide
+    assert (plain.processes_per_node, wide.processes_per_node, ModelResources().processes_per_node) == (2, 2, 1)
+    assert ModelResources(processes=4).processes_per_node == 4
+    for values, message in (
+        ({"sharded": True}, "sharded: true needs several processes"),
+        ({"gpus": 2, "processes": 3}, "processes=3 share gpus=2: each needs one of its own"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ModelResources(**values)

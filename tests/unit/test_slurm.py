@@ -3,7 +3,7 @@
 import pytest
 
 from retrotune import slurm
-from retrotune.config import Resources
+from retrotune.config import ModelResources, Resources
 from retrotune.errors import ClusterError
 
 SINFO = """\
@@ -57,7 +57,7 @@ def test_gpus_of_a_node(text, gpus):
 
 def test_a_partition_offers_what_its_largest_node_has():
     partitions = slurm.parse_partitions(SINFO)
-    assert partitions["gpu"] == slurm.Limits(gpus=8, cpus=128, mem_mb=1024000, runtime=240)
+    assert partitions["gpu"] == slurm.Limits(gpus=8, cpus=128, mem_mb=1024000, runtime=240, nodes=2)
     assert partitions["cpu"] == slurm.Limits(gpus=0, cpus=32, mem_mb=128000, runtime=1440)
 
 
@@ -77,6 +77,7 @@ def test_further_attempts_get_more_up_to_what_there_is():
     ("wanted", "message"),
     [
         (Resources(gpus=9), r"models.a.resources: gpus=9 \(at most 8\) in partition gpu"),
+        (ModelResources(gpus=8, nodes=3), r"models.a.resources: nodes=3 \(at most 2\) in partition gpu"),
         (Resources(gpus=1, runtime=300), r"runtime=300 \(at most 240\) in partition gpu"),
         (
             Resources(cpus=64, mem_mb=200000),

@@ -125,6 +125,26 @@ def test_requests_by_rule_and_model(repository, tmp_path):
     assert requests("train_tokenizer") == {"mem_mb": "3000", "runtime": "50", "slurm_partition": "cpu"}
 
 
+def test_requests_of_trainings_on_several_nodes(repository, tmp_path):
+    """GPUs are asked for per node, in one task per node; prediction takes one node."""
+    resources = {"gpus": 2, "nodes": 3, "cpus": 4, "sharded": True}
+    profile = ["slurm_partition=cpu", "gpu_partition=gpu", "gpu_type=a100", "mem_mb=3000", "runtime=50"]
+    plan = [str(tmp_path), "--dry-run", "--cores", "64", "--default-resources", *profile, "--config"]
+    done = snakemake(repository, *DEMO, *plan, f"models={json.dumps({'gpt-tiny': {'resources': resources}})}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    jobs = [job for job in re.split(r"(?m)^rule ", done.stdout + done.stderr) if "model=gpt-tiny" in job]
+    keys = r"\b(gpu|gpu_model|nodes|processes|one_per_device|sharded|mpi|tasks|tasks_per_gpu|gres)=([^,\s]+)"
+
+    def requests(rule):
+        (line,) = {re.search(r"(?m)^    resources: .*$", job)[0] for job in jobs if job.startswith(f"{rule}:")}
+        return dict(re.findall(keys, line))
+
+    spread = {"nodes": "3", "processes": "2", "one_per_device": "1", "sharded": "1"}
+    spread |= {"mpi": "srun", "tasks": "3", "tasks_per_gpu": "0", "gres": "gpu:a100:2"}
+    assert requests("finetune_cell") == requests("pretrain_model") == spread
+    assert requests("predict_cell") == {"gpu": "2", "gpu_model": "a100", "nodes": "1"}
+
+
 def test_where_slurm_is_absent(repository, tmp_path):
     for command in ("bash", "which"):
         (tmp_path / command).symlink_to(shutil.which(command))

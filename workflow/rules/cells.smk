@@ -18,7 +18,7 @@ rule finetune_cell:
         ENV
     threads: cpus()
     resources:
-        **ask(),
+        **ask(training=True),
         cell=1,
     params:
         cell=cell_for("finetune"),

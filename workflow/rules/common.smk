@@ -308,12 +308,25 @@ def cpus(rule=None):
     return lambda wildcards: request(rule, wildcards).cpus
 
 
-def ask(rule=None, share=lambda minutes: minutes):
+def ask(rule=None, training=False, share=lambda minutes: minutes):
     """Resources of a rule. Each further attempt gets more memory and time, up to what a node of the partition has.
 
-    `share(minutes)` is the part of the time for one of several rules that share a job. All GPUs are of one node. `tasks`
-    stays unset: Slurm would take it per GPU, and reserve the CPU cores as often.
+    `share(minutes)` is the part of the time for one of several rules that share a job. On one node `tasks` stays unset:
+    Slurm would take it per GPU, and reserve the CPU cores as often. A training on several nodes is one task on each,
+    called an MPI job: of these the executor starts Snakemake once, outside of any job step, and the stage itself calls
+    srun (`retrotune.launching`). GPUs are then asked for per node (`gres`), where `gpu` is a number for the whole job.
     """
+
+    def nodes(wildcards):
+        return request(rule, wildcards).nodes if training else 1
+
+    def spread(value):
+        """A resource of trainings on several nodes only."""
+        return lambda wildcards: value(request(rule, wildcards)) if nodes(wildcards) > 1 else None
+
+    def gres(wanted):
+        model = profile_default("gpu_type")
+        return ":".join(["gpu", *([model] if model else []), str(wanted.gpus)]) if wanted.gpus else None
 
     def key_of(wanted):
         return slurm.GPU_PARTITION if wanted.gpus else slurm.CPU_PARTITION
@@ -331,15 +344,35 @@ def ask(rule=None, share=lambda minutes: minutes):
     def of_gpu_jobs(key):
         return lambda wildcards: profile_default(key) if request(rule, wildcards).gpus else None
 
+    def together(value):
+        """A resource of trainings by several processes only."""
+
+        def of(wildcards):
+            wanted = request(rule, wildcards)
+            return int(value(wanted)) if wanted.nodes * wanted.processes_per_node > 1 else None
+
+        return of
+
+    trained_by = {
+        "processes": together(lambda wanted: wanted.processes_per_node),
+        "one_per_device": together(lambda wanted: wanted.gpus > 0),
+        "sharded": together(lambda wanted: wanted.sharded),
+        "mpi": spread(lambda wanted: "srun"),
+        "tasks": spread(lambda wanted: wanted.nodes),
+        # else `tasks` would be meant per GPU
+        "tasks_per_gpu": spread(lambda wanted: 0 if wanted.gpus else None),
+        "gres": spread(gres),
+    }
     return {
         "mem_mb": grown("mem_mb"),
         "runtime": runtime,
-        "gpu": lambda wildcards: request(rule, wildcards).gpus or None,
+        "gpu": lambda wildcards: request(rule, wildcards).gpus or None if nodes(wildcards) == 1 else None,
         # under names of their own in the profile: as defaults they would make Slurm give GPUs to all jobs
-        "gpu_model": of_gpu_jobs("gpu_type"),
+        "gpu_model": lambda wildcards: of_gpu_jobs("gpu_type")(wildcards) if nodes(wildcards) == 1 else None,
         "constraint": of_gpu_jobs("gpu_constraint"),
-        "nodes": 1,
+        "nodes": nodes,
         "slurm_partition": lambda wildcards: profile_default(key_of(request(rule, wildcards))),
+        **(trained_by if training else {}),
     }
 
 

@@ -18,7 +18,7 @@ rule pretrain_model:
         ENV
     threads: cpus()
     resources:
-        **ask(),
+        **ask(training=True),
     params:
         model=pretraining_params,
         root=CONFIG.raw,
@@ -44,7 +44,7 @@ rule retrofit_model:
         ENV
     threads: cpus()
     resources:
-        **ask(),
+        **ask(training=True),
     params:
         model=retrofitting_params,
         root=CONFIG.raw,

@@ -6,17 +6,19 @@ from pathlib import Path
 
 from retrotune.cells import ResolvedCell
 from retrotune.config import SaveEvery
+from retrotune.launching import Launch, run_stage
 from retrotune.log import stage_log
-from retrotune.training.finetune import finetune_cell
 
 with stage_log(snakemake.log[0]):
-    finetune_cell(
-        ResolvedCell.model_validate_json(snakemake.params.cell),
-        Path(snakemake.input.model).parent,
-        snakemake.input.examples,
-        snakemake.input.get("neighbors") or None,
-        Path(snakemake.output.train).parent,
+    run_stage(
+        "retrotune.training.finetune:finetune_cell",
+        Launch.of(snakemake.resources),
         snakemake.params.work,
         snakemake.threads,
-        SaveEvery.model_validate(snakemake.config.get("save_every") or {}),
+        resolved=ResolvedCell.model_validate_json(snakemake.params.cell),
+        model_dir=Path(snakemake.input.model).parent,
+        examples=snakemake.input.examples,
+        neighbors=snakemake.input.get("neighbors") or None,
+        out_dir=Path(snakemake.output.train).parent,
+        save_every=SaveEvery.model_validate(snakemake.config.get("save_every") or {}),
     )

@@ -6,22 +6,24 @@ import json
 from pathlib import Path
 
 from retrotune.config import CorpusEntry, Passages, RetrofittingEntry, SaveEvery
+from retrotune.launching import Launch, run_stage
 from retrotune.log import stage_log
-from retrotune.training.retrofit import retrofit_model
 
 with stage_log(snakemake.log[0]):
     model = json.loads(snakemake.params.model)
-    retrofit_model(
-        model["family"],
-        model["source"],
-        Path(snakemake.input.source).parent,
-        RetrofittingEntry(**model["retrofitting"]),
-        Passages(**model["passages"]) if model["passages"] else None,
-        {name: CorpusEntry(**entry) for name, entry in model["corpora"].items()},
-        snakemake.params.root,
-        snakemake.input.get("neighbors"),
-        Path(snakemake.output[0]).parent,
+    run_stage(
+        "retrotune.training.retrofit:retrofit_model",
+        Launch.of(snakemake.resources),
         snakemake.params.work,
         snakemake.threads,
-        SaveEvery.model_validate(snakemake.config.get("save_every") or {}),
+        family=model["family"],
+        source=model["source"],
+        source_dir=Path(snakemake.input.source).parent,
+        retrofitting=RetrofittingEntry(**model["retrofitting"]),
+        passages=Passages(**model["passages"]) if model["passages"] else None,
+        corpora={name: CorpusEntry(**entry) for name, entry in model["corpora"].items()},
+        root=snakemake.params.root,
+        neighbors=snakemake.input.get("neighbors"),
+        out_dir=Path(snakemake.output[0]).parent,
+        save_every=SaveEvery.model_validate(snakemake.config.get("save_every") or {}),
     )

@@ -1,8 +1,8 @@
 """Entries of base models: shapes, tokenizers, pretraining, and where a model comes from."""
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from retrotune.config.base import Count, Entry, Family, Name, PositiveInt, Share
 
@@ -132,6 +132,47 @@ class Resources(Entry):
     runtime: PositiveInt = Field(60, description="minutes of the first attempt")
 
 
+class ModelResources(Resources):
+    """What jobs of a model ask from the cluster: GPUs, cores and memory of each node. Nothing runs again for a change.
+
+    Training runs as one process per GPU, and as many on each of several nodes: the same up to rounding and dropout.
+    Prediction runs as one process on one node, over all its GPUs.
+    """
+
+    nodes: PositiveInt = Field(1, description="nodes of a training; prediction takes one")
+    processes: PositiveInt | None = Field(
+        None, description="processes of a training per node; null: one per GPU, one where there is none"
+    )
+    sharded: bool = Field(
+        False,
+        description="training spreads weights, gradients and optimizer over its processes, where no GPU holds them",
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What is not used is left out, so that studies made before these keys do not run again."""
+        values: dict[str, Any] = handler(self)
+        own = {
+            key: field.default
+            for key, field in ModelResources.model_fields.items()
+            if key not in Resources.model_fields
+        }
+        return {key: value for key, value in values.items() if key not in own or value != own[key]}
+
+    @property
+    def processes_per_node(self) -> int:
+        """Processes of a training on each node."""
+        return self.processes or max(1, self.gpus)
+
+    @model_validator(mode="after")
+    def _some_to_share(self) -> "ModelResources":
+        if self.processes is not None and self.gpus and self.processes > self.gpus:
+            raise ValueError(f"processes={self.processes} share gpus={self.gpus}: each needs one of its own")
+        if self.sharded and self.nodes * self.processes_per_node == 1:
+            raise ValueError("sharded: true needs several processes: raise gpus, nodes or processes")
+        return self
+
+
 class Checkpoint(Entry):
     """A checkpoint to convert."""
 
@@ -180,7 +221,9 @@ class ModelEntry(Entry):
         description="retro: factor of what neighbors give, in training and use; 0: encoder off; null: the checkpoint's",
     )
     precision: Literal["float32", "bfloat16"] = Field("float32", description="of weights and matrix products")
-    resources: Resources = Field(default_factory=Resources, description="of training and of each cell, on a cluster")
+    resources: ModelResources = Field(
+        default_factory=ModelResources, description="of training and of each cell, on a cluster"
+    )
 
     @model_validator(mode="after")
     def _one_source(self) -> "ModelEntry":

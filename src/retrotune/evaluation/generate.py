@@ -25,7 +25,14 @@ from retrotune.evaluation.metrics import score_prediction
 from retrotune.files import read_jsonl, sha256, sha256_text, write_json, write_jsonl
 from retrotune.log import logger, progress
 from retrotune.methods import load_trained
-from retrotune.models.loading import input_digests, load_model, load_tokenizer, model_facts, reads_neighbors
+from retrotune.models.loading import (
+    gpu_map,
+    input_digests,
+    load_model,
+    load_tokenizer,
+    model_facts,
+    reads_neighbors,
+)
 from retrotune.retrieval.neighbors import load_neighbors
 from retrotune.stages import STAGE_VERSIONS
 from retrotune.training.batches import EncodedExample, cell_batching, select_passages, special_ids
@@ -51,7 +58,8 @@ def predict_cell(
     Lines come in the order of `examples`, with scores from 0 to 100. `adapter_dir` is None for zeroshot, `neighbors`
     for a cell without retrieval. Finished batches are kept in `work_dir`, and used again if neither the cell, its
     weights nor the questions' prompts have changed; a signal stops between two batches (`Interrupted`). `threads` are
-    torch's on a CPU (None: as set outside). Raises `DataError` if there are no questions.
+    torch's on a CPU (None: as set outside). A model that one GPU cannot hold is spread over all that are in sight.
+    Raises `DataError` if there are no questions.
     """
     if threads is not None:
         torch.set_num_threads(threads)
@@ -62,10 +70,13 @@ def predict_cell(
     passages = load_neighbors(neighbors) if neighbors is not None else {}
     tokenizer = load_tokenizer(model_dir)
     dtype = torch.bfloat16 if resolved.model_entry.precision == "bfloat16" else torch.float32
-    model = load_model(model_dir, dtype, device, resolved.model_entry.retrieval_gate)
+    device_map = gpu_map(model_dir, dtype)
+    model = load_model(model_dir, dtype, device, resolved.model_entry.retrieval_gate, device_map=device_map)
     if adapter_dir is not None:
         model = load_trained(model, adapter_dir)
-    model.to(device).eval()
+    if device_map is None:
+        model.to(device)
+    model.eval()
 
     encoder, collator = cell_batching(resolved, model.config, tokenizer)
     encoded = encoder.encode_all(questions, passages, with_answer=False)

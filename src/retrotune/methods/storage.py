@@ -77,8 +77,16 @@ def _kind(model: nn.Module) -> str:
     return "full"
 
 
-def save_trained(model: nn.Module, folder: str | Path) -> None:
+def save_trained(
+    model: nn.Module,
+    folder: str | Path,
+    weights: dict[str, torch.Tensor] | None = None,
+    base_model: dict[str, Any] | None = None,
+) -> None:
     """Write the trained weights of `model`, and nothing else, to `folder`, replacing what was there.
+
+    Of a model whose weights are spread over several processes they are given whole as `weights`, by name, and the
+    fingerprint as `base_model`, made before the weights were spread.
 
     Raises `MethodError` if the model has no trained weights.
     """
@@ -88,11 +96,16 @@ def save_trained(model: nn.Module, folder: str | Path) -> None:
     try:
         if isinstance(model, PeftModel):
             # Without a look at the hub for changed embeddings, which no method here changes.
-            model.save_pretrained(temporary, save_embedding_layers=False, selected_adapters=[model.active_adapter])
+            given = {} if weights is None else {"state_dict": weights}
+            adapters = [model.active_adapter]
+            model.save_pretrained(temporary, save_embedding_layers=False, selected_adapters=adapters, **given)
         else:
-            save_full(model, temporary)
+            save_full(model, temporary, weights)
         write_text(temporary / "README.md", _README.format(kind=kind))
-        write_json(temporary / MANIFEST, {"method": kind, "base_model": fingerprint(model, weights=kind != "full")})
+        write_json(
+            temporary / MANIFEST,
+            {"method": kind, "base_model": base_model or fingerprint(model, weights=kind != "full")},
+        )
         temporary.chmod(0o755)
         for file in temporary.iterdir():
             file.chmod(0o644)

@@ -1,12 +1,13 @@
 """Loading base models and tokenizers from folders in transformers layout."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from retrotune.errors import ModelError
 from retrotune.files import read_result, sha256
@@ -14,6 +15,9 @@ from retrotune.models.scratch import nearby
 
 NAMED_WEIGHTS = 3
 """So many weights are named where a model folder is not whole; the others are counted."""
+
+WEIGHTS_SHARE = 0.8
+"""Share of a GPU that weights may take where a model is spread over several; activations and caches need the rest."""
 
 REMEDY = "repair its source, or delete the folder and make it again with the workflow's `models` target"
 
@@ -23,31 +27,41 @@ def load_model(
     dtype: torch.dtype | None = None,
     device: str | None = None,
     retrieval_gate: float | None = None,
+    without_weights: bool = False,
+    device_map: Mapping[str, Any] | None = None,
 ) -> PreTrainedModel:
     """The causal language model in folder `path`, in evaluation mode; safetensors only.
 
-    `retrieval_gate` (RETRO only) stands in its configuration from then on, in place of the folder's.
+    `without_weights`: its parameters have no storage (`meta`), for a process that gets them from another one.
+    `device_map` (see `spread`) puts its parts on several devices, in place of `device`. `retrieval_gate` (RETRO only)
+    stands in its configuration from then on, in place of the folder's.
     Raises `ModelError` if the folder is missing, holds no model that transformers knows, or if its weights are damaged
     or not exactly those of its configuration: transformers would fill gaps with random numbers. So does a gate for a
     model that reads no neighbors.
     """
     folder = _folder(path)
     try:
-        with nearby(folder) as path:
-            model, info = AutoModelForCausalLM.from_pretrained(
-                path,
-                dtype=dtype or torch.float32,
-                use_safetensors=True,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # reported below, by name
-            )
+        if without_weights:
+            model = _empty(folder, dtype or torch.float32)
+            info: dict[str, Any] = {}
+        else:
+            with nearby(folder) as path:
+                model, info = AutoModelForCausalLM.from_pretrained(
+                    path,
+                    dtype=dtype or torch.float32,
+                    use_safetensors=True,
+                    output_loading_info=True,
+                    ignore_mismatched_sizes=True,  # reported below, by name
+                    device_map=None if device_map is None else dict(device_map),
+                )
         # adapters name their base model: not the copy of it
         model.name_or_path = model.config.name_or_path = str(folder)
     except SafetensorError as error:
         raise ModelError(f"{folder}: weights are truncated or damaged ({error}); {REMEDY}") from error
     except (ValueError, OSError, KeyError, RuntimeError) as error:
         raise ModelError(f"{folder}: cannot be loaded as a causal language model: {error}") from error
-    _check_whole(folder, info)
+    if info:
+        _check_whole(folder, info)
     if retrieval_gate is not None:
         if not reads_neighbors(model.config):
             raise ModelError(
@@ -55,7 +69,59 @@ def load_model(
                 "cross-attention layers: leave it out"
             )
         model.config.retrieval_gate = float(retrieval_gate)
-    return (model.to(device) if device else model).eval()
+    return (model.to(device) if device and device_map is None else model).eval()
+
+
+def _empty(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
+    config = AutoConfig.from_pretrained(folder)
+    with without_storage():
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    model.tie_weights()
+    return model
+
+
+def gpu_map(path: str | Path, dtype: torch.dtype) -> dict[str, int] | None:
+    """Which of several GPUs gets which part of the model in folder `path`; None where one GPU can hold all of it."""
+    gpus = range(torch.cuda.device_count())
+    if len(gpus) < 2:
+        return None
+    return spread(_empty(_folder(path), dtype), {gpu: torch.cuda.mem_get_info(gpu)[0] for gpu in gpus}, str(path))
+
+
+def spread(model: PreTrainedModel, room: Mapping[int, int], name: str) -> dict[str, int] | None:
+    """Device of each part of `model`, evenly over devices with `room` bytes each, the rest being for activations.
+
+    No layer is divided. None if `WEIGHTS_SHARE` of the first device's room holds all. Raises `ModelError`, with the
+    model's `name`, if all together do not.
+    """
+    from accelerate import infer_auto_device_map
+    from accelerate.utils import compute_module_sizes, get_balanced_memory
+
+    size = compute_module_sizes(model)[""]
+    usable = {device: int(WEIGHTS_SHARE * free) for device, free in room.items()}
+    if size <= usable[min(usable)]:
+        return None
+    whole = sorted(model._no_split_modules or ())
+    even = get_balanced_memory(model, usable, no_split_module_classes=whole)
+    placed: dict[str, Any] = infer_auto_device_map(model, even, no_split_module_classes=whole)
+    if not set(placed.values()) <= set(usable):
+        raise ModelError(
+            f"{name}: {size / 1e9:.1f} GB of weights do not fit into {WEIGHTS_SHARE:.0%} of the {len(usable)} GPUs' "
+            f"{sum(room.values()) / 1e9:.1f} GB: ask for more or larger ones in the model's resources"
+        )
+    return placed
+
+
+@contextlib.contextmanager
+def without_storage(wanted: bool = True) -> Iterator[None]:
+    """Models made inside have parameters on `meta`; their buffers, which no checkpoint may hold, are real.
+
+    Weights that are one (`tie_weights`) must be made so again afterwards.
+    """
+    from accelerate import init_empty_weights
+
+    with init_empty_weights(include_buffers=False) if wanted else contextlib.nullcontext():
+        yield
 
 
 def reads_neighbors(config: Any) -> bool:

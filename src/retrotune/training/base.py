@@ -23,9 +23,11 @@ from retrotune.models.retro.retrofit import new_modules
 from retrotune.models.sizes import departures
 from retrotune.retrieval.pretraining import corpus_documents, load_pretraining_neighbors
 from retrotune.training.batches import special_ids
+from retrotune.training.distributed import ALONE, Processes, check_shares
 from retrotune.training.loop import Batch, PlannedBatches, Schedule, plan_batches, run_training
 from retrotune.training.optimizers import adamw, muon
 from retrotune.training.sequences import SequenceCollator, SequenceMaker, TokenSequence, digest, passage_texts
+from retrotune.training.sharding import gathered, shard
 
 LOG_LINES = 200
 """About so many lines are logged per run, however long it is."""
@@ -60,7 +62,12 @@ def check_length(recipe: BaseTraining, chunk_length: int, window: int) -> None:
 
 
 def planned_batches(
-    model: RetroForCausalLM, tokenizer: Any, recipe: BaseTraining, text: TrainingText, left_padded: bool
+    model: RetroForCausalLM,
+    tokenizer: Any,
+    recipe: BaseTraining,
+    text: TrainingText,
+    left_padded: bool,
+    processes: Processes = ALONE,
 ) -> tuple[PlannedBatches, list[TokenSequence], dict[str, int]]:
     """(batches of the whole run, the sequences that they hold, bad records by corpus).
 
@@ -90,7 +97,7 @@ def planned_batches(
     lengths = [sequence.length for sequence in sequences]
     plan = plan_batches(lengths, recipe.steps, recipe.batch_size, recipe.batch_size, recipe.seed)
     skipped = {name: records.reasons.total() for name, records in bad.items()}
-    return PlannedBatches(plan, collate, recipe.seed), sequences, skipped
+    return PlannedBatches(plan, collate, recipe.seed, processes), sequences, skipped
 
 
 @interruption.deferred()  # what is trained is written before a signal stops the run
@@ -106,14 +113,27 @@ def train_base_model(
     start: str,
     left_padded: bool,
     save_every: SaveEvery | None = None,
+    processes: Processes = ALONE,
 ) -> None:
     """Train what requires gradients and write the model to `out_dir`: weights, tokenizer, log, `manifest.json` last.
 
     `origin` joins the manifest; its `departures` come after the architecture's. `start` names what determines the
     first weights: an interrupted run goes on from its last checkpoint in `work_dir` only if that is the same.
+
+    Several `processes` train together, and the first writes. With sharded weights the first one's `model` counts.
     """
-    batches, sequences, skipped = planned_batches(model, tokenizer, recipe, text, left_padded)
+    check_shares(recipe.batch_size, processes)
+    batches, sequences, skipped = planned_batches(model, tokenizer, recipe, text, left_padded, processes)
     num_parameters = model.num_parameters()
+    embedding = model.get_input_embeddings().weight.numel()
+    head = 0 if model.config.tie_word_embeddings else model.get_output_embeddings().weight.numel()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if processes.sharded:
+        if recipe.optimizer == "muon":
+            raise TrainingError("optimizer: muon works on whole matrices: take adamw for sharded weights")
+        shard(model, device)
+    else:
+        model.to(device)
     logger.info("%d sequences, %d parameters, %d steps", len(sequences), num_parameters, recipe.steps)
     out, work, config = Path(out_dir), Path(work_dir), model.config
     outcome = run_training(
@@ -138,11 +158,13 @@ def train_base_model(
             f"{text.layout.model_dump_json()} {digest(sequences)}"
         ),
         save_every=save_every,
+        processes=processes,
     )
-    model.save_pretrained(out)
+    weights = gathered(model, all_weights=True) if processes.sharded else None
+    if not processes.leads:
+        return
+    model.save_pretrained(out, state_dict=weights)
     tokenizer.save_pretrained(out)
-    embedding = model.get_input_embeddings().weight.numel()
-    head = 0 if config.tie_word_embeddings else model.get_output_embeddings().weight.numel()
     write_json(
         out / "manifest.json",
         {

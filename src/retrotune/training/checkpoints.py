@@ -6,7 +6,7 @@ checkpoint was not finished; where a checksum differs it is damaged. Neither is 
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +31,13 @@ def checkpoint_path(work: Path, step: int) -> Path:
     return work / f"checkpoint-{step}"
 
 
-def seal(folder: Path, state: Mapping[str, Any]) -> None:
-    """Declare a checkpoint whole, with `state` beside it, and delete all but the last `KEPT`."""
-    files = {file.name: sha256(file) for file in sorted(folder.iterdir()) if file.name != _LAST}
+def seal(folder: Path, state: Mapping[str, Any], others: Iterable[str] = ()) -> None:
+    """Declare a checkpoint whole, with `state` beside it, and delete all but the last `KEPT`.
+
+    `others` are files that other processes wrote: a shared file system may open them before it lists them.
+    """
+    names = {file.name for file in folder.iterdir() if file.name != _LAST} | set(others)
+    files = {name: sha256(folder / name) for name in sorted(names)}
     write_json(folder / _LAST, {"state": state, "files": files, "sha256": _digest(state, files)})
     for old in _newest_first(folder.parent)[KEPT:]:
         shutil.rmtree(old)
@@ -44,11 +48,16 @@ def last_checkpoint(work: Path) -> tuple[Path, dict[str, Any]] | None:
     for folder in _newest_first(work):
         problem = _problem(folder)
         if problem is None:
-            state: dict[str, Any] = read_json(folder / _LAST)["state"]
-            return folder, state
+            return read_checkpoint(work, int(folder.name[11:]))
         logger.warning("%s %s: it is deleted and the one before is used, if there is one", folder, problem)
         shutil.rmtree(folder)
     return None
+
+
+def read_checkpoint(work: Path, step: int) -> tuple[Path, dict[str, Any]]:
+    """(folder, state) of the checkpoint after `step` steps, which is known to be whole."""
+    folder = checkpoint_path(work, step)
+    return folder, read_json(folder / _LAST)["state"]
 
 
 def _newest_first(work: Path) -> list[Path]:

@@ -15,13 +15,15 @@ from retrotune.datasets.prepare import load_examples
 from retrotune.errors import TrainingError
 from retrotune.files import sha256_text, write_json
 from retrotune.log import logger
-from retrotune.methods import attach, count_parameters, save_trained
+from retrotune.methods import attach, count_parameters, fingerprint, save_trained
 from retrotune.models.loading import input_digests, load_model, load_tokenizer
 from retrotune.retrieval.neighbors import load_neighbors
 from retrotune.stages import STAGE_VERSIONS
 from retrotune.training.batches import cell_batching
+from retrotune.training.distributed import check_shares, join
 from retrotune.training.loop import Batch, PlannedBatches, Schedule, peak_memory_bytes, plan_batches, run_training
 from retrotune.training.optimizers import adamw
+from retrotune.training.sharding import gathered, shard
 
 
 def finetune_cell(
@@ -33,16 +35,18 @@ def finetune_cell(
     work_dir: str | Path,
     threads: int | None = None,
     save_every: SaveEvery | None = None,
+    sharded: bool = False,
 ) -> None:
     """Train one cell and write `adapter/`, `train_log.jsonl` (a line per step) and `train.json` into `out_dir`.
 
     `train.json` says what training cost, and the sha256 of what it read. Checkpoints come into `work_dir` as
     `save_every` says (None: its defaults); a run that finds its own goes on from there.
 
-    With the same seed, inputs and `threads` (CPU threads of torch; None: as set outside) the trained weights are the
-    same to the byte on a CPU. Full fine-tuning keeps its weights in float32 even where the model is bfloat16, which
-    would round updates away. Raises `TrainingError` if there is nothing to train on, and what batching, loading and
-    attaching raise.
+    Where torchrun has started several processes, they train together, with their weights `sharded` or not: the same up
+    to rounding and dropout; memory is the first one's. With the same seed, inputs, `threads` (CPU threads
+    of torch; None: as set outside) and number of processes the trained weights are the same to the byte on a CPU. Full
+    fine-tuning keeps its weights in float32 even where the model is bfloat16, which would round updates away. Raises
+    `TrainingError` if there is nothing to train on, and what batching, loading and attaching raise.
     """
     if resolved.finetuning is None:
         raise TrainingError(
@@ -51,6 +55,8 @@ def finetune_cell(
     recipe = resolved.finetuning
     if threads is not None:
         torch.set_num_threads(threads)
+    processes = join(sharded)
+    check_shares(recipe.batch_size, processes)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -58,9 +64,20 @@ def finetune_cell(
     halved = bfloat16 and resolved.method_entry.kind != "full"
     tokenizer = load_tokenizer(model_dir)
     dtype = torch.bfloat16 if halved else torch.float32
-    base = load_model(model_dir, dtype, device, resolved.model_entry.retrieval_gate)
+    base = load_model(
+        model_dir,
+        dtype,
+        None if processes.sharded else device,
+        resolved.model_entry.retrieval_gate,
+        without_weights=processes.sharded and not processes.leads,
+    )
     torch.manual_seed(resolved.seed)
     model = attach(base, resolved.method_entry)
+    trainable, total = count_parameters(model)
+    base_model = None
+    if processes.sharded:
+        base_model = fingerprint(model, weights=resolved.method_entry.kind != "full") if processes.leads else None
+        shard(model, device)
 
     encoder, collator = cell_batching(resolved, base.config, tokenizer)
     questions = load_examples(examples)
@@ -72,17 +89,16 @@ def finetune_cell(
     def collate(numbers: list[int], rng: Random) -> Batch:
         return collator([encoded[number] for number in numbers])
 
-    micro = min(recipe.micro_batch_size or recipe.batch_size, recipe.batch_size)
+    micro = min((recipe.micro_batch_size or recipe.batch_size) * processes.count, recipe.batch_size)
     steps = recipe.max_steps or max(1, round(recipe.epochs * len(encoded) / recipe.batch_size))
     plan = plan_batches([example.length for example in encoded], steps, recipe.batch_size, micro, resolved.seed)
-    trainable, total = count_parameters(model)
     logger.info("%s: %d steps, %d of %d parameters", resolved.cell.name, steps, trainable, total)
     out, work = Path(out_dir), Path(work_dir) / "finetune"
     inputs = input_digests(model_dir, examples, neighbors)
     with interruption.deferred():  # what is trained is written before a signal stops the run
         outcome = run_training(
             model,
-            PlannedBatches(plan, collate, resolved.seed),
+            PlannedBatches(plan, collate, resolved.seed, processes),
             adamw(model, recipe.learning_rate, recipe.weight_decay, (recipe.beta1, recipe.beta2)),
             Schedule(
                 steps=steps,
@@ -98,8 +114,12 @@ def finetune_cell(
             log_path=out / "train_log.jsonl",
             identity=_identity(resolved, inputs),
             save_every=save_every,
+            processes=processes,
         )
-        save_trained(model, out / "adapter")
+        weights = gathered(model) if processes.sharded else None
+        if not processes.leads:
+            return
+        save_trained(model, out / "adapter", weights, base_model)
         write_json(
             out / "train.json",
             {

@@ -10,6 +10,7 @@ import random
 import resource
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -29,8 +30,19 @@ from retrotune.config import SaveEvery
 from retrotune.errors import TrainingError
 from retrotune.files import write_jsonl
 from retrotune.log import logger
-from retrotune.training.checkpoints import checkpoint_path, claim, last_checkpoint, seal
+from retrotune.training.checkpoints import checkpoint_path, claim, last_checkpoint, read_checkpoint, seal
+from retrotune.training.distributed import (
+    ALONE,
+    Processes,
+    agree,
+    own_rows,
+    sum_gradients,
+    summed,
+    told,
+    wait_for_all,
+)
 from retrotune.training.optimizers import cosine_schedule
+from retrotune.training.sharding import clip_gradients, load_local_state, local, local_state
 
 Batch = dict[str, torch.Tensor]
 BUCKET_STEPS = 16
@@ -70,17 +82,28 @@ def plan_batches(
 class PlannedBatches(Dataset[Batch]):
     """Collated micro-batches of a plan, made when they are asked for.
 
-    `collate(numbers, rng)` gets the example numbers and a generator that depends on seed and position alone.
+    `collate(numbers, rng)` gets the example numbers and a generator that depends on seed and position alone. Of several
+    processes each gets its rows of the batch, with what the loop must know of the whole: `tokens` and `total_weight`.
     """
 
-    def __init__(self, plan: list[list[int]], collate: Callable[[list[int], random.Random], Batch], seed: int) -> None:
-        self.plan, self.collate, self.seed = plan, collate, seed
+    def __init__(
+        self,
+        plan: list[list[int]],
+        collate: Callable[[list[int], random.Random], Batch],
+        seed: int,
+        processes: Processes = ALONE,
+    ) -> None:
+        self.plan, self.collate, self.seed, self.processes = plan, collate, seed, processes
 
     def __len__(self) -> int:
         return len(self.plan)
 
     def __getitem__(self, position: int) -> Batch:
-        return self.collate(self.plan[position], random.Random(f"{self.seed}/{position}"))  # noqa: S311
+        batch = self.collate(self.plan[position], random.Random(f"{self.seed}/{position}"))  # noqa: S311
+        if self.processes.alone:
+            return batch
+        whole = {"tokens": batch["attention_mask"].sum(), "total_weight": total_weight(batch)}
+        return own_rows(batch, self.processes) | whole
 
 
 @dataclass(frozen=True)
@@ -126,6 +149,7 @@ def run_training(
     log_path: str | Path,
     identity: str,
     save_every: SaveEvery | None = None,
+    processes: Processes = ALONE,
 ) -> Outcome:
     """Train all parameters that require gradients; go on from the last whole checkpoint in `work_dir`, if there is one.
 
@@ -138,12 +162,17 @@ def run_training(
 
     Writes one JSON line per `log_every` steps (step, loss, learning_rate, grad_norm, tokens, seconds) to `log_path` at
     the end. The loss is the weighted mean of the tokens' cross-entropies over the whole step, however that is divided
-    into micro-batches. Raises `TrainingError` if the loss is not finite or a checkpoint cannot be written.
+    into micro-batches and dealt to `processes`. Of these the first writes the log, and all save and stop after the same
+    step; with the same number of them a resumed run ends as above. Raises `TrainingError` if the loss is not finite or
+    a checkpoint cannot be written.
     """
     work = Path(work_dir)
-    claim(work, identity)
+    if not processes.alone:
+        identity = f"{identity} {processes.count}{' sharded' if processes.sharded else ''}"
+    if processes.leads:
+        claim(work, identity)
     cuda = torch.cuda.is_available()
-    progress = _Progress(schedule, save_every or SaveEvery())
+    progress = _Progress(schedule, save_every or SaveEvery(), processes)
     arguments = TrainingArguments(
         output_dir=str(work),
         max_steps=schedule.steps,
@@ -151,7 +180,7 @@ def run_training(
         gradient_accumulation_steps=schedule.accumulation,
         max_grad_norm=schedule.max_grad_norm,
         bf16=schedule.bfloat16,
-        seed=schedule.seed,
+        seed=processes.seed(schedule.seed),
         activation_checkpointing=schedule.activation_checkpointing,
         use_cpu=not cuda,
         logging_steps=schedule.log_every,
@@ -177,18 +206,22 @@ def run_training(
         ),
         callbacks=[progress],
     )
-    trainer.progress = progress
+    trainer.progress, trainer.processes = progress, processes
     trainer.keeps_logits = "logits_to_keep" in inspect.signature(base.forward).parameters
     trainer.remove_callback(PrinterCallback)
-    checkpoint = last_checkpoint(work)
+    checkpoint = last_checkpoint(work) if processes.leads else None
+    if not processes.alone:
+        step = told(int(checkpoint[0].name.rpartition("-")[2]) if checkpoint else 0)
+        checkpoint = read_checkpoint(work, step) if step else None
     if checkpoint is not None:
         logger.info("resuming from %s", checkpoint[0])
         progress.restore(checkpoint[1])
     trainer.train(resume_from_checkpoint=str(checkpoint[0]) if checkpoint else None)
     if trainer.state.global_step < schedule.steps:
-        interruption.stop(f"step {trainer.state.global_step} of {schedule.steps} is saved in {work}")
+        interruption.stop(f"step {trainer.state.global_step} of {schedule.steps} is saved in {work}", together=True)
     base.config.use_cache = uses_cache  # Trainer switches it off, and the configuration is saved with the weights
-    write_jsonl(log_path, progress.lines)
+    if processes.leads:
+        write_jsonl(log_path, progress.lines)
     return Outcome(
         steps=trainer.state.global_step,
         tokens=progress.tokens,
@@ -221,8 +254,9 @@ class _Trainer(Trainer):
     """Trainer with batches in the planned order, the weighted loss, and checkpoints of exactly what is trained."""
 
     progress: "_Progress"
+    processes: Processes
     keeps_logits: bool
-    WEIGHTS = "trained.safetensors"
+    WEIGHTS, OPTIMIZER, SCHEDULE, GENERATORS = "trained.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth"
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
         return SequentialSampler(self.train_dataset)
@@ -230,8 +264,12 @@ class _Trainer(Trainer):
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Batch], torch.Tensor]:
         """The micro-batches of one step, and the total weight of their tokens."""
         samples, _ = super().get_batch_samples(*args, **kwargs)
-        self.progress.tokens += int(sum(batch["attention_mask"].sum() for batch in samples))
-        return samples, torch.stack([total_weight(batch) for batch in samples]).sum().clamp(min=1e-6)
+        if self.processes.alone:
+            whole = [(batch["attention_mask"].sum(), total_weight(batch)) for batch in samples]
+        else:
+            whole = [(batch.pop("tokens"), batch.pop("total_weight")) for batch in samples]
+        self.progress.tokens += int(sum(tokens for tokens, _ in whole))
+        return samples, torch.stack([weight for _, weight in whole]).sum().clamp(min=1e-6)
 
     def compute_loss(
         self, model: nn.Module, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -252,16 +290,39 @@ class _Trainer(Trainer):
         """One micro-batch; its loss is a share of the step's, so Trainer must not divide it by their number."""
         self.current_gradient_accumulation_steps = 1
         loss: torch.Tensor = super().training_step(*args, **kwargs)
-        self.progress.loss += loss
+        self.progress.loss += loss if self.processes.alone else summed(loss)
+        last = self.accelerator.sync_gradients
+        if last and not self.processes.alone and not self.processes.sharded:
+            sum_gradients(value for _, value in self._trained())
         return loss
+
+    def _clip_grad_norm(self, model: nn.Module) -> torch.Tensor:
+        if self.processes.sharded:
+            return clip_gradients(model, self.args.max_grad_norm)
+        norm: torch.Tensor = super()._clip_grad_norm(model)
+        return norm
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        if grad_norm is None and self.processes.sharded:
+            return clip_gradients(model, math.inf)
+        return super()._get_grad_norm(model, grad_norm=grad_norm)
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         """Save, and declare the checkpoint whole; a half one is deleted, as the room may be needed to go on."""
         folder = checkpoint_path(Path(self.args.output_dir), self.state.global_step)
         start = time.monotonic()
         try:
-            super()._save_checkpoint(*args, **kwargs)
-            seal(folder, self.progress.state())
+            if self.processes.leads:
+                super()._save_checkpoint(*args, **kwargs)
+            else:
+                self._save_own(folder)
+            if not self.processes.alone:
+                wait_for_all()
+            if self.processes.leads:
+                others = [name for rank in range(1, self.processes.count) for name in self._own_files(rank)]
+                seal(folder, self.progress.state(), others)
+            if not self.processes.alone:
+                wait_for_all()  # no process ends before the checkpoint is whole
         except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have errors of their own
             shutil.rmtree(folder, ignore_errors=True)
             raise TrainingError(
@@ -274,12 +335,61 @@ class _Trainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        trained = {name: value.detach().contiguous() for name, value in self._trained()}
-        save_file(trained, folder / self.WEIGHTS)
+        trained = {name: local(value.detach()).contiguous() for name, value in self._trained()}
+        save_file(trained, folder / self._own(self.WEIGHTS))
+
+    def _save_own(self, folder: Path) -> None:
+        """What only this process has: its generators and, if sharded, its shares."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self._save_rng_state(str(folder))
+        if self.processes.sharded:
+            self._save(str(folder))
+            self._save_optimizer_and_scheduler(str(folder))
+
+    def _own(self, name: str, rank: int | None = None) -> str:
+        """Name of a process's own file in a checkpoint; the first process's have the plain names."""
+        rank = self.processes.rank if rank is None else rank
+        stem, dot, end = name.partition(".")
+        return f"{stem}-{rank}{dot}{end}" if rank else name
+
+    def _own_files(self, rank: int) -> list[str]:
+        shares = (self.WEIGHTS, self.OPTIMIZER) if self.processes.sharded else ()
+        return [self._own(name, rank) for name in (self.GENERATORS, *shares)]
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        with tempfile.TemporaryDirectory(dir=output_dir) as own:
+            super()._save_rng_state(own)
+            (Path(own) / self.GENERATORS).rename(Path(output_dir) / self._own(self.GENERATORS))
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if checkpoint is not None and not self.processes.leads:
+            with tempfile.TemporaryDirectory() as own:
+                shutil.copy(Path(checkpoint) / self._own(self.GENERATORS), Path(own) / self.GENERATORS)
+                super()._load_rng_state(own)
+            return
+        super()._load_rng_state(checkpoint)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self.processes.sharded:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        torch.save(local_state(self.optimizer.optimizer), Path(output_dir) / self._own(self.OPTIMIZER))
+        if self.processes.leads:
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / self.SCHEDULE)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None or not self.processes.sharded:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        folder = Path(checkpoint)
+        saved = torch.load(folder / self._own(self.OPTIMIZER), map_location="cpu", weights_only=True)
+        load_local_state(self.optimizer.optimizer, saved)
+        self.lr_scheduler.load_state_dict(torch.load(folder / self.SCHEDULE, weights_only=True))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        saved = load_file(Path(resume_from_checkpoint) / self.WEIGHTS)
-        trained = dict(self._trained())
+        weights = self._own(self.WEIGHTS) if self.processes.sharded else self.WEIGHTS
+        saved = load_file(Path(resume_from_checkpoint) / weights)
+        trained = {name: local(value.data) for name, value in self._trained()}
         if saved.keys() != trained.keys():
             raise TrainingError(f"{resume_from_checkpoint}: a checkpoint of another model or method; delete the folder")
         with torch.no_grad():
@@ -296,8 +406,8 @@ class _Progress(TrainerCallback):
     SAVING_SHARE = 0.05
     """Where writing a checkpoint takes long, checkpoints by time come so seldom that they take this share of it."""
 
-    def __init__(self, schedule: Schedule, save_every: SaveEvery) -> None:
-        self.schedule, self.save_every = schedule, save_every
+    def __init__(self, schedule: Schedule, save_every: SaveEvery, processes: Processes) -> None:
+        self.schedule, self.save_every, self.processes = schedule, save_every, processes
         self.tokens = 0
         self.loss: Any = 0.0  # of the steps since the last log line; Trainer forgets it when it is interrupted
         self.lines: list[dict[str, Any]] = []
@@ -329,8 +439,11 @@ class _Progress(TrainerCallback):
             return
         pause = max(self.save_every.seconds, self.saving / self.SAVING_SHARE)
         by_step = self.save_every.steps is not None and step % self.save_every.steps == 0
-        control.should_training_stop = interruption.requested()
-        control.should_save = control.should_training_stop or by_step or time.monotonic() - self.saved >= pause
+        stop, due = interruption.requested(), time.monotonic() - self.saved >= pause
+        if not self.processes.alone:
+            stop, due = agree(stop, due and self.processes.leads)
+        control.should_training_stop = stop
+        control.should_save = stop or by_step or due
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
         """Keep one line; stop a run that diverged."""
@@ -343,7 +456,7 @@ class _Progress(TrainerCallback):
         line = {"step": state.global_step, "loss": loss, "learning_rate": logs["learning_rate"]}
         line |= {"grad_norm": logs.get("grad_norm"), "tokens": self.tokens, "seconds": round(self.seconds, 3)}
         self.lines.append(line)
-        if time.monotonic() - self.told >= 10:
+        if self.processes.leads and time.monotonic() - self.told >= 10:
             self.told = time.monotonic()
             rest = (self.schedule.steps - state.global_step) * self.seconds / state.global_step
             logger.info(

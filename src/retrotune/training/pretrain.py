@@ -7,10 +7,12 @@ import torch
 
 from retrotune.config import CorpusEntry, Family, Passages, PretrainingEntry, SaveEvery, SizeEntry
 from retrotune.models import RetroForCausalLM
+from retrotune.models.loading import without_storage
 from retrotune.models.sizes import build_config
 from retrotune.stages import STAGE_VERSIONS
 from retrotune.training.base import TrainingText, check_length, train_base_model
 from retrotune.training.batches import special_ids
+from retrotune.training.distributed import join
 from retrotune.training.tokenizer import wrap_tokenizer
 
 
@@ -27,24 +29,30 @@ def pretrain_model(
     work_dir: str | Path,
     threads: int | None = None,
     save_every: SaveEvery | None = None,
+    sharded: bool = False,
 ) -> None:
     """Train a model of a family and size and write it to `out_dir`: weights, tokenizer, log, `manifest.json` last.
 
     `passages` is the family's layout, `neighbors` the cache of `cache_pretraining_neighbors` (None: no passages). An
     interrupted run goes on from its last checkpoint in `work_dir`; `save_every` says when there is one (None: its
-    defaults). Raises `TrainingError` if a sequence does not fit the model's window, or does not consist of whole chunks
-    in `chunk` mode.
+    defaults). Several processes that torchrun has started train together, with their weights `sharded` or not.
+    Raises `TrainingError` if a sequence does not fit the model's window, or does not consist of whole chunks in `chunk`
+    mode.
     """
     if threads is not None:
         torch.set_num_threads(threads)
+    processes = join(sharded)
     tokenizer = wrap_tokenizer(tokenizer_json)
     torch.manual_seed(pretraining.seed)
     pad_id, eos_id = special_ids(tokenizer)
     config = build_config(size, family, vocab_size=len(tokenizer), pad_token_id=pad_id, eos_token_id=eos_id)
     tokenizer.model_max_length = config.max_position_embeddings
     check_length(pretraining, config.chunk_length, config.max_position_embeddings)
+    with without_storage(processes.sharded and not processes.leads):
+        model = RetroForCausalLM(config)
+    model.tie_weights()
     train_base_model(
-        RetroForCausalLM(config).to("cuda" if torch.cuda.is_available() else "cpu"),
+        model,
         tokenizer,
         family,
         pretraining,
@@ -55,4 +63,5 @@ def pretrain_model(
         start=str(STAGE_VERSIONS["pretrain_model"]),
         left_padded=family == "retro",
         save_every=save_every,
+        processes=processes,
     )

@@ -10,11 +10,12 @@ from retrotune.config import CorpusEntry, Family, Passages, RetrofittingEntry, S
 from retrotune.errors import ModelError, TrainingError
 from retrotune.files import read_json, sha256
 from retrotune.models import RetroForCausalLM
-from retrotune.models.loading import load_model, load_tokenizer
+from retrotune.models.loading import load_model, load_tokenizer, without_storage
 from retrotune.models.retro.retrofit import retrofit, retrofit_config, train_only_new
 from retrotune.retrieval.pretraining import check_tokenizer
 from retrotune.stages import STAGE_VERSIONS
 from retrotune.training.base import TrainingText, check_length, train_base_model
+from retrotune.training.distributed import join
 
 
 def retrofit_model(
@@ -30,6 +31,7 @@ def retrofit_model(
     work_dir: str | Path,
     threads: int | None = None,
     save_every: SaveEvery | None = None,
+    sharded: bool = False,
 ) -> None:
     """Train the GPT in `source_dir` further as one of `family`; output, `passages`, `neighbors` as in `pretrain_model`.
 
@@ -41,6 +43,7 @@ def retrofit_model(
     """
     if threads is not None:
         torch.set_num_threads(threads)
+    processes = join(sharded)
     folder = Path(source_dir)
     tokenizer = load_tokenizer(folder)
     config = retrofit_config(read_json(folder / "config.json"), retrofitting, family, source)
@@ -55,10 +58,13 @@ def retrofit_model(
     if neighbors is not None:
         check_tokenizer(neighbors, folder / "tokenizer.json")
     tokenizer.model_max_length = config.max_position_embeddings
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    gpt = cast(RetroForCausalLM, load_model(folder, torch.float32, device))
+    device = None if processes.sharded else "cuda" if torch.cuda.is_available() else "cpu"
+    empty = processes.sharded and not processes.leads
+    gpt = cast(RetroForCausalLM, load_model(folder, torch.float32, device, without_weights=empty))
     torch.manual_seed(retrofitting.seed)
-    model = retrofit(gpt, config, copy_encoder=retrofitting.encoder_start == "decoder")
+    with without_storage(empty):
+        model = retrofit(gpt, config, copy_encoder=retrofitting.encoder_start == "decoder")
+    model.tie_weights()
     del gpt
     if retrofitting.train == "new":
         train_only_new(model)
@@ -79,4 +85,5 @@ def retrofit_model(
         start=f"{STAGE_VERSIONS['retrofit_model']} {sha256(folder / 'manifest.json')}",
         left_padded=True,
         save_every=save_every,
+        processes=processes,
     )

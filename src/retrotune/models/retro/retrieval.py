@@ -34,6 +34,12 @@ class Memory:
     shared: bool = False
     active_BT: torch.Tensor | None = None
 
+    def to(self, device: torch.device) -> "Memory":
+        """The same on a layer's device: a model may be spread over several."""
+        moved = (None if part is None else part.to(device) for part in (self.hidden, self.mask, self.active_BT))
+        hidden, mask, active_BT = moved
+        return Memory(hidden, mask, self.shared, active_BT)
+
 
 class Retrieval:
     """The neighbors of one forward pass: `encode` them once, then `attend` to them in each cross-attention layer.
@@ -80,7 +86,7 @@ class Retrieval:
     def attend(self, memory: Memory, layer: int, attention: CrossAttention, normed_BTD: torch.Tensor) -> torch.Tensor:
         """Cross-attention output [B, T, D] of a layer whose normed stream is given; zero where there is no memory."""
         attend = self._attend_shared if memory.shared else self._attend_chunks
-        return self.gate * attend(layer, attention, normed_BTD, memory)
+        return self.gate * attend(layer, attention, normed_BTD, memory.to(normed_BTD.device))
 
     def _check(self, neighbor_mask: torch.Tensor | None) -> None:
         config, shape = self.config, tuple(self.ids.shape)

@@ -1,0 +1,104 @@
+"""Stages as several processes: what reaches them, and how the stage ends when one of them does."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from retrotune import interruption, launching
+from retrotune.config import SizeEntry
+from retrotune.errors import Interrupted, TrainingError
+from retrotune.launching import Launch, run_stage
+
+SHAPE = SizeEntry(num_layers=1, hidden_size=8, num_heads=2, ffn_size=8)
+
+
+@pytest.fixture(autouse=True)
+def _surroundings(monkeypatch):
+    """Stages of the tests can be imported; signal handlers are as they were afterwards."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
+    before = {number: signal.getsignal(number) for number in interruption.SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    interruption.forget()
+
+
+def run(folder, how, sharded=False):
+    run_stage(
+        "launching_cases:ending",
+        Launch(processes=2, sharded=sharded),
+        folder / "work",
+        5,
+        how=how,
+        shape=SHAPE,
+        layout=None,
+    )
+
+
+def test_each_process_gets_the_arguments_its_threads_and_its_gpu(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,GPU-b2,7")
+    run(tmp_path, "finish", sharded=True)
+    found = [(tmp_path / "work" / f"{rank}.txt").read_text() for rank in (0, 1)]
+    assert found == [f"SizeEntry 2 None 2 True 2 {gpu}" for gpu in ("5", "GPU-b2")]
+    assert not (tmp_path / "work-processes").exists()
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("error", r"^models.x: a word to the user$"),
+        ("bug", r"^process 1 of 2 failed: KeyError: 'nobody thought of it' \(log: .*work-processes/1.log\)$"),
+        ("kill", r"^of 2 processes 1 ended without a word \(exit status 1\): killed by hand or by the system for want"),
+    ],
+)
+def test_a_process_that_fails_ends_all_with_its_message(tmp_path, how, message):
+    start = time.monotonic()
+    with pytest.raises(TrainingError, match=message):
+        run(tmp_path, how)
+    assert time.monotonic() - start < launching.GRACE_SECONDS + 20
+
+
+def test_a_signal_lets_the_processes_save(tmp_path):
+    """Nothing but the stage's own process gets it here; Slurm sends it to all."""
+
+    def send():
+        while not all((tmp_path / "work" / f"{rank}.waits").exists() for rank in (0, 1)):
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    interruption.listen()
+    sender = threading.Thread(target=send)
+    sender.start()
+    with pytest.raises(Interrupted, match="stopped by SIGUSR1: all is saved; run again to go on"):
+        run(tmp_path, "signal")
+    sender.join()
+
+
+def test_how_many_processes(monkeypatch):
+    wanted = {"nodes": 2, "processes": 4, "one_per_device": 1, "sharded": 1}
+    monkeypatch.setattr(launching, "_slurm_nodes", lambda: 2)
+    assert Launch.of(wanted) == Launch(2, 4, True)
+    monkeypatch.setattr(launching, "_slurm_nodes", lambda: 0)
+    for gpus, processes in ((3, 3), (0, 1), (16, 8)):
+        monkeypatch.setattr(launching, "_gpus_here", lambda gpus=gpus: gpus)
+        assert Launch.of(wanted) == Launch(1, processes, True)
+    assert Launch.of({"nodes": 2, "processes": 3}) == Launch(1, 6)
+    assert Launch.of({}) == Launch(1, 1)
+    assert Launch(3, 2).count == 6
+
+
+def test_gpus_in_sight(monkeypatch):
+    for text, count in (("0,1", 2), ("", 0), ("-1", 0), ("GPU-a, GPU-b", 2)):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", text)
+        assert launching._gpus_here() == count
+
+
+def test_arguments_become_json():
+    assert launching.plain({"a": Path("x/y"), "b": SHAPE, "c": [1, None]}) == {
+        "a": "x/y", "b": SHAPE.model_dump(mode="json"), "c": [1, None],
+    }  # fmt: skip
