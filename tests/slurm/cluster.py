@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 
 NODES = {"cpu1": 0, "gpu1": 4, "gpu2": 2}
-"""GPUs of each node. Partition `cpu` is the first, `gpu` the others."""
+"""GPUs of each node. Partition `cpu` is the first, which `urgent` may take from it; `gpu` is the others."""
 ETC = Path("/etc/slurm")
 # The executor clears SLURM_CONF before it starts a job's step, so the files must lie where Slurm looks by itself.
 FILES = ("slurm.conf", "gres.conf", "cgroup.conf")
@@ -45,10 +45,13 @@ MailProg=/bin/true
 ReturnToService=2
 SchedulerType=sched/backfill
 SchedulerParameters=batch_sched_delay=0,sched_min_interval=100000,bf_interval=1
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
 DefMemPerCPU=100
 MinJobAge=600
+TaskEpilog={base}/task-epilog
 KillWait=5
 SlurmctldTimeout=30
 SlurmdTimeout=30
@@ -58,7 +61,14 @@ GresTypes=gpu
 {accounting}
 {nodes}
 PartitionName=cpu Nodes=cpu1 Default=YES MaxTime=1-00:00:00 DefaultTime=00:10:00 State=UP
+PartitionName=urgent Nodes=cpu1 PriorityTier=9 DefaultTime=00:10:00 State=UP
 PartitionName=gpu Nodes=gpu1,gpu2 MaxTime=04:00:00 DefaultTime=00:10:00 State=UP
+"""
+EPILOG = """\
+#!/bin/sh
+# hides the files that are named here, one a line, when the job that made them has ended
+[ -e {base}/late ] && while read -r path; do [ -e "$path" ] && mv "$path" "$path.late"; done < {base}/late
+exit 0
 """
 NODE = (
     "NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=8 Boards=1 SocketsPerBoard=1 "
@@ -195,6 +205,16 @@ class Cluster:
         lines = self.run("sinfo", "-h", "-N", "-o", "%N %t", check=False).split("\n")
         return dict(line.split() for line in lines if line)
 
+    def hide(self, *paths: Path) -> None:
+        """Let files be seen only after `show`, however soon a job writes them: other nodes' file systems lag."""
+        (self.base / "late").write_text("".join(f"{path}\n" for path in paths))
+
+    def show(self) -> None:
+        """Let the hidden files be seen, and hide nothing from now on."""
+        for path in (self.base / "late").read_text().splitlines():
+            Path(f"{path}.late").rename(path)
+        (self.base / "late").unlink()
+
     def take_down(self, node: str, job: str) -> None:
         """Take a node down with a job, and let it come back, which it does by itself or by an order."""
         self.run("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
@@ -264,6 +284,8 @@ class Cluster:
         )
         gres = [f"NodeName={name} Name=gpu File={self.base}/gpu[0-{gpus - 1}]" for name, gpus in NODES.items() if gpus]
         (self.base / "state").mkdir(exist_ok=True)
+        (self.base / "task-epilog").write_text(EPILOG.format(base=self.base))
+        (self.base / "task-epilog").chmod(0o755)
         (ETC / "slurm.conf").write_text(conf)
         (ETC / "gres.conf").write_text("\n".join(["AutoDetect=off", *gres]) + "\n")
 

@@ -88,7 +88,7 @@ def test_what_would_not_reach_the_jobs_is_refused(cluster, submission):
     [
         (
             ["--default-resources", "slurm_partition=cpu", "gpu_partition=a100"],
-            "no partition a100 on this cluster, which has cpu, gpu. Edit .*/slurm/config.yaml, line 4: gpu_part",
+            "no partition a100 on this cluster, which has cpu, gpu, urgent. Edit .*/slurm/config.yaml, line 4: gpu",
         ),
         (
             ["--config", 'models={"gpt-tiny": {"resources": {"gpus": 8}}}'],
