@@ -9,7 +9,9 @@ import stat
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -51,7 +53,7 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
 DefMemPerCPU=100
 MinJobAge=600
-TaskEpilog={base}/task-epilog
+Epilog={base}/epilog
 KillWait=5
 SlurmctldTimeout=30
 SlurmdTimeout=30
@@ -170,7 +172,8 @@ class Cluster:
             self._wait("slurmctld", lambda: "is UP" in self.run("scontrol", "ping", check=False))
             for node in NODES:
                 (self.base / f"spool-{node}").mkdir(exist_ok=True)
-                self._daemon("slurmd", "-D", "-N", node, name=node)
+                # with mounts of its own, for `unseen`
+                self._daemon("unshare", "--mount", _which("slurmd"), "-D", "-N", node, name=node)
             self._wait("nodes", lambda: self.states() == dict.fromkeys(NODES, "idle"))
         except BaseException:
             self.__exit__()
@@ -204,6 +207,16 @@ class Cluster:
         """State of each node, as sinfo writes it."""
         lines = self.run("sinfo", "-h", "-N", "-o", "%N %t", check=False).split("\n")
         return dict(line.split() for line in lines if line)
+
+    @contextlib.contextmanager
+    def unseen(self, node: str, folder: Path) -> Iterator[None]:
+        """A node that does not share this folder: it sees another one there, which is empty."""
+        inside = ("nsenter", f"--target={self.daemons[node].pid}", "--mount")
+        self.run(*inside, "mount", "-t", "tmpfs", "tmpfs", str(folder.parent))
+        try:
+            yield
+        finally:
+            self.run(*inside, "umount", "--lazy", str(folder.parent))
 
     def hide(self, *paths: Path) -> None:
         """Let files be seen only after `show`, however soon a job writes them: other nodes' file systems lag."""
@@ -284,8 +297,8 @@ class Cluster:
         )
         gres = [f"NodeName={name} Name=gpu File={self.base}/gpu[0-{gpus - 1}]" for name, gpus in NODES.items() if gpus]
         (self.base / "state").mkdir(exist_ok=True)
-        (self.base / "task-epilog").write_text(EPILOG.format(base=self.base))
-        (self.base / "task-epilog").chmod(0o755)
+        (self.base / "epilog").write_text(EPILOG.format(base=self.base))
+        (self.base / "epilog").chmod(0o755)
         (ETC / "slurm.conf").write_text(conf)
         (ETC / "gres.conf").write_text("\n".join(["AutoDetect=off", *gres]) + "\n")
 
@@ -341,29 +354,46 @@ class Submission:
         self.repository, self.folder = repository, folder
 
     def start(self, *arguments: str) -> subprocess.Popen:
+        """Snakemake at work; what it says is in `said`."""
         snakemake = [sys.executable, "-m", "snakemake", "--profile", "slurm", "--directory", str(self.folder)]
-        return subprocess.Popen(
-            [*snakemake, *self.PACE, "--slurm-logdir", str(self.folder / "logs/slurm"), *arguments],
-            cwd=self.repository,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        with open(self.folder / "said.log", "w") as log:
+            return subprocess.Popen(
+                [*snakemake, *self.PACE, "--slurm-logdir", str(self.folder / "logs/slurm"), *arguments],
+                cwd=self.repository,
+                stdout=log,
+                stderr=log,
+            )
+
+    @property
+    def said(self) -> str:
+        """Output of the last `start`."""
+        return (self.folder / "said.log").read_text()
 
     def run(self, *arguments: str, timeout: float = 300) -> tuple[int, str]:
         """Exit status and all output."""
         process = self.start(*arguments)
+        return self.end(process, timeout), self.said
+
+    def end(self, process: subprocess.Popen, timeout: float = 300) -> int:
+        """Exit status of what was started; it is killed when it takes longer."""
         try:
-            output, _ = process.communicate(timeout=timeout)
+            return process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"not at its end after {timeout} s: {self.said}") from None
         finally:
             process.kill()
-        return process.returncode, output
 
-    def wait_for(self, name: str, process: subprocess.Popen | None = None, seconds: float = 90) -> Path:
+    def wait_until(self, what: Callable[[], Any], process: subprocess.Popen | None = None, seconds: float = 180) -> Any:
+        """The first true value of `what()`, while the process is at work."""
+        limit = time.monotonic() + seconds
+        while not (value := what()):
+            assert process is None or process.poll() is None, self.said
+            assert time.monotonic() < limit, f"nothing after {seconds} s: {self.said if process else ''}"
+            time.sleep(0.02)
+        return value
+
+    def wait_for(self, name: str, process: subprocess.Popen | None = None, seconds: float = 180) -> Path:
         """A file that a job makes."""
-        path, limit = self.folder / name, time.monotonic() + seconds
-        while not path.exists():
-            assert process is None or process.poll() is None, process.stdout.read()
-            assert time.monotonic() < limit, f"no {name} after {seconds} s"
-            time.sleep(0.2)
+        path = self.folder / name
+        self.wait_until(path.exists, process, seconds)
         return path

@@ -1,0 +1,89 @@
+"""The smallest study from nothing to its tables, on nodes of both partitions, looked at while it runs."""
+
+import re
+
+import pytest
+from cluster import Submission
+from study_runs import Workflow, differing
+
+pytestmark = pytest.mark.slow
+
+# GPT on nodes with GPUs, RETRO on the other
+ASKED = 'models={"gpt-tiny": {"resources": {"gpus": 1, "mem_mb": 2000}}, "retro-tiny": {"resources": {"mem_mb": 2000}}}'
+JOBS_OF_CELLS = re.compile(r"rule_(finetune_cell|predict_cell|score_cell|training|answering)")
+
+
+@pytest.fixture(scope="module")
+def files(repository):
+    return repository / "config/config.yaml", repository / "tests/workflow/smallest.yaml"
+
+
+@pytest.fixture(scope="module")
+def study(cluster, repository, files, tmp_path_factory):
+    """The study after its run on Slurm, with what was said and seen meanwhile."""
+    study = Workflow(repository, tmp_path_factory.mktemp("study"), *files)
+    submission = Submission(repository, study.folder)
+    left = ["--parsable", "--job-name=retrotune_killed", f"--chdir={study.folder}", "--output=/dev/null"]
+    study.left = cluster.run("sbatch", *left, "--wrap", "sleep 3600").strip()
+    study.seen = []
+
+    def counts():
+        """Cells by state: jobs in Slurm's queue, results on disk, and all others wait."""
+        jobs = cluster.run("squeue", "-h", "--me", "-o", "%T|%k").splitlines()
+        cells = [state for state, _, comment in (line.partition("|") for line in jobs) if JOBS_OF_CELLS.match(comment)]
+        running = len(cells) - cells.count("PENDING")
+        done = len(list(study.folder.glob("results/*/cells/*/*/*/*/*/metrics.json")))
+        return {"done": done, "running": running, "queued": 10 - done - running}
+
+    process = submission.start(*study.files, "--config", ASKED)
+    try:
+        while process.poll() is None:
+            before = counts()
+            printed = study.retrotune("status")
+            # jobs may start and end meanwhile
+            if process.poll() is None and counts() == before:
+                study.seen.append((before, printed))
+        study.output = submission.said
+    finally:
+        process.kill()
+        cluster.run("scancel", study.left)
+    assert process.returncode == 0, study.output
+    return study
+
+
+def read_counts(printed):
+    return {state: int(re.search(rf"(\d+) {state}\b", printed)[1]) for state in ("done", "running", "queued")}
+
+
+def test_results_are_those_of_a_run_without_slurm(study, repository, files, tmp_path):
+    local = Workflow(repository, tmp_path, *files)
+    done = local.run()
+    assert done.returncode == 0, done.stderr
+    expected = local.results()
+    assert sum(path.endswith("/metrics.json") for path in expected) == 10
+    assert sum("/tables/" in path for path in expected) == 4
+    assert differing(study.results(), expected) == []
+
+
+def test_the_state_of_cells_while_jobs_run(study):
+    begun = [(counts, printed) for counts, printed in study.seen if counts["running"] or counts["done"]]
+    assert len({str(counts) for counts, _ in begun}) > 2, "cells were seen at work"
+    assert any(counts["running"] and counts["queued"] for counts, _ in begun)
+    for counts, printed in begun:
+        assert read_counts(printed) == counts, printed
+        assert "0 failed" in printed
+
+
+def test_the_state_of_cells_afterwards(study):
+    assert read_counts(study.retrotune("status")) == {"done": 10, "running": 0, "queued": 0}
+
+
+def test_jobs_of_a_killed_head_are_named(study):
+    assert f"scancel {study.left}\n" in study.output
+    assert "no accounting answers sacct" in study.output
+
+
+def test_nothing_is_left_to_do(study, repository):
+    status, output = Submission(repository, study.folder).run(*study.files, "--config", ASKED)
+    assert status == 0
+    assert "Nothing to be done" in output
