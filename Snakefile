@@ -41,6 +41,10 @@ onstart:
     prepare_cluster()
 
 
+onerror:
+    explain_failures(log)
+
+
 rule all:
     default_target: True
     input:

@@ -161,6 +161,11 @@ def accounting_answers() -> bool:
     return shutil.which("sacct") is not None and _done("sacct", "-X", "-n").returncode == 0
 
 
+def failed_without_log(said: str) -> list[str]:
+    """Jobs that failed and left no log of Slurm's, by what Snakemake said of a run."""
+    return sorted(set(re.findall(r"^Logfile \S+/(\d+)\.log not found", said, flags=re.MULTILINE)), key=int)
+
+
 def _best(partitions: list[Limits]) -> Limits:
     """Limits of a job that may run in any of several partitions."""
     times = [one.runtime for one in partitions]

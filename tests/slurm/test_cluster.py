@@ -109,9 +109,13 @@ def test_what_the_cluster_cannot_give_is_refused_at_once(cluster, submission, ar
 
 def test_a_folder_that_a_node_does_not_share(cluster, submission):
     with cluster.unseen("cpu1", submission.folder):
-        status, output = submission.run(*TOY, "--retries", "0", "canceled.txt")
+        status, output = submission.run(
+            "--configfile", "config/config.yaml", "--retries", "0", "resources/demo/raw/world.json"
+        )
     assert status == 1
-    assert output == ""
+    assert re.search(rf"1 failed without a line in Slurm's log. Did a node not see {submission.folder}\?", output), (
+        output
+    )
 
 
 def test_a_head_that_is_a_job(cluster, repository, submission):

@@ -135,6 +135,11 @@ def test_whether_sacct_can_be_asked(answers):
     assert slurm.accounting_answers()
 
 
+def test_jobs_that_left_no_log():
+    said = "Logfile /x/logs/slurm/rule_a/17.log not found.\nLogfile logs/demo/a.log not found.\n7.log not found"
+    assert slurm.failed_without_log(said) == ["17"]
+
+
 def test_keys_of_an_older_profile():
     slurm.check_profile(["slurm_partition", "mem_mb"])
     with pytest.raises(ClusterError, match="`partition` is called `slurm_partition` now"):

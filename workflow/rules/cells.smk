@@ -1,4 +1,5 @@
-# One cell: fine-tune -> predict -> score.
+# One cell: fine-tune -> predict -> score. Outputs are what another rule reads: a file that no rule reads, train_log.jsonl
+# and config.yaml, would be deleted with a failed job's and not be missed, when the others are seen late.
 
 
 rule finetune_cell:
@@ -8,7 +9,6 @@ rule finetune_cell:
         neighbors=lambda wildcards: neighbors_of(wildcards, "train"),
     output:
         adapter=directory(f"{CELL}/adapter"),
-        log=f"{CELL}/train_log.jsonl",
         train=f"{CELL}/train.json",
     log:
         PATHS.log(f"finetune_cell/{CELL_LOG}"),
@@ -61,8 +61,7 @@ rule score_cell:
         predictions=f"{CELL}/predictions.jsonl",
         summary=f"{CELL}/predict.json",
     output:
-        metrics=f"{CELL}/metrics.json",
-        config=f"{CELL}/config.yaml",
+        f"{CELL}/metrics.json",
     log:
         PATHS.log(f"score_cell/{CELL_LOG}"),
     conda:

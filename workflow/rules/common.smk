@@ -374,6 +374,17 @@ def prepare_cluster():
         settings.status_command = "squeue"
 
 
+def explain_failures(log):
+    """After a run on Slurm that failed: what it means that a job has no log at all."""
+    if workflow.executor_plugin.name != "slurm" or log is None:
+        return
+    if jobs := slurm.failed_without_log(Path(log).read_text(encoding="utf-8", errors="replace")):
+        logger.error(
+            f"{', '.join(jobs)} failed without a line in Slurm's log. Did a node not see {workflow.workdir_init}? Work in a "
+            "folder that all nodes share, or leave the node out: --default-resources slurm_extra=\"'--exclude=NODE'\""
+        )
+
+
 def warn_missing_checkpoints():
     """Name each base checkpoint that is not there yet, once, with what to put where. Planning goes on."""
     missing = {}
