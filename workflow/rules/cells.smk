@@ -1,5 +1,5 @@
-# One cell: fine-tune -> predict -> score. Outputs are what another rule reads: a file that no rule reads, train_log.jsonl
-# and config.yaml, would be deleted with a failed job's and not be missed, when the others are seen late.
+# One cell: fine-tune -> predict -> score. Outputs are what another rule reads. A file that no rule reads (train_log.jsonl,
+# config.yaml) would be deleted with a failed job's outputs, and not be missed when the others are seen late.
 
 
 rule finetune_cell:
