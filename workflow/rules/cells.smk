@@ -1,4 +1,4 @@
-# One cell: fine-tune -> predict -> score. Outputs are what another rule reads. A file that no rule reads (train_log.jsonl,
+# One cell: fine-tune -> predict -> score. Outputs are what other rules read. A file that none reads (train_log.jsonl,
 # config.yaml) would be deleted with a failed job's outputs, and not be missed when the others are seen late.
 
 
