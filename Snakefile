@@ -42,7 +42,7 @@ onstart:
 
 
 onerror:
-    explain_failures(log)
+    clean_cluster(log)
 
 
 rule all:

@@ -161,6 +161,22 @@ def accounting_answers() -> bool:
     return shutil.which("sacct") is not None and _done("sacct", "-X", "-n").returncode == 0
 
 
+def cancel_left(said: str) -> list[str]:
+    """Cancel what a run that ended left in Slurm's queue, by what Snakemake said of it; the jobs' ids.
+
+    An interrupted Snakemake cancels its jobs, but not those whose state it is asking for at that moment: its list of
+    them is empty then (snakemake-interface-executor-plugins 9, `RemoteExecutor.cancel`).
+    """
+    names = re.findall(r"^SLURM run ID: (\S+)$", said, flags=re.MULTILINE)
+    if not names:
+        return []
+    done = _done("squeue", "--me", "-h", "-t", "PENDING,RUNNING,SUSPENDED", "-n", names[-1], "-o", "%A")
+    jobs = sorted(set(done.stdout.split())) if done.returncode == 0 else []
+    if jobs:
+        _done("scancel", *jobs)
+    return jobs
+
+
 def failed_without_log(said: str) -> list[str]:
     """Jobs that failed and left no log of Slurm's, by what Snakemake said of a run."""
     return sorted(set(re.findall(r"^Logfile \S+/(\d+)\.log not found", said, flags=re.MULTILINE)), key=int)

@@ -135,6 +135,14 @@ def test_whether_sacct_can_be_asked(answers):
     assert slurm.accounting_answers()
 
 
+def test_what_an_interrupted_run_leaves_is_canceled(answers, tmp_path):
+    answers("squeue", "18\n17\n")
+    (tmp_path / "scancel").write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/canceled\n')
+    assert slurm.cancel_left("no run of Slurm") == []
+    assert slurm.cancel_left("SLURM run ID: retrotune_1-2\nJob 1 has been submitted\n") == ["17", "18"]
+    assert (tmp_path / "canceled").read_text() == "17 18\n"
+
+
 def test_jobs_that_left_no_log():
     said = "Logfile /x/logs/slurm/rule_a/17.log not found.\nLogfile logs/demo/a.log not found.\n7.log not found"
     assert slurm.failed_without_log(said) == ["17"]

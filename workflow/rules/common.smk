@@ -374,11 +374,14 @@ def prepare_cluster():
         settings.status_command = "squeue"
 
 
-def explain_failures(log):
-    """After a run on Slurm that failed: what it means that a job has no log at all."""
+def clean_cluster(log):
+    """After a run on Slurm that failed or was interrupted: nothing stays in the queue; explain jobs without any log."""
     if workflow.executor_plugin.name != "slurm" or log is None:
         return
-    if jobs := slurm.failed_without_log(Path(log).read_text(encoding="utf-8", errors="replace")):
+    said = Path(log).read_text(encoding="utf-8", errors="replace")
+    if jobs := slurm.cancel_left(said):
+        logger.warning(f"canceled jobs that were left in Slurm's queue: {' '.join(jobs)}")
+    if jobs := slurm.failed_without_log(said):
         logger.error(
             f"{', '.join(jobs)} failed without a line in Slurm's log. Did a node not see {workflow.workdir_init}? Work in a "
             "folder that all nodes share, or leave the node out: --default-resources slurm_extra=\"'--exclude=NODE'\""
