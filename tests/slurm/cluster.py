@@ -238,18 +238,18 @@ class Cluster:
             assert time.monotonic() < limit, self.run("scontrol", "show", "node", node)
             self.run("scontrol", "update", f"nodename={node}", "state=resume", check=False)
             time.sleep(0.5)
-        # as the two minutes are for: a node that still knows the job refuses it, and is drained
-        limit = time.monotonic() + 60
-        while any(line.startswith(f"slurmstepd: [{job}.") for line in _command_lines()):
-            assert time.monotonic() < limit, f"job {job} is still on {node}"
-            time.sleep(0.5)
         self.start_now(job)
 
     def start_now(self, job: str) -> None:
         """Start a job that was requeued; Slurm would wait two minutes."""
-        limit = time.monotonic() + 60
+        limit = time.monotonic() + 120
+        # what the two minutes are for: a node that still knows the job refuses it, and is drained
+        while any(line.startswith(f"slurmstepd: [{job}.") for line in _command_lines()):
+            assert time.monotonic() < limit, f"the earlier run of job {job} does not end"
+            time.sleep(0.2)
         while not (state := self.run("squeue", "-h", "-j", job, "-o", "%T %r").strip()).startswith("RUNNING"):
-            assert time.monotonic() < limit, f"job {job}: {state}\n{self.run('sinfo', '-N', '-l')}"
+            said = ("scontrol", "show", "job", job), ("sinfo", "-N", "-l")
+            assert time.monotonic() < limit, "\n".join(self.run(*command) for command in said)
             if "BeginTime" in state:
                 self.run("scontrol", "update", f"jobid={job}", "StartTime=now", check=False)
             time.sleep(0.5)

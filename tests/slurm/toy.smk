@@ -16,7 +16,7 @@ localrules:
 
 
 onerror:
-    slurm.cancel_left(Path(log).read_text())
+    slurm.cancel_left(Path(log[0]).read_text())
 
 
 rule all:

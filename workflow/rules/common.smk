@@ -374,11 +374,11 @@ def prepare_cluster():
         settings.status_command = "squeue"
 
 
-def clean_cluster(log):
+def clean_cluster(logs):
     """After a run on Slurm that failed or was interrupted: nothing stays in the queue; explain jobs without any log."""
-    if workflow.executor_plugin.name != "slurm" or log is None:
+    if workflow.executor_plugin.name != "slurm":
         return
-    said = Path(log).read_text(encoding="utf-8", errors="replace")
+    said = "".join(Path(log).read_text(encoding="utf-8", errors="replace") for log in logs)
     if jobs := slurm.cancel_left(said):
         logger.warning(f"canceled jobs that were left in Slurm's queue: {' '.join(jobs)}")
     if jobs := slurm.failed_without_log(said):
