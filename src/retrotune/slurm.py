@@ -178,8 +178,9 @@ def cancel_left(said: str) -> list[str]:
 
 
 def failed_without_log(said: str) -> list[str]:
-    """Jobs that failed and left no log of Slurm's, by what Snakemake said of a run."""
-    return sorted(set(re.findall(r"^Logfile \S+/(\d+)\.log not found", said, flags=re.MULTILINE)), key=int)
+    """Jobs that failed and whose log of Slurm's, which Snakemake names last, is not there; by what it said of a run."""
+    logs = re.findall(r"(\S+/(\d+)\.log) \(check log file", said)
+    return sorted({job for path, job in logs if not Path(path).exists()}, key=int)
 
 
 def _best(partitions: list[Limits]) -> Limits:

@@ -143,9 +143,13 @@ def test_what_an_interrupted_run_leaves_is_canceled(answers, tmp_path):
     assert (tmp_path / "canceled").read_text() == "17 18\n"
 
 
-def test_jobs_that_left_no_log():
-    said = "Logfile /x/logs/slurm/rule_a/17.log not found.\nLogfile logs/demo/a.log not found.\n7.log not found"
-    assert slurm.failed_without_log(said) == ["17"]
+def test_jobs_that_left_no_log(tmp_path):
+    (tmp_path / "18.log").write_text("")
+    lines = [
+        f"    log: logs/demo/a.log, {tmp_path}/{job}.log (check log file(s) for error details)" for job in (17, 18)
+    ]
+    assert slurm.failed_without_log("\n".join(lines)) == ["17"]
+    assert slurm.failed_without_log("    log: logs/demo/a.log (check log file(s) for error details)") == []
 
 
 def test_keys_of_an_older_profile():
