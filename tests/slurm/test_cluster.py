@@ -113,9 +113,8 @@ def test_a_folder_that_a_node_does_not_share(cluster, submission):
             "--configfile", "config/config.yaml", "--retries", "0", "resources/demo/raw/world.json"
         )
     assert status == 1
-    assert re.search(rf"\b\d+ failed without a line in Slurm's log. Did a node not see {submission.folder}\?", output), (
-        output
-    )
+    asked = f"failed without a line in Slurm's log. Did a node not see {submission.folder}?"
+    assert re.search(rf"\b\d+ {re.escape(asked)}", output), output
 
 
 def test_a_head_that_is_a_job(cluster, repository, submission):
