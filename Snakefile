@@ -41,6 +41,10 @@ onstart:
     prepare_cluster()
 
 
+onerror:
+    clean_cluster(log)
+
+
 rule all:
     default_target: True
     input:

@@ -6,7 +6,11 @@ where the stage itself looks at `requested` between two steps, saves, and calls 
 
 import contextlib
 import ctypes
+import os
+import re
+import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from types import FrameType
@@ -38,6 +42,29 @@ def end_with_parent() -> None:
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG, prctl(2)
+
+
+def requeue_preempted() -> str | None:
+    """Put the Slurm job that this process is part of back into the queue if Slurm preempts it; its id if that was done.
+
+    Slurm does so itself with a job that it must kill. One that ends within the partition's GraceTime it takes for
+    failed (seen with 22.05), and Snakemake would use up an attempt.
+    """
+    job, scontrol = os.environ.get("SLURM_JOB_ID", ""), shutil.which("scontrol")
+    if not job.isdecimal() or scontrol is None:
+        return None
+
+    def ask(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([scontrol, *arguments], capture_output=True, text=True, timeout=10, check=False)  # noqa: S603
+
+    try:
+        # neither near the time limit nor canceled: then PreemptTime is None
+        state = ask("show", "job", job).stdout
+        if not all(re.search(rf"\b{what}", state) for what in ("JobState=RUNNING", r"PreemptTime=\d", "Requeue=1")):
+            return None
+        return job if ask("requeue", job).returncode == 0 else None
+    except (OSError, subprocess.SubprocessError):
+        return None
 
 
 def forget() -> None:

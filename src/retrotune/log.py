@@ -154,8 +154,9 @@ def stage_log(path: str) -> Iterator[None]:
     Libraries below write to the process's standard streams, so these are redirected as a whole. A `RetrotuneError` ends
     the process with status 1 and its message, without a traceback, in the log and on the terminal; any other exception
     keeps its traceback in the log. What the system refuses (a full disk, a read-only folder) is named on the terminal
-    too. A signal that stops the stage (`retrotune.interruption`) ends it with `interruption.STATUS`. Where another
-    process has the log, left by a Snakemake that was killed or started by a second one, the stage waits until it ends.
+    too. A signal that stops the stage (`retrotune.interruption`) ends it with `interruption.STATUS`; its Slurm job goes
+    back into the queue if it was preempted. Where another process has the log, left by a Snakemake that was killed or
+    started by a second one, the stage waits until it ends.
     """
     terminal = os.dup(2)
     try:
@@ -180,7 +181,10 @@ def stage_log(path: str) -> Iterator[None]:
     except RetrotuneError as error:
         _end(terminal, 1, f"error: {error}", path)
     except Interrupted as error:
-        _end(terminal, interruption.STATUS, str(error), path)
+        job = interruption.requeue_preempted()
+        _end(
+            terminal, interruption.STATUS, f"{error} (job {job} is in Slurm's queue again)" if job else str(error), path
+        )
     except BaseException as error:
         traceback.print_exc()
         if refused := refusal(error):

@@ -164,6 +164,28 @@ def accounting_answers() -> bool:
     return shutil.which("sacct") is not None and _done("sacct", "-X", "-n").returncode == 0
 
 
+def cancel_left(said: str) -> list[str]:
+    """Cancel what a run that ended left in Slurm's queue, by what Snakemake said of it; the jobs' ids.
+
+    An interrupted Snakemake cancels its jobs, but not those whose state it is asking for at that moment: its list of
+    them is empty then (snakemake-interface-executor-plugins 9, `RemoteExecutor.cancel`).
+    """
+    names = re.findall(r"^SLURM run ID: (\S+)$", said, flags=re.MULTILINE)
+    if not names:
+        return []
+    done = _done("squeue", "--me", "-h", "-t", "PENDING,RUNNING,SUSPENDED", "-n", names[-1], "-o", "%A")
+    jobs = sorted(set(done.stdout.split())) if done.returncode == 0 else []
+    if jobs:
+        _done("scancel", *jobs)
+    return jobs
+
+
+def failed_without_log(said: str) -> list[str]:
+    """Jobs that failed and whose log of Slurm's, which Snakemake names last, is not there; by what it said of a run."""
+    logs = re.findall(r"(\S+/(\d+)\.log) \(check log file", said)
+    return sorted({job for path, job in logs if not Path(path).exists()}, key=int)
+
+
 def _best(partitions: list[Limits]) -> Limits:
     """Limits of a job that may run in any of several partitions."""
     times = [one.runtime for one in partitions]

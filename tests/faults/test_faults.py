@@ -81,7 +81,7 @@ def test_a_killed_cell_fails_alone_and_goes_on_from_the_checkpoint_before_a_dama
     done = {path.parent.relative_to(study.cells).as_posix() for path in study.cells.rglob("metrics.json")}
     assert done == {path.removeprefix("results/faults/cells/").removesuffix("/metrics.json")
                     for path in expected if path.endswith("metrics.json")} - {LORA}, "the others went on"  # fmt: skip
-    printed = study.tables()
+    printed = study.retrotune("tables")
     assert f"{LORA}: killed without a word" in printed
     assert f"(log: logs/faults/finetune_cell/{LORA}.log)" in printed
 

@@ -9,12 +9,14 @@ import stat
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 NODES = {"cpu1": 0, "gpu1": 4, "gpu2": 2}
-"""GPUs of each node. Partition `cpu` is the first, `gpu` the others."""
+"""GPUs of each node. Partition `cpu` is the first, which `urgent` may take from it; `gpu` is the others."""
 ETC = Path("/etc/slurm")
 # The executor clears SLURM_CONF before it starts a job's step, so the files must lie where Slurm looks by itself.
 FILES = ("slurm.conf", "gres.conf", "cgroup.conf")
@@ -45,10 +47,13 @@ MailProg=/bin/true
 ReturnToService=2
 SchedulerType=sched/backfill
 SchedulerParameters=batch_sched_delay=0,sched_min_interval=100000,bf_interval=1
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
 DefMemPerCPU=100
 MinJobAge=600
+Epilog={base}/epilog
 KillWait=5
 SlurmctldTimeout=30
 SlurmdTimeout=30
@@ -58,7 +63,14 @@ GresTypes=gpu
 {accounting}
 {nodes}
 PartitionName=cpu Nodes=cpu1 Default=YES MaxTime=1-00:00:00 DefaultTime=00:10:00 State=UP
+PartitionName=urgent Nodes=cpu1 PriorityTier=9 DefaultTime=00:10:00 State=UP
 PartitionName=gpu Nodes=gpu1,gpu2 MaxTime=04:00:00 DefaultTime=00:10:00 State=UP
+"""
+EPILOG = """\
+#!/bin/sh
+# hides the files that are named here, one a line, when the job that made them has ended
+[ -e {base}/late ] && while read -r path; do [ -e "$path" ] && mv "$path" "$path.late"; done < {base}/late
+exit 0
 """
 NODE = (
     "NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=8 Boards=1 SocketsPerBoard=1 "
@@ -160,7 +172,8 @@ class Cluster:
             self._wait("slurmctld", lambda: "is UP" in self.run("scontrol", "ping", check=False))
             for node in NODES:
                 (self.base / f"spool-{node}").mkdir(exist_ok=True)
-                self._daemon("slurmd", "-D", "-N", node, name=node)
+                # with mounts of its own, for `unseen`
+                self._daemon("unshare", "--mount", _which("slurmd"), "-D", "-N", node, name=node)
             self._wait("nodes", lambda: self.states() == dict.fromkeys(NODES, "idle"))
         except BaseException:
             self.__exit__()
@@ -195,6 +208,26 @@ class Cluster:
         lines = self.run("sinfo", "-h", "-N", "-o", "%N %t", check=False).split("\n")
         return dict(line.split() for line in lines if line)
 
+    @contextlib.contextmanager
+    def unseen(self, node: str, folder: Path) -> Iterator[None]:
+        """A node that does not share this folder: it sees another one there, which is empty."""
+        inside = ("nsenter", f"--target={self.daemons[node].pid}", "--mount")
+        self.run(*inside, "mount", "-t", "tmpfs", "tmpfs", str(folder.parent))
+        try:
+            yield
+        finally:
+            self.run(*inside, "umount", "--lazy", str(folder.parent))
+
+    def hide(self, *paths: Path) -> None:
+        """Let files be seen only after `show`, however soon a job writes them: other nodes' file systems lag."""
+        (self.base / "late").write_text("".join(f"{path}\n" for path in paths))
+
+    def show(self) -> None:
+        """Let the hidden files be seen, and hide nothing from now on."""
+        for path in (self.base / "late").read_text().splitlines():
+            Path(f"{path}.late").rename(path)
+        (self.base / "late").unlink()
+
     def take_down(self, node: str, job: str) -> None:
         """Take a node down with a job, and let it come back, which it does by itself or by an order."""
         self.run("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
@@ -205,18 +238,18 @@ class Cluster:
             assert time.monotonic() < limit, self.run("scontrol", "show", "node", node)
             self.run("scontrol", "update", f"nodename={node}", "state=resume", check=False)
             time.sleep(0.5)
-        # as the two minutes are for: a node that still knows the job refuses it, and is drained
-        limit = time.monotonic() + 60
-        while any(line.startswith(f"slurmstepd: [{job}.") for line in _command_lines()):
-            assert time.monotonic() < limit, f"job {job} is still on {node}"
-            time.sleep(0.5)
         self.start_now(job)
 
     def start_now(self, job: str) -> None:
         """Start a job that was requeued; Slurm would wait two minutes."""
-        limit = time.monotonic() + 60
+        limit = time.monotonic() + 120
+        # what the two minutes are for: a node that still knows the job refuses it, and is drained
+        while any(line.startswith(f"slurmstepd: [{job}.") for line in _command_lines()):
+            assert time.monotonic() < limit, f"the earlier run of job {job} does not end"
+            time.sleep(0.2)
         while not (state := self.run("squeue", "-h", "-j", job, "-o", "%T %r").strip()).startswith("RUNNING"):
-            assert time.monotonic() < limit, f"job {job}: {state}\n{self.run('sinfo', '-N', '-l')}"
+            said = ("scontrol", "show", "job", job), ("sinfo", "-N", "-l")
+            assert time.monotonic() < limit, "\n".join(self.run(*command) for command in said)
             if "BeginTime" in state:
                 self.run("scontrol", "update", f"jobid={job}", "StartTime=now", check=False)
             time.sleep(0.5)
@@ -264,6 +297,8 @@ class Cluster:
         )
         gres = [f"NodeName={name} Name=gpu File={self.base}/gpu[0-{gpus - 1}]" for name, gpus in NODES.items() if gpus]
         (self.base / "state").mkdir(exist_ok=True)
+        (self.base / "epilog").write_text(EPILOG.format(base=self.base))
+        (self.base / "epilog").chmod(0o755)
         (ETC / "slurm.conf").write_text(conf)
         (ETC / "gres.conf").write_text("\n".join(["AutoDetect=off", *gres]) + "\n")
 
@@ -319,29 +354,46 @@ class Submission:
         self.repository, self.folder = repository, folder
 
     def start(self, *arguments: str) -> subprocess.Popen:
+        """Snakemake at work; what it says is in `said`."""
         snakemake = [sys.executable, "-m", "snakemake", "--profile", "slurm", "--directory", str(self.folder)]
-        return subprocess.Popen(
-            [*snakemake, *self.PACE, "--slurm-logdir", str(self.folder / "logs/slurm"), *arguments],
-            cwd=self.repository,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        with open(self.folder / "said.log", "w") as log:
+            return subprocess.Popen(
+                [*snakemake, *self.PACE, "--slurm-logdir", str(self.folder / "logs/slurm"), *arguments],
+                cwd=self.repository,
+                stdout=log,
+                stderr=log,
+            )
+
+    @property
+    def said(self) -> str:
+        """Output of the last `start`."""
+        return (self.folder / "said.log").read_text()
 
     def run(self, *arguments: str, timeout: float = 300) -> tuple[int, str]:
         """Exit status and all output."""
         process = self.start(*arguments)
+        return self.end(process, timeout), self.said
+
+    def end(self, process: subprocess.Popen, timeout: float = 300) -> int:
+        """Exit status of what was started; it is killed when it takes longer."""
         try:
-            output, _ = process.communicate(timeout=timeout)
+            return process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"not at its end after {timeout} s: {self.said}") from None
         finally:
             process.kill()
-        return process.returncode, output
 
-    def wait_for(self, name: str, process: subprocess.Popen | None = None, seconds: float = 90) -> Path:
+    def wait_until(self, what: Callable[[], Any], process: subprocess.Popen | None = None, seconds: float = 180) -> Any:
+        """The first true value of `what()`, while the process is at work."""
+        limit = time.monotonic() + seconds
+        while not (value := what()):
+            assert process is None or process.poll() is None, self.said
+            assert time.monotonic() < limit, f"nothing after {seconds} s: {self.said if process else ''}"
+            time.sleep(0.02)
+        return value
+
+    def wait_for(self, name: str, process: subprocess.Popen | None = None, seconds: float = 180) -> Path:
         """A file that a job makes."""
-        path, limit = self.folder / name, time.monotonic() + seconds
-        while not path.exists():
-            assert process is None or process.poll() is None, process.stdout.read()
-            assert time.monotonic() < limit, f"no {name} after {seconds} s"
-            time.sleep(0.2)
+        path = self.folder / name
+        self.wait_until(path.exists, process, seconds)
         return path

@@ -2,7 +2,6 @@
 
 import itertools
 import re
-import time
 
 import pytest
 from cluster import Submission
@@ -20,10 +19,10 @@ def toy(cluster, repository, tmp_path_factory):
     try:
         cluster.run("scancel", run.wait_for("canceled.id", process).read_text().strip())
         cluster.take_down("gpu2", run.wait_for("moved.id", process).read_text().strip())
-        run.output, _ = process.communicate(timeout=240)
+        run.status = run.end(process, 600)
+        run.output = run.said
     finally:
         process.kill()
-    run.status = process.returncode
     return run
 
 
@@ -88,7 +87,7 @@ def test_what_would_not_reach_the_jobs_is_refused(cluster, submission):
     [
         (
             ["--default-resources", "slurm_partition=cpu", "gpu_partition=a100"],
-            "no partition a100 on this cluster, which has cpu, gpu. Edit .*/slurm/config.yaml, line 4: gpu_part",
+            "no partition a100 on this cluster, which has cpu, gpu, urgent. Edit .*/slurm/config.yaml, line 4: gpu",
         ),
         (
             ["--config", 'models={"gpt-tiny": {"resources": {"gpus": 8}}}'],
@@ -108,28 +107,14 @@ def test_what_the_cluster_cannot_give_is_refused_at_once(cluster, submission, ar
     assert "Traceback" not in output
 
 
-def test_a_study(cluster, submission):
-    """Four cells of both families, on nodes of both partitions, from nothing to the table."""
-    select = (
-        'select={"model": ["gpt-tiny", "retro-tiny"], "method": ["zeroshot", "lora"], "dataset": "nq", '
-        '"retrieval": "minilm2"}'
-    )
-    asked = (
-        'models={"gpt-tiny": {"resources": {"gpus": 1, "mem_mb": 2000}}, "retro-tiny": {"resources": {"mem_mb": 2000}}}'
-    )
-    files = ["--configfile", "config/config.yaml", "tests/workflow/smallest.yaml"]
-    left = ["--parsable", "--job-name=retrotune_killed", f"--chdir={submission.folder}", "--output=/dev/null"]
-    job = cluster.run("sbatch", *left, "--wrap", "sleep 900").strip()
-    status, output = submission.run(*files, "--config", select, asked, timeout=900)
-    cluster.run("scancel", job)
-    assert status == 0, output
-    assert f"scancel {job}\n" in output, "what a head process left that was killed"
-    assert "no accounting answers sacct" in output
-    results = submission.folder / "results/smallest"
-    assert len(list(results.glob("cells/*/*/*/*/*/metrics.json"))) == 4
-    assert "| RETRO |" in (results / "tables/comparison.md").read_text()
-    status, output = submission.run(*files, "--config", select, asked)
-    assert "Nothing to be done" in output
+def test_a_folder_that_a_node_does_not_share(cluster, submission):
+    with cluster.unseen("cpu1", submission.folder):
+        status, output = submission.run(
+            "--configfile", "config/config.yaml", "--retries", "0", "resources/demo/raw/world.json"
+        )
+    assert status == 1
+    asked = f"failed without a line in Slurm's log. Did a node not see {submission.folder}?"
+    assert re.search(rf"\b\d+ {re.escape(asked)}", output), output
 
 
 def test_a_head_that_is_a_job(cluster, repository, submission):
@@ -140,24 +125,20 @@ def test_a_head_that_is_a_job(cluster, repository, submission):
     job = cluster.run("sbatch", "--parsable", f"--chdir={repository}", script, *arguments).strip()
     log = repository / f"logs/slurm/head-{job}.log"
 
-    def state():
-        return cluster.run("squeue", "-h", "-t", "all", "-j", job, "-o", "%T").strip()
-
-    def wait_for(states):
-        limit = time.monotonic() + 90
-        while state() not in states:
-            assert time.monotonic() < limit, f"{state()}: {log.read_text()}"
-            time.sleep(0.5)
+    def state(of=job):
+        return cluster.run("squeue", "-h", "-t", "all", "-j", of, "-o", "%T").strip()
 
     try:
-        wait_for({"RUNNING"})
-        cell = submission.wait_for("canceled.id").read_text().strip()
+        submission.wait_until(lambda: state() == "RUNNING")
+        cell = submission.wait_for("canceled.id", seconds=300).read_text().strip()
         cluster.run("scancel", "--batch", "--signal=USR1", job)
-        wait_for({"PENDING"})
-        # COMPLETING comes first, until the node has let go of the job
-        assert {"CANCELLED", "COMPLETING"} & {cluster.run("squeue", "-h", "-t", "all", "-j", cell, "-o", "%T").strip()}
+        # back in the queue; Slurm first waits for the node to let go of the job
+        submission.wait_until(lambda: state() == "PENDING", seconds=300)
+        submission.wait_until(lambda: state(cell) == "CANCELLED")
         cluster.start_now(job)
-        wait_for({"COMPLETED"})
+        submission.wait_until(lambda: state() == "COMPLETED", seconds=300)
         assert (submission.folder / "canceled.txt").exists()
+    except AssertionError as error:
+        raise AssertionError(f"{error}\njob {job}: {state()}\n{log.read_text() if log.exists() else ''}") from None
     finally:
         log.unlink(missing_ok=True)

@@ -1,5 +1,11 @@
 """Jobs that go wrong in the ways of a cluster, without the weight of the project's own."""
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(workflow.basedir).parent.parent / "src"))
+from retrotune import slurm
+
 GPU = dict(gpu=1, slurm_partition="gpu", slurm_extra="--exclude=gpu2", mem_mb=600)
 ONCE = "mkdir -p seen; if mkdir seen/{rule}; then "
 """Shell text that runs only in the first attempt; ends with `fi`."""
@@ -7,6 +13,10 @@ ONCE = "mkdir -p seen; if mkdir seen/{rule}; then "
 
 localrules:
     all,
+
+
+onerror:
+    slurm.cancel_left(Path(log[0]).read_text())
 
 
 rule all:

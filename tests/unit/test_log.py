@@ -2,6 +2,7 @@
 
 import io
 import logging
+import os
 import subprocess
 import sys
 
@@ -175,6 +176,27 @@ def test_a_log_tells_how_its_stage_ended(tmp_path, body, state, message):
     assert end.state == state
     assert end.message.startswith(message)
     assert done.returncode == {"finished": 0, "failed": 1, "stopped": 75}[state] or body.endswith("9)")
+
+
+@pytest.mark.parametrize(
+    ("shown", "queued"),
+    [
+        ("JobState=RUNNING Requeue=1 PreemptTime=2026-11-26T22:08:40", True),
+        ("JobState=RUNNING Requeue=1 PreemptTime=None", False),
+        ("JobState=RUNNING Requeue=0 PreemptTime=2026-11-26T22:08:40", False),
+        ("JobState=COMPLETING Requeue=1 PreemptTime=2026-11-26T22:08:40", False),
+    ],
+)
+def test_a_preempted_job_goes_back_into_slurms_queue(tmp_path, monkeypatch, shown, queued):
+    """Not one that is canceled, near its time limit, forbidden to, or in the queue already."""
+    (tmp_path / "scontrol").write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\necho {shown}\n')
+    (tmp_path / "scontrol").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    done = run("import os; os.kill(os.getpid(), 15)", tmp_path / "a.log")
+    assert done.returncode == 75
+    assert (tmp_path / "asked").read_text() == "show job 17\n" + "requeue 17\n" * queued
+    assert ("job 17 is in Slurm's queue again" in read_end(tmp_path / "a.log").message) == queued
 
 
 def test_a_stage_at_work_is_told_from_one_that_was_killed(tmp_path):

@@ -136,6 +136,23 @@ def test_whether_sacct_can_be_asked(answers):
     assert slurm.accounting_answers()
 
 
+def test_what_an_interrupted_run_leaves_is_canceled(answers, tmp_path):
+    answers("squeue", "18\n17\n")
+    (tmp_path / "scancel").write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/canceled\n')
+    assert slurm.cancel_left("no run of Slurm") == []
+    assert slurm.cancel_left("SLURM run ID: retrotune_1-2\nJob 1 has been submitted\n") == ["17", "18"]
+    assert (tmp_path / "canceled").read_text() == "17 18\n"
+
+
+def test_jobs_that_left_no_log(tmp_path):
+    (tmp_path / "18.log").write_text("")
+    lines = [
+        f"    log: logs/demo/a.log, {tmp_path}/{job}.log (check log file(s) for error details)" for job in (17, 18)
+    ]
+    assert slurm.failed_without_log("\n".join(lines)) == ["17"]
+    assert slurm.failed_without_log("    log: logs/demo/a.log (check log file(s) for error details)") == []
+
+
 def test_keys_of_an_older_profile():
     slurm.check_profile(["slurm_partition", "mem_mb"])
     with pytest.raises(ClusterError, match="`partition` is called `slurm_partition` now"):

@@ -159,6 +159,15 @@ def test_slurm_says_more_than_files():
     assert standing(LORA_QASPER, heads).state == "running"
 
 
+def test_a_job_that_has_ended_in_slurm_does_not_run():
+    """Its head looks at Slurm's queue now and then only, and keeps the marker until then."""
+    finish(LORA_NQ)
+    mark(PATHS.cell(LORA_NQ, "metrics.json"), job="17", age=50)
+    log(LORA_NQ, "score_cell", AT_WORK + FINISHED)
+    heads = Heads(read_heads().markers, frozenset(), {})
+    assert standing(LORA_NQ, heads).state == "done"
+
+
 def test_failed_jobs_that_cells_share():
     log_path = Path(PATHS.log("pretrain_model/g.log"))
     write_text(log_path, "ended: error: no text\n")

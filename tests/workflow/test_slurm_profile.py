@@ -159,3 +159,22 @@ def test_a_profile_for_an_older_executor(repository, tmp_path):
     done = snakemake(repository, *DEMO, str(tmp_path), "--dry-run", *old)
     assert done.returncode == 1
     assert "`partition` is called `slurm_partition` now" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('cluster: "sbatch --mem={resources.mem_mb}"', "No rule to produce --cluster="),
+        ("cluster-config: cluster.yaml", "unrecognized arguments: --cluster-"),
+        ("slurm: true", "ambiguous option: --slurm"),
+    ],
+)
+def test_a_profile_for_snakemake_7(repository, tmp_path, line, message):
+    """Refused by Snakemake, before the study is read; what to do is under the message in the documentation."""
+    (tmp_path / "config.yaml").write_text(f"{line}\njobs: 10\n")
+    old = ["--profile", str(tmp_path), "--configfile", "config/config.yaml", "--directory", str(tmp_path), "--dry-run"]
+    done = snakemake(repository, *old)
+    assert done.returncode != 0
+    assert message in done.stdout + done.stderr
+    (row,) = (row for row in (repository / "docs/slurm.md").read_text().splitlines() if message in row)
+    assert "use `profiles/slurm`" in row

@@ -1,4 +1,6 @@
 # One cell: fine-tune -> predict -> score. Scoring takes a second, so on a cluster one job predicts and scores.
+# Outputs are what other rules read. A file that none reads (train_log.jsonl, config.yaml) would be deleted with a
+# failed job's outputs, and not be missed when the others are seen late.
 
 
 rule finetune_cell:
@@ -8,7 +10,6 @@ rule finetune_cell:
         neighbors=lambda wildcards: neighbors_of(wildcards, "train"),
     output:
         adapter=directory(f"{CELL}/adapter"),
-        log=f"{CELL}/train_log.jsonl",
         train=f"{CELL}/train.json",
     log:
         PATHS.log(f"finetune_cell/{CELL_LOG}"),
@@ -63,8 +64,7 @@ rule score_cell:
         predictions=f"{CELL}/predictions.jsonl",
         summary=f"{CELL}/predict.json",
     output:
-        metrics=f"{CELL}/metrics.json",
-        config=f"{CELL}/config.yaml",
+        f"{CELL}/metrics.json",
     log:
         PATHS.log(f"score_cell/{CELL_LOG}"),
     group:

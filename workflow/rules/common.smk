@@ -439,6 +439,20 @@ def prepare_cluster():
         settings.status_command = "squeue"
 
 
+def clean_cluster(logs):
+    """After a run on Slurm that failed or was interrupted: nothing stays in the queue; explain jobs without any log."""
+    if workflow.executor_plugin.name != "slurm":
+        return
+    said = "".join(Path(log).read_text(encoding="utf-8", errors="replace") for log in logs)
+    if jobs := slurm.cancel_left(said):
+        logger.warning(f"canceled jobs that were left in Slurm's queue: {' '.join(jobs)}")
+    if jobs := slurm.failed_without_log(said):
+        logger.error(
+            f"{', '.join(jobs)} failed without a line in Slurm's log. Did a node not see {workflow.workdir_init}? Work in a "
+            "folder that all nodes share, or leave the node out: --default-resources slurm_extra=\"'--exclude=NODE'\""
+        )
+
+
 def warn_missing_checkpoints():
     """Name each base checkpoint that is not there yet, once, with what to put where. Planning goes on."""
     missing = {}

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 from retrotune.cells import ResolvedCell
 from retrotune.evaluation.score import score_cell
 from retrotune.log import stage_log
@@ -8,6 +10,6 @@ with stage_log(snakemake.log[0]):
         snakemake.input.predictions,
         snakemake.input.summary,
         snakemake.input.get("trained") or None,
-        snakemake.output.metrics,
-        snakemake.output.config,
+        snakemake.output[0],
+        Path(snakemake.output[0]).with_name("config.yaml"),
     )

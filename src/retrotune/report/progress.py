@@ -210,6 +210,8 @@ def _working(paths: Paths, cell: Cell, folder: str, stage: str, heads: Heads) ->
     end = read_end(log)
     if end is not None and end.state == "failed":
         return Standing("failed", stage, end.message, str(log), said)
+    if end is not None and end.state == "finished" and heads.slurm is not None:
+        return None  # its head has not noticed yet, as it looks at Slurm's queue now and then only
     return Standing("running", stage, "", str(log), said, None if marker is None else marker.time)
 
 
