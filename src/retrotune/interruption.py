@@ -67,6 +67,12 @@ def requeue_preempted() -> str | None:
         return None
 
 
+def ignore() -> None:
+    """Let further signals do nothing: the work stops already."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 def forget() -> None:
     """Forget a signal that has arrived."""
     _State.signal_name, _State.deferrals = None, 0

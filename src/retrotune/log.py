@@ -181,6 +181,7 @@ def stage_log(path: str) -> Iterator[None]:
     except RetrotuneError as error:
         _end(terminal, 1, f"error: {error}", path)
     except Interrupted as error:
+        interruption.ignore()
         job = interruption.requeue_preempted()
         _end(
             terminal, interruption.STATUS, f"{error} (job {job} is in Slurm's queue again)" if job else str(error), path

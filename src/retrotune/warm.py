@@ -217,6 +217,8 @@ def _run(request: dict[str, Any], streams: Sequence[int]) -> NoReturn:
         os.environ.update(request["environment"])
         del os.environ[OWNER]
         sys.argv = request["script"]
+        # as `ps` and `top` show it
+        ctypes.CDLL(None).prctl(15, Path(sys.argv[0]).stem.rpartition(".")[2].encode())  # PR_SET_NAME
         runpy.run_path(sys.argv[0], run_name="__main__")
         status = 0
     except SystemExit as ended:

@@ -52,14 +52,16 @@ class Study(Workflow):
         return done.stdout
 
     def jobs(self, head: int) -> dict[int, str]:
-        """Script of each process at work below a head, by process."""
+        """Name of each script at work below a head, by process; scripts that continue in a fork have two."""
         found = {}
-        with contextlib.suppress(psutil.NoSuchProcess):
+        with contextlib.suppress(psutil.Error):
             for process in psutil.Process(head).children(recursive=True):
-                with contextlib.suppress(psutil.NoSuchProcess):
+                with contextlib.suppress(psutil.Error):
                     script = next((part for part in process.cmdline() if ".snakemake/scripts/" in part), None)
                     if script is not None:
-                        found[process.pid] = Path(script).name.partition(".")[2]
+                        found[process.pid] = Path(script).name.split(".")[1]
+                    elif "retrotune.warm" in process.parent().cmdline():
+                        found[process.pid] = f"{process.name()} (fork)"
         return found
 
     def wait_for(self, head: subprocess.Popen[str], what: Any, seconds: float = 300) -> Any:

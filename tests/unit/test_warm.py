@@ -57,7 +57,7 @@ class Owner:
 
     def wait_for(self, path: Path) -> str:
         limit = time.monotonic() + 30
-        while not path.exists():
+        while not path.exists() or not path.read_text():
             assert time.monotonic() < limit, path
             time.sleep(0.01)
         return path.read_text()

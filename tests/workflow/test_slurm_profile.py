@@ -132,11 +132,11 @@ def test_requests_of_trainings_on_several_nodes(repository, tmp_path):
     plan = [str(tmp_path), "--dry-run", "--cores", "64", "--default-resources", *profile, "--config"]
     done = snakemake(repository, *DEMO, *plan, f"models={json.dumps({'gpt-tiny': {'resources': resources}})}")
     assert done.returncode == 0, done.stdout + done.stderr
-    jobs = [job for job in re.split(r"(?m)^rule ", done.stdout + done.stderr) if "model=gpt-tiny" in job]
+    jobs = [job for job in re.split(r"(?m)^ *rule ", done.stdout + done.stderr) if "model=gpt-tiny" in job]
     keys = r"\b(gpu|gpu_model|nodes|processes|one_per_device|sharded|mpi|tasks|tasks_per_gpu|gres)=([^,\s]+)"
 
     def requests(rule):
-        (line,) = {re.search(r"(?m)^    resources: .*$", job)[0] for job in jobs if job.startswith(f"{rule}:")}
+        (line,) = {re.search(r"(?m)^ +resources: .*$", job)[0] for job in jobs if job.startswith(f"{rule}:")}
         return dict(re.findall(keys, line))
 
     spread = {"nodes": "3", "processes": "2", "one_per_device": "1", "sharded": "1"}
