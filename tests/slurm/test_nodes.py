@@ -60,14 +60,14 @@ def test_a_signal_to_the_steps_lets_all_nodes_save(cluster, submission):
     files = ["--configfile", "config/config.yaml", "tests/workflow/smallest.yaml", str(own)]
     process = submission.start(*files, "--", "resources/nodes/models/gpt-wide/manifest.json")
     try:
-        log = submission.wait_for("logs/nodes/pretrain_model/gpt-wide.log", process, seconds=200)
+        log = submission.wait_for("logs/nodes/pretrain_model/gpt-wide.log", process, seconds=300)
         limit = time.monotonic() + 60
         while "300 steps" not in log.read_text():
             assert time.monotonic() < limit, log.read_text()
             time.sleep(0.2)
         (job,) = cluster.run("squeue", "-h", "-o", "%A").split()
         cluster.run("scancel", "--signal=TERM", job)
-        output, _ = process.communicate(timeout=240)
+        output, _ = process.communicate(timeout=400)
     finally:
         process.kill()
     assert process.returncode == 0, output
