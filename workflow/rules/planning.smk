@@ -78,8 +78,7 @@ def share_environments():
 def trust_rules():
     """1.3 s: no rule writes into the folder that another one makes, and none has pipes, services or updated files."""
     for check in ("check_directory_outputs", "handle_pipes_and_services", "handle_update_flags"):
-        assert callable(getattr(DAG, check))
-        setattr(DAG, check, lambda self: None)
+        setattr(DAG, check, functools.wraps(getattr(DAG, check))(lambda self: None))
 
 
 def forgo_storage():
