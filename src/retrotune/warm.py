@@ -100,6 +100,8 @@ def _connect(connection: socket.socket, owner: str, modules: Sequence[str]) -> b
             connection.connect(f"\0{name}")  # no file: it is gone with its process
             return _peer(connection) == os.getuid()
         except ConnectionRefusedError:
+            if process is not None and process.poll() is not None:
+                return False  # it is gone, and no other has its place
             if process is None:
                 command = [sys.executable, "-m", "retrotune.warm", name, owner, *modules]
                 nowhere = subprocess.DEVNULL
