@@ -16,6 +16,7 @@ report: "workflow/report/workflow.rst"
 
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/cluster.smk"
 include: "workflow/rules/corpus.smk"
 include: "workflow/rules/retrieval.smk"
 include: "workflow/rules/models.smk"
