@@ -14,7 +14,7 @@ from retrotune import interruption
 from retrotune.config import AdapterMethod, LoraMethod, SaveEvery
 from retrotune.errors import Interrupted, TrainingError
 from retrotune.training.finetune import finetune_cell
-from retrotune.training.loop import PlannedBatches
+from retrotune.training.planned import PlannedBatches
 from retrotune.training.pretrain import pretrain_model
 
 FAMILIES = ("gpt", "retro")

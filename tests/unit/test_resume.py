@@ -21,7 +21,7 @@ from retrotune.files import sha256
 from retrotune.log import stage_log
 from retrotune.training.checkpoints import last_checkpoint
 from retrotune.training.finetune import finetune_cell
-from retrotune.training.loop import PlannedBatches
+from retrotune.training.planned import PlannedBatches
 from retrotune.training.pretrain import pretrain_model
 
 __all__ = ["root"]

@@ -17,7 +17,7 @@ from retrotune.models import RetroConfig, RetroForCausalLM
 from retrotune.models.loading import load_model, load_tokenizer
 from retrotune.models.retro.retrofit import new_modules, retrofit, retrofit_config, train_only_new
 from retrotune.models.sizes import departures
-from retrotune.training import loop
+from retrotune.training import planned
 from retrotune.training.base import TrainingText, planned_batches
 from retrotune.training.pretrain import pretrain_model
 from retrotune.training.retrofit import retrofit_model
@@ -203,7 +203,7 @@ def test_training_new_parts_only_keeps_the_gpts_weights(root, tmp_path):
 def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(root, tmp_path, monkeypatch, family, only):
     recipe = changed(train=only)
     whole = train(root, tmp_path / "whole", family, recipe)
-    real = loop.PlannedBatches.__getitem__
+    real = planned.PlannedBatches.__getitem__
 
     def until_the_sixth(batches, position):
         if position == 5:
@@ -211,7 +211,7 @@ def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(root, 
         return real(batches, position)
 
     with monkeypatch.context() as interrupted:
-        interrupted.setattr(loop.PlannedBatches, "__getitem__", until_the_sixth)
+        interrupted.setattr(planned.PlannedBatches, "__getitem__", until_the_sixth)
         with pytest.raises(KeyboardInterrupt):
             train(root, tmp_path / "cut", family, recipe, save_every=SaveEvery(steps=1))
     assert (tmp_path / "cut" / "work" / "checkpoint-4" / "progress.json").exists()

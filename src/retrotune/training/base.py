@@ -24,8 +24,10 @@ from retrotune.models.sizes import departures
 from retrotune.retrieval.pretraining import corpus_documents, load_pretraining_neighbors
 from retrotune.training.batches import special_ids
 from retrotune.training.distributed import ALONE, Processes, check_shares
-from retrotune.training.loop import Batch, PlannedBatches, Schedule, plan_batches, run_training
+from retrotune.training.loop import run_training
 from retrotune.training.optimizers import adamw, muon
+from retrotune.training.planned import Batch, PlannedBatches, plan_batches
+from retrotune.training.progress import Schedule
 from retrotune.training.sequences import SequenceCollator, SequenceMaker, TokenSequence, digest, passage_texts
 from retrotune.training.sharding import gathered, shard
 

@@ -21,8 +21,10 @@ from retrotune.retrieval.neighbors import load_neighbors
 from retrotune.stages import STAGE_VERSIONS
 from retrotune.training.batches import cell_batching
 from retrotune.training.distributed import check_shares, join
-from retrotune.training.loop import Batch, PlannedBatches, Schedule, peak_memory_bytes, plan_batches, run_training
+from retrotune.training.loop import peak_memory_bytes, run_training
 from retrotune.training.optimizers import adamw
+from retrotune.training.planned import Batch, PlannedBatches, plan_batches
+from retrotune.training.progress import Schedule
 from retrotune.training.sharding import gathered, shard
 
 

@@ -1,18 +1,13 @@
-"""The training loop that pretraining and fine-tuning share: transformers' Trainer over batches planned beforehand.
-
-The plan lists the examples of every micro-batch of the whole run. It depends on the seed alone, so a run that was
-interrupted and resumed sees the same batches as one that was not.
-"""
+"""The training loop that pretraining and fine-tuning share: transformers' Trainer over batches planned beforehand."""
 
 import inspect
 import math
-import random
 import resource
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +17,8 @@ from peft import PeftModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
-from torch.utils.data import Dataset, SequentialSampler
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from torch.utils.data import SequentialSampler
+from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from retrotune import interruption
 from retrotune.config import SaveEvery
@@ -34,91 +29,15 @@ from retrotune.training.checkpoints import checkpoint_path, claim, last_checkpoi
 from retrotune.training.distributed import (
     ALONE,
     Processes,
-    agree,
-    own_rows,
     sum_gradients,
     summed,
     told,
     wait_for_all,
 )
 from retrotune.training.optimizers import cosine_schedule
+from retrotune.training.planned import Batch, PlannedBatches, total_weight
+from retrotune.training.progress import Progress, Schedule
 from retrotune.training.sharding import clip_gradients, load_local_state, local, local_state
-
-Batch = dict[str, torch.Tensor]
-BUCKET_STEPS = 16
-"""Examples of so many steps are sorted by length before they are cut into batches: little padding, still mixed."""
-
-
-def plan_batches(
-    lengths: Sequence[int], steps: int, batch_size: int, micro_batch_size: int, seed: int
-) -> list[list[int]]:
-    """Example numbers of each micro-batch, `steps` x ceil(batch_size / micro_batch_size) of them.
-
-    Examples come in shuffled epochs that follow each other without a gap, so every step is full. Within
-    `BUCKET_STEPS` steps examples of similar length are put together, and the steps are shuffled again.
-    """
-    assert lengths, "nothing to plan"
-    rng = random.Random(seed)  # noqa: S311 (reproducible, not secret)
-
-    def stream() -> Iterator[int]:
-        while True:
-            yield from rng.sample(range(len(lengths)), len(lengths))
-
-    numbers = stream()
-    plan: list[list[int]] = []
-    for first in range(0, steps, BUCKET_STEPS):
-        here = min(BUCKET_STEPS, steps - first)
-        bucket = sorted((next(numbers) for _ in range(here * batch_size)), key=lambda number: lengths[number])
-        batches = [bucket[start : start + batch_size] for start in range(0, len(bucket), batch_size)]
-        rng.shuffle(batches)
-        plan += [
-            batch[start : start + micro_batch_size]
-            for batch in batches
-            for start in range(0, batch_size, micro_batch_size)
-        ]
-    return plan
-
-
-class PlannedBatches(Dataset[Batch]):
-    """Collated micro-batches of a plan, made when they are asked for.
-
-    `collate(numbers, rng)` gets the example numbers and a generator that depends on seed and position alone. Of several
-    processes each gets its rows of the batch, with what the loop must know of the whole: `tokens` and `total_weight`.
-    """
-
-    def __init__(
-        self,
-        plan: list[list[int]],
-        collate: Callable[[list[int], random.Random], Batch],
-        seed: int,
-        processes: Processes = ALONE,
-    ) -> None:
-        self.plan, self.collate, self.seed, self.processes = plan, collate, seed, processes
-
-    def __len__(self) -> int:
-        return len(self.plan)
-
-    def __getitem__(self, position: int) -> Batch:
-        batch = self.collate(self.plan[position], random.Random(f"{self.seed}/{position}"))  # noqa: S311
-        if self.processes.alone:
-            return batch
-        whole = {"tokens": batch["attention_mask"].sum(), "total_weight": total_weight(batch)}
-        return own_rows(batch, self.processes) | whole
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """What the loop needs to know beside model, data and optimizer."""
-
-    steps: int
-    accumulation: int
-    warmup_steps: int
-    final_share: float
-    max_grad_norm: float
-    bfloat16: bool
-    seed: int
-    log_every: int = 1
-    activation_checkpointing: bool = False
 
 
 @dataclass(frozen=True)
@@ -172,7 +91,7 @@ def run_training(
     if processes.leads:
         claim(work, identity)
     cuda = torch.cuda.is_available()
-    progress = _Progress(schedule, save_every or SaveEvery(), processes)
+    progress = Progress(schedule, save_every or SaveEvery(), processes)
     arguments = TrainingArguments(
         output_dir=str(work),
         max_steps=schedule.steps,
@@ -244,16 +163,10 @@ def weighted_loss(
     return losses_N.sum() / total
 
 
-def total_weight(batch: Batch) -> torch.Tensor:
-    """Sum of the weights of a batch's predicted tokens."""
-    counted_BT = batch["labels"][:, 1:] != -100
-    return (counted_BT * batch["loss_weights"][:, 1:]).sum() if "loss_weights" in batch else counted_BT.sum()
-
-
 class _Trainer(Trainer):
     """Trainer with batches in the planned order, the weighted loss, and checkpoints of exactly what is trained."""
 
-    progress: "_Progress"
+    progress: Progress
     processes: Processes
     keeps_logits: bool
     WEIGHTS, OPTIMIZER, SCHEDULE, GENERATORS = "trained.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth"
@@ -398,68 +311,3 @@ class _Trainer(Trainer):
 
     def _trained(self) -> Iterator[tuple[str, nn.Parameter]]:
         return ((name, value) for name, value in self.model.named_parameters() if value.requires_grad)
-
-
-class _Progress(TrainerCallback):
-    """Counts tokens, loss and time, keeps the log lines, and asks for checkpoints."""
-
-    SAVING_SHARE = 0.05
-    """Where writing a checkpoint takes long, checkpoints by time come so seldom that they take this share of it."""
-
-    def __init__(self, schedule: Schedule, save_every: SaveEvery, processes: Processes) -> None:
-        self.schedule, self.save_every, self.processes = schedule, save_every, processes
-        self.tokens = 0
-        self.loss: Any = 0.0  # of the steps since the last log line; Trainer forgets it when it is interrupted
-        self.lines: list[dict[str, Any]] = []
-        self.earlier = self.saving = 0.0
-        self.start = self.saved = self.told = time.monotonic()
-
-    @property
-    def seconds(self) -> float:
-        """Seconds of training, those before an interruption included."""
-        return self.earlier + time.monotonic() - self.start
-
-    def state(self) -> dict[str, Any]:
-        """What is saved beside a checkpoint."""
-        return {"tokens": self.tokens, "loss": float(self.loss), "lines": self.lines, "seconds": self.seconds}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on from what was saved beside a checkpoint."""
-        self.tokens, self.loss, self.lines = state["tokens"], state["loss"], state["lines"]
-        self.earlier = state["seconds"]
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Start the clock."""
-        self.start = self.saved = self.told = time.monotonic()
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Ask for a checkpoint if one is due or a signal stops the run; none at the very end."""
-        step = state.global_step
-        if step == self.schedule.steps:
-            return
-        pause = max(self.save_every.seconds, self.saving / self.SAVING_SHARE)
-        by_step = self.save_every.steps is not None and step % self.save_every.steps == 0
-        stop, due = interruption.requested(), time.monotonic() - self.saved >= pause
-        if not self.processes.alone:
-            stop, due = agree(stop, due and self.processes.leads)
-        control.should_training_stop = stop
-        control.should_save = stop or by_step or due
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
-        """Keep one line; stop a run that diverged."""
-        if logs is None or "loss" not in logs:
-            return
-        steps = state.global_step - (self.lines[-1]["step"] if self.lines else 0)
-        loss, self.loss = float(self.loss) / steps, 0.0
-        if not math.isfinite(loss):
-            raise TrainingError(f"step {state.global_step}: the loss is {loss}; lower the learning rate")
-        line = {"step": state.global_step, "loss": loss, "learning_rate": logs["learning_rate"]}
-        line |= {"grad_norm": logs.get("grad_norm"), "tokens": self.tokens, "seconds": round(self.seconds, 3)}
-        self.lines.append(line)
-        if self.processes.leads and time.monotonic() - self.told >= 10:
-            self.told = time.monotonic()
-            rest = (self.schedule.steps - state.global_step) * self.seconds / state.global_step
-            logger.info(
-                "step %d of %d: loss %.3f, %.0f tokens/s, %.0f s left",
-                state.global_step, self.schedule.steps, loss, self.tokens / self.seconds, rest,
-            )  # fmt: skip

@@ -23,7 +23,7 @@ from retrotune.corpus.records import squeeze
 from retrotune.datasets.base import BASE, Passage
 from retrotune.retrieval.pretraining import batches
 from retrotune.training.batches import pad_neighbors, round_up, special_ids
-from retrotune.training.loop import Batch
+from retrotune.training.planned import Batch
 
 TOKENIZED_AT_ONCE = 1000
 Neighbors = Mapping[tuple[str, int], Sequence[str]]
