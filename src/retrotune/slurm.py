@@ -123,17 +123,18 @@ def check_cluster(
         if names:
             limits[key] = _best([known[name] for name in names])
     _check_account(defaults.get(ACCOUNT), profiles)
-    too_much = []
+    too_much, lines = [], set()
     for place, request in wanted.items():
         key = GPU_PARTITION if request.gpus else CPU_PARTITION
         if key in limits and (exceeded := limits[key].exceeded(request)):
             too_much.append(f"  {place}: {', '.join(exceeded)} in partition {defaults[key]}")
+            lines.add(f"  {profile_line(profiles, key)}")
     if too_much:
         raise ClusterError(
             "no node can give what is asked for:\n"
             + "\n".join(too_much)
-            + "\nAsk for less there, leave those out (`select`), or name another partition:\n  "
-            + profile_line(profiles, key)
+            + "\nAsk for less there, leave those out (`select`), or name another partition:\n"
+            + "\n".join(sorted(lines))
         )
     return limits
 

@@ -90,6 +90,13 @@ def test_too_large_requests(answers, profile, wanted, message):
         slurm.check_cluster({"models.a.resources": wanted}, DEFAULTS, profile)
 
 
+def test_too_large_requests_name_the_line_of_their_partition(answers, profile):
+    wanted = {"models.a.resources": Resources(gpus=9), "models.b.resources": Resources()}
+    with pytest.raises(ClusterError) as caught:
+        slurm.check_cluster(wanted, DEFAULTS, profile)
+    assert str(caught.value).endswith("or name another partition:\n  `gpu_partition` of your profile")
+
+
 def test_an_unknown_partition_names_the_line_to_edit(answers, profile):
     with pytest.raises(
         ClusterError, match="no partition cpus on this cluster, which has cpu, gpu, long. Edit .*line 3"
