@@ -252,6 +252,12 @@ class Cluster:
             assert time.monotonic() < limit, "\n".join(self.run(*command) for command in said)
             if "BeginTime" in state:
                 self.run("scontrol", "update", f"jobid={job}", "StartTime=now", check=False)
+            if (
+                "held" in state.replace("_", " ").split()
+            ):  # refused all the same: the node must be told that it may go on
+                for node in (node for node, said in self.states().items() if said.startswith("drain")):
+                    self.run("scontrol", "update", f"nodename={node}", "state=resume", check=False)
+                self.run("scontrol", "release", job, check=False)
             time.sleep(0.5)
 
     def _save_etc(self) -> None:

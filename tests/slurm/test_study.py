@@ -71,8 +71,10 @@ def test_the_state_of_cells_while_jobs_run(study):
     looks = [(jobs, results, read_counts(printed)) for (jobs, results), printed in study.seen]
     for jobs, results, counts in looks:
         running = sum(state != "PENDING" for _, state in jobs)
-        assert counts["running"] == running, jobs
-        assert results - running <= counts["done"] <= results
+        # a job ends some time after its cell has a result, which may already count as done then
+        assert counts["running"] <= running, jobs
+        assert counts["done"] <= results, jobs
+        assert max(running, results) <= counts["running"] + counts["done"] <= running + results, jobs
         assert counts["failed"] == 0
         assert counts["missing"] in (0, 10), "the others wait, as soon as Snakemake has a plan"
         assert sum(counts.values()) == 10

@@ -159,12 +159,6 @@ def test_slurm_says_more_than_files():
     assert standing(LORA_QASPER, heads).state == "running"
 
 
-def test_a_job_that_several_rules_share_is_the_first_ones():
-    jobs = read_squeue("19|19|RUNNING|rule_answering_g_predict_cell_score_cell_wildcards_g_lora_qasper_bm5_0\n")
-    at_work = standing(LORA_QASPER, Heads({}, frozenset(), jobs))
-    assert (at_work.state, at_work.stage) == ("running", "predict_cell")
-
-
 def test_a_job_that_has_ended_in_slurm_does_not_run():
     """Its head looks at Slurm's queue now and then only, and keeps the marker until then."""
     finish(LORA_NQ)

@@ -27,8 +27,6 @@ from retrotune.report.collect import Result
 STATES = ("failed", "running", "queued", "missing", "done")
 STAGES = {"finetune_cell": "train.json", "predict_cell": "predict.json", "score_cell": "metrics.json"}
 """Rules of a cell and the output of each that is looked at."""
-_SHARING = {"predict_cell": "predict_cell_score_cell"}
-"""Rules as the name of a job says them that several share."""
 _PENDING = ("PENDING", "REQUEUED", "CONFIGURING", "SUSPENDED")
 
 
@@ -197,9 +195,8 @@ def _working(paths: Paths, cell: Cell, folder: str, stage: str, heads: Heads) ->
     slurm = None
     if heads.slurm is not None:
         comment = "_".join((cell.model, cell.method, cell.dataset, cell.retrieval, str(cell.seed)))
-        rules = (stage, f"answering_{cell.model}_{_SHARING.get(stage, stage)}")
-        jobs = [f"rule_{rule}_wildcards_{comment}" for rule in rules]
-        jobs += [marker.job] if marker and marker.job else []
+        # a job that several rules share is known by its id alone
+        jobs = [f"rule_{stage}_wildcards_{comment}", *([marker.job] if marker and marker.job else [])]
         slurm = next((heads.slurm[job] for job in jobs if job in heads.slurm), None)
     if marker is None and slurm is None:
         return None
