@@ -8,6 +8,7 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -159,6 +160,7 @@ class Cluster:
         self.base, self.accounting = base, accounting
         self.host = socket.gethostname().split(".")[0]
         self.daemons: dict[str, subprocess.Popen] = {}
+        self.ending = threading.Event()
         self.ports = dict(zip(("ctld", "dbd", "sql", *NODES), _free_ports(3 + len(NODES)), strict=True))
 
     def __enter__(self) -> "Cluster":
@@ -170,6 +172,7 @@ class Cluster:
                 self._start_accounting()
             self._daemon("slurmctld", "-D")
             self._wait("slurmctld", lambda: "is UP" in self.run("scontrol", "ping", check=False))
+            threading.Thread(target=self._keep_controller, daemon=True).start()
             for node in NODES:
                 (self.base / f"spool-{node}").mkdir(exist_ok=True)
                 # with mounts of its own, for `unseen`
@@ -180,7 +183,14 @@ class Cluster:
             raise
         return self
 
+    def _keep_controller(self) -> None:
+        """Start the controller again when it is gone: that of Slurm 22.05 was seen to crash when a node went down."""
+        while not self.ending.wait(0.5):
+            if self.daemons["slurmctld"].poll() is not None:
+                self._daemon("slurmctld", "-D")
+
     def __exit__(self, *_: object) -> None:
+        self.ending.set()
         if "slurmctld" in self.daemons:
             _run("scancel", "--user", "root", check=False)
         # nodes first, the database last: each says goodbye to the one before
