@@ -28,6 +28,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from retrotune import interruption
+
 OWNER = "RETROTUNE_WARM"
 """Environment variable: the process that scripts belong to; `off`: each script imports for itself."""
 MODULES = (
@@ -36,7 +38,6 @@ MODULES = (
     "retrotune.training.finetune",
     "retrotune.evaluation.generate",
 )
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 """Read once, when torch and numpy are imported: processes that differ in them share nothing."""
 WAIT_SECONDS = 20
@@ -75,12 +76,13 @@ def continue_in_fork(modules: Sequence[str] = MODULES) -> None:
         if not started:
             return  # it could not import
         child = int(started)
-        for number in SIGNALS:
+        for number in interruption.SIGNALS:
             signal.signal(number, lambda number, frame: _signal(child, number))
         ended = answers.readline()
     status = int(ended or 1)
     if status < 0:  # killed: so is this
-        signal.signal(-status, signal.SIG_DFL) if -status != signal.SIGKILL else None
+        if -status != signal.SIGKILL:
+            signal.signal(-status, signal.SIG_DFL)
         os.kill(os.getpid(), -status)
     os._exit(status)
 
@@ -129,7 +131,7 @@ def serve(name: str, owner: int, modules: Sequence[str]) -> None:
         except OSError:
             return  # another script was faster
         listening.listen(1000)
-        for number in SIGNALS:  # meant for the scripts of a process group
+        for number in interruption.SIGNALS:  # meant for the scripts of a process group
             signal.signal(number, signal.SIG_IGN)
         owned = os.pidfd_open(owner)
         for module in modules:
@@ -208,8 +210,8 @@ def _run(request: dict[str, Any], streams: Sequence[int]) -> NoReturn:
     """Be the script: its streams, folder, environment and arguments; never returns."""
     status = 1
     try:
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG, prctl(2)
-        for number in SIGNALS:
+        interruption.end_with_parent()
+        for number in interruption.SIGNALS:
             signal.signal(number, signal.SIG_DFL)
         for target, stream in enumerate(streams):
             os.dup2(stream, target)
