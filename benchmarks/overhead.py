@@ -2,7 +2,7 @@
 
     python benchmarks/overhead.py [--cells 100] [--together 1] [--jobs 2]
 
-A grid of trivial cells (a model of a few thousand weights, two steps of training, two questions) runs on a real Slurm
+A grid of trivial cells (the smallest model of the demo, two steps of training, two questions) runs on a real Slurm
 on this machine, which must be quiet, with as many jobs at once as it has cores. Everything that cells share is made
 beforehand. Work is what the stages' own logs say they took, from the end of their imports on; `--together` cells of
 one base model share a job. Slurm's packages and root are needed, as for tests/slurm.
@@ -90,14 +90,8 @@ def main() -> None:
     base, folder = Path(tempfile.mkdtemp(prefix="slurm-")), Path(tempfile.mkdtemp())
     try:
         (folder / "study.yaml").write_text(yaml.safe_dump(study(options.cells)))
-        run([*snakemake(folder, "--cores", "all"), "--", "models", "neighbors"])
-        run(
-            [
-                *snakemake(folder, "--cores", "all"),
-                "--",
-                *(f"resources/overhead/datasets/nq/{split}.parquet" for split in ("train", "test")),
-            ]
-        )
+        shared = [f"resources/overhead/datasets/nq/{split}.parquet" for split in ("train", "test")]
+        run([*snakemake(folder, "--cores", "all"), "--", "models", *shared])
         pace = ["--jobs", str(options.jobs), "--slurm-init-seconds-before-status-checks", "3", "--latency-wait", "10"]
         groups = ["--group-components", *(f"{name}={options.together}" for name in ("training", "answering"))]
         with Cluster(base, accounting=False) as cluster:

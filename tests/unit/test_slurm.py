@@ -129,10 +129,10 @@ def test_commands_that_are_absent_or_do_not_answer(answers, profile, tmp_path, m
 
 
 def test_jobs_that_another_run_left(answers):
-    answers("squeue", "7|retrotune_ab|/work\n8|retrotune_ab|/home\n9|retrotuner|/work\n12|retrotune_cd|/work\n")
-    assert slurm.jobs_of_others("retrotune", "/work") == ["12", "7"]
+    answers("squeue", "7|retrotune_ab|/here\n8|retrotune_ab|/home\n9|retrotuner|/here\n12|retrotune_cd|/here\n")
+    assert slurm.jobs_of_others("retrotune", "/here") == ["12", "7"]
     answers("squeue", "error\n", status=1)
-    assert slurm.jobs_of_others("retrotune", "/work") == []
+    assert slurm.jobs_of_others("retrotune", "/here") == []
 
 
 def test_whether_sacct_can_be_asked(answers):
