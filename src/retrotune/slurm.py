@@ -4,10 +4,13 @@ Slurm refuses some requests job by job, and leaves others waiting for ever: a ru
 """
 
 import getpass
+import os
 import re
 import shutil
+import signal
 import subprocess
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,6 +41,51 @@ class Limits:
         return [
             f"{key}={value} (at most {limit})" for key, value, limit in pairs if limit is not None and value > limit
         ]
+
+
+def continue_in_step() -> None:
+    """Go on as the only step of the Slurm job that started this Snakemake, if `step_command` knows how.
+
+    What srun starts is asked to stop before the time limit and when Slurm preempts the job; the process that a job
+    starts with is not.
+    """
+    command = step_command(sys.argv, os.environ)
+    if command is None:
+        return
+    sys.stdout.flush()
+    sys.stderr.flush()
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and srun would go on doing so
+    os.execvpe(command[0], command, step_environment(os.environ))  # noqa: S606
+
+
+def step_command(arguments: Sequence[str], environment: Mapping[str, str]) -> list[str] | None:
+    """Command that does in one step of this job all that its Snakemake was started for with `arguments`.
+
+    The executor's own way is a step, and another Snakemake, for each of the cells that share a job. None where that
+    must stay: this is no Slurm job's first process, its rule starts steps of its own on several nodes, or the job is
+    one of an array.
+    """
+    first = "slurm-jobstep" in arguments and "SLURM_JOB_ID" in environment
+    if not first or environment.get("SLURM_JOB_NUM_NODES") != "1" or "SLURM_ARRAY_TASK_ID" in environment:
+        return None
+    mine, words = [], iter(arguments[1:])
+    for word in words:
+        if word in ("--executor", "--jobs"):
+            next(words)
+        elif not word.startswith("--slurm-"):
+            mine.append(word)
+    srun = ["srun", "-n1", "--nodes=1", "--cpu-bind=q", "--input=none"]
+    for option, variable in (("--cpus-per-task", "SLURM_CPUS_PER_TASK"), ("--gpus", "SLURM_GPUS")):
+        if variable in environment:
+            srun.append(f"{option}={environment[variable]}")
+    return [*srun, sys.executable, "-m", "snakemake", *mine, "--force-use-threads"]
+
+
+def step_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """Without what Slurm says of the job's request: srun takes it for options, some of which exclude others."""
+    kept = ("SLURM_JOB_ID", "SLURM_JOBID", "SLURM_CLUSTER_NAME", "SLURM_SUBMIT_DIR", "SLURM_SUBMIT_HOST", "SLURM_CONF")
+    foreign = ("SLURM_", "SRUN_", "SBATCH_")
+    return {name: value for name, value in environment.items() if name in kept or not name.startswith(foreign)}
 
 
 def parse_minutes(text: str) -> int | None:

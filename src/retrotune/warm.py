@@ -37,6 +37,7 @@ MODULES = (
     "snakemake.logging",
     "retrotune.training.finetune",
     "retrotune.evaluation.generate",
+    "retrotune.evaluation.score",
 )
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 """Read once, when torch and numpy are imported: processes that differ in them share nothing."""

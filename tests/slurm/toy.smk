@@ -6,6 +6,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(workflow.basedir).parent.parent / "src"))
 from retrotune import slurm
 
+slurm.continue_in_step()
+
 GPU = dict(gpu=1, slurm_partition="gpu", slurm_extra="--exclude=gpu2", mem_mb=600)
 ONCE = "mkdir -p seen; if mkdir seen/{rule}; then "
 """Shell text that runs only in the first attempt; ends with `fi`."""

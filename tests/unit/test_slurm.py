@@ -1,5 +1,7 @@
 """What a cluster offers against what a study asks for, with commands that answer like Slurm's."""
 
+import sys
+
 import pytest
 
 from retrotune import slurm
@@ -164,3 +166,38 @@ def test_keys_of_an_older_profile():
     slurm.check_profile(["slurm_partition", "mem_mb"])
     with pytest.raises(ClusterError, match="`partition` is called `slurm_partition` now"):
         slurm.check_profile(["mem_mb", "partition"])
+
+
+STARTED = ["snakemake", "--target-jobs", "a:0", "a:1", "--executor", "slurm-jobstep", "--jobs", "1", "--mode", "remote"]
+IN_JOB = {"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "1", "SLURM_CPUS_PER_TASK": "3", "SLURM_GPUS": "2"}
+
+
+def test_a_job_goes_on_as_one_step_with_all_that_it_has():
+    assert slurm.step_command(STARTED, IN_JOB) == [
+        *["srun", "-n1", "--nodes=1", "--cpu-bind=q", "--input=none", "--cpus-per-task=3", "--gpus=2"],
+        *[sys.executable, "-m", "snakemake"],
+        *["--target-jobs", "a:0", "a:1", "--mode", "remote", "--force-use-threads"],
+    ]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        pytest.param({"SLURM_JOB_ID": None}, id="no job"),
+        pytest.param({"SLURM_JOB_NUM_NODES": "2"}, id="the rule starts steps itself"),
+        pytest.param({"SLURM_ARRAY_TASK_ID": "1"}, id="each job of an array has a command of its own"),
+    ],
+)
+def test_other_jobs_are_left_to_the_executor(changed):
+    environment = {name: value for name, value in {**IN_JOB, **changed}.items() if value is not None}
+    assert slurm.step_command(STARTED, environment) is None
+
+
+def test_a_step_is_not_started_in_a_step():
+    inside = slurm.step_command(STARTED, IN_JOB)
+    assert slurm.step_command(inside[inside.index("-m") + 1 :], IN_JOB) is None
+
+
+def test_a_step_forgets_the_options_of_its_job():
+    kept = {"SLURM_JOB_ID": "7", "PATH": "/bin", "RETROTUNE_SCRATCH": "/local"}
+    assert slurm.step_environment({**kept, "SLURM_MEM_PER_CPU": "10", "SRUN_CPUS": "3", "SBATCH_GRES": "gpu"}) == kept

@@ -27,11 +27,9 @@ from retrotune.stages import STAGE_VERSIONS
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
-# Not for a single cell, as most jobs of a cluster: it would only wait for the imports in another process.
-warm.own_scripts(
-    not workflow.remote_exec
-    or sum(argument.startswith(("finetune_cell:", "predict_cell:")) for argument in sys.argv) > 1
-)
+slurm.continue_in_step()
+# Not for a single script, as in many jobs of a cluster: it would only wait for the imports in another process.
+warm.own_scripts(not workflow.remote_exec or sum("_cell:" in argument for argument in sys.argv) > 1)
 
 try:
     slurm.check_profile(workflow.resource_settings.default_resources or ())

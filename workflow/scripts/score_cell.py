@@ -1,3 +1,7 @@
+from retrotune import warm
+
+warm.continue_in_fork()
+
 from pathlib import Path
 
 from retrotune.cells import ResolvedCell
