@@ -35,6 +35,7 @@ while true; do
 done
 if $again && [ "$status" -ne 0 ]; then
     echo "Requeued: the time limit came near."
-    scontrol requeue "$job"
+    # Slurm ends this script then; one that ends by itself at that moment can pass for failed
+    scontrol requeue "$job" && sleep 300
 fi
 exit "$status"
