@@ -40,6 +40,7 @@ localrules:
 
 onstart:
     prepare_cluster()
+    collect_garbage_again()
 
 
 onerror:

@@ -1,7 +1,7 @@
 """A whole study through a real Slurm on this machine: cells, jobs, seconds, and whether the results are those of a run
 without Slurm.
 
-    python benchmarks/slurm.py [--configfile FILE ...] [--jobs 6] [--compare [FOLDER]]
+    python benchmarks/slurm.py [--configfile FILE ...] [--jobs 6] [--together 1] [--compare [FOLDER]]
 
 Starts the Slurm of tests/slurm/cluster.py, which needs root and the packages slurm-wlm and munge. With --compare the
 study is run without Slurm too, or was in FOLDER; results are compared file by file, all but measured seconds, memory
@@ -27,6 +27,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--configfile", type=Path, nargs="+", default=[REPOSITORY / "config/config.yaml"])
     parser.add_argument("--jobs", type=int, default=6, help="jobs in Slurm's queue at once; the nodes share two cores")
+    parser.add_argument("--together", type=int, default=1, help="cells of one base model that share a job")
     parser.add_argument("--compare", type=Path, nargs="?", const=True, help="also run it here, or FOLDER of such a run")
     options = parser.parse_args()
     if reason := missing():
@@ -37,8 +38,10 @@ def main() -> None:
         with Cluster(folders[0]):
             study = Workflow(REPOSITORY, folders[1], *files)
             submission = Submission(REPOSITORY, study.folder)
+            pace = ["--jobs", str(options.jobs)]
+            pace += ["--group-components", *(f"{name}={options.together}" for name in ("training", "answering"))]
             start = time.monotonic()
-            status, said = submission.run(*study.files, "--jobs", str(options.jobs), timeout=7200)
+            status, said = submission.run(*study.files, *pace, timeout=7200)
             seconds = time.monotonic() - start
         if status != 0:
             sys.exit(said)
