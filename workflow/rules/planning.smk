@@ -76,7 +76,8 @@ def compare_folders_as_text():
     check = DAG.check_directory_outputs
 
     def check_if_any(self):
-        paths = sorted({f"{os.path.abspath(file)}/".replace("/", "\0") for job in self.jobs for file in job.output})
+        files = {os.path.join(os.path.abspath(file), "") for job in self.jobs for file in job.output}
+        paths = sorted(file.replace(os.sep, "\0") for file in files)
         if any(after.startswith(before) for before, after in itertools.pairwise(paths)):
             check(self)
 
