@@ -59,6 +59,39 @@ def test_planning_as_snakemake_does_it_plans_the_same(finished, monkeypatch):
     assert fast == plain
 
 
+@pytest.mark.parametrize(
+    ("inside", "refused"), [("held/file", True), ("held-too/file", False)], ids=["inside another's folder", "beside it"]
+)
+def test_an_output_inside_the_folder_of_another_job_is_refused(repository, tmp_path, inside, refused):
+    (tmp_path / "Snakefile").write_text(f"""
+import functools
+import os
+
+from snakemake.logging import logger
+
+rule all:
+    input: "held", "{inside}"
+
+rule folder:
+    output: directory("held")
+    shell: "mkdir {{output}}"
+
+rule file:
+    output: "{inside}"
+    shell: "touch {{output}}"
+
+include: "{repository / "workflow/rules/planning.smk"}"
+""")
+    planned = subprocess.run(
+        [sys.executable, "-m", "snakemake", "--dry-run", "--quiet", "rules"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    said = planned.stdout + planned.stderr
+    assert ("ChildIOException" in said) == (planned.returncode != 0) == refused, said
+
+
 def test_explain_gives_snakemakes_reasons(finished):
     study = one_more(finished)
     command = [sys.executable, "-m", "retrotune.cli", "explain", NEW, "--configfile", *map(str, study.configfiles)]
