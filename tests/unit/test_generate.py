@@ -151,9 +151,11 @@ class Study:
         )
         return resolve_cell(config, Cell(f"{self.family}-tiny", method, "nq", "bm25", 0))
 
-    def predict(self, resolved: ResolvedCell, adapter: Path | None = None) -> list[Any]:
+    def predict(self, resolved: ResolvedCell, adapter: Path | None = None, scored: bool = True) -> list[Any]:
         arguments = (resolved, self.model_dir, adapter, self.examples, self.neighbors)
         predict_cell(*arguments, self.out, self.summary, self.root / "work")
+        if scored:
+            self.partial.unlink()
         return [record for _, record in read_jsonl(self.out)]
 
     def score(self, resolved: ResolvedCell) -> Any:
@@ -164,6 +166,7 @@ class Study:
             None,
             self.root / "metrics.json",
             self.root / "config.yaml",
+            self.root / "work",
         )
         return read_json(self.root / "metrics.json")
 
@@ -211,7 +214,6 @@ def test_what_a_line_records(study: Study) -> None:
     assert summary["prompt_tokens"] == sum(record["num_prompt_tokens"] for record in records)
     assert 9 <= summary["generated_tokens"] <= 9 * 12
     assert summary["peak_memory_bytes"] > 1e7
-    assert not study.partial.exists()
 
 
 def test_a_model_of_the_other_family_is_refused(study: Study) -> None:
@@ -276,6 +278,16 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
     asked.clear()
     assert study.predict(study.cell(batch_size=2)) == whole  # another batch size does not invalidate answers
     assert asked == [1]
+
+
+def test_answers_are_kept_until_they_are_scored(study: Study, asked: list[int]) -> None:
+    whole = study.predict(study.cell(), scored=False)
+    asked.clear()
+    study.out.unlink()  # as Snakemake does when scoring fails in the same job
+    assert study.predict(study.cell(), scored=False) == whole
+    assert asked == []
+    study.score(study.cell())
+    assert not study.partial.exists()
 
 
 def test_a_torn_line_costs_one_batch(study: Study, monkeypatch: pytest.MonkeyPatch, asked: list[int]) -> None:

@@ -236,7 +236,7 @@ def test_departures_travel_from_the_prediction_to_every_form(config: Config, col
         write_json(tmp_path / "predict.json", {"num_questions": 1, "model": facts, "inputs": {}})
         score_cell(
             resolve_cell(config, cell), tmp_path / "predictions.jsonl", tmp_path / "predict.json", None,
-            metrics, metrics.with_name("config.yaml"),
+            metrics, metrics.with_name("config.yaml"), tmp_path,
         )  # fmt: skip
         assert read_json(metrics)["model"]["departures"] == expected
         collect_metrics(config, collected.parent / "metrics.csv", collected)

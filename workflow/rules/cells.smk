@@ -77,6 +77,7 @@ rule score_cell:
         cell=1,
     params:
         cell=cell_for("score"),
+        work=WORK,
         version=version("score_cell"),
     script:
         "../scripts/score_cell.py"

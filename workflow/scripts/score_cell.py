@@ -16,4 +16,5 @@ with stage_log(snakemake.log[0]):
         snakemake.input.get("trained") or None,
         snakemake.output[0],
         Path(snakemake.output[0]).with_name("config.yaml"),
+        snakemake.params.work,
     )

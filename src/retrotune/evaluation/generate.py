@@ -21,6 +21,7 @@ from retrotune.config import Passages
 from retrotune.datasets import Example, Passage
 from retrotune.datasets.prepare import load_examples
 from retrotune.errors import DataError
+from retrotune.evaluation import ANSWERS
 from retrotune.evaluation.metrics import score_prediction
 from retrotune.files import read_jsonl, sha256, sha256_text, write_json, write_jsonl
 from retrotune.log import logger, progress
@@ -56,8 +57,9 @@ def predict_cell(
     """Answer a cell's test questions: a line each in `out` (predictions.jsonl), what it took in `out_summary` (JSON).
 
     Lines come in the order of `examples`, with scores from 0 to 100. `adapter_dir` is None for zeroshot, `neighbors`
-    for a cell without retrieval. Finished batches are kept in `work_dir`, and used again if neither the cell, its
-    weights nor the questions' prompts have changed; a signal stops between two batches (`Interrupted`). `threads` are
+    for a cell without retrieval. Finished batches are kept in `work_dir` until the cell is scored, and used again
+    if neither the cell, its weights nor the questions' prompts have changed: scoring shares a job with prediction, and
+    Snakemake deletes what a failed job has made; a signal stops between two batches (`Interrupted`). `threads` are
     torch's on a CPU (None: as set outside). A model that one GPU cannot hold is spread over all that are in sight.
     Raises `DataError` if there are no questions.
     """
@@ -81,7 +83,7 @@ def predict_cell(
     encoder, collator = cell_batching(resolved, model.config, tokenizer)
     encoded = encoder.encode_all(questions, passages, with_answer=False)
     hashes = [sha256_text(json.dumps([item.prompt_ids, item.neighbor_ids])) for item in encoded]
-    store = _Partial(Path(work_dir) / "partial.jsonl", _identity(resolved, model_dir, adapter_dir))
+    store = _Partial(Path(work_dir) / ANSWERS, _identity(resolved, model_dir, adapter_dir))
     done = store.read({q.question_id: prompt for q, prompt in zip(questions, hashes, strict=True)})
     # A batch is answered whole, as in a run that was not interrupted: rounding depends on a batch's shape.
     batches = [
@@ -132,7 +134,6 @@ def predict_cell(
             "inputs": input_digests(model_dir, examples, neighbors),
         },
     )
-    store.path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)

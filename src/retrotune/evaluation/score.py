@@ -13,6 +13,7 @@ from retrotune import __version__
 from retrotune.cells import ResolvedCell
 from retrotune.datasets import get_spec
 from retrotune.errors import ResultError
+from retrotune.evaluation import ANSWERS
 from retrotune.evaluation.statistics import bootstrap_interval
 from retrotune.files import read_jsonl, read_result, sha256, write_json, write_text
 from retrotune.log import logger
@@ -35,12 +36,14 @@ def score_cell(
     train_json: str | Path | None,
     out: str | Path,
     out_config: str | Path,
+    work_dir: str | Path,
 ) -> None:
     """Aggregate a cell's per-question scores into `metrics.json`, the proof that the cell is done.
 
     The resolved configuration goes to `out_config` as YAML first.
     `train_json` is None for zeroshot. Values are means over questions, 0 to 100, with 95 % bootstrap intervals. What
-    prediction says of the base model and of the files that it read (their sha256) is taken over. Raises `ResultError`
+    prediction says of the base model and of the files that it read (their sha256) is taken over; what it keeps in
+    `work_dir` is removed. Raises `ResultError`
     if the predictions are empty, incomplete, or do not hold the primary metric.
     """
     metric = get_spec(resolved.dataset_entry.reader).metric
@@ -74,6 +77,7 @@ def score_cell(
             "versions": versions(),
         },
     )
+    (Path(work_dir) / ANSWERS).unlink(missing_ok=True)
     value = sum(scores[metric]) / found
     logger.info("%s: %s %.2f over %d questions", resolved.cell.name, metric, value, found)
 
