@@ -14,10 +14,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from retrotune.config import RetrieverEntry
-from retrotune.errors import RetrievalError, RetrotuneError
-from retrotune.log import logger, setup_logging
+from retrotune.errors import RetrievalError
+from retrotune.log import logger
 
 POLL_SECONDS = 0.1
+BLOCKS = "retrotune.retrieval.embeddings"
+"""Module that a process runs: it makes the blocks of the task on its standard input."""
 
 
 def visible_devices() -> list[str]:
@@ -50,8 +52,8 @@ def share_blocks(
                 "first": number,
                 "every": len(devices),
             }
-            process = subprocess.Popen(  # noqa: S603 the command is this file
-                [sys.executable, "-P", "-m", __name__],
+            process = subprocess.Popen(  # noqa: S603 the command is ours
+                [sys.executable, "-P", "-m", BLOCKS],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
@@ -80,22 +82,3 @@ def _raise_failure(processes: Sequence["subprocess.Popen[str]"], devices: Sequen
             assert process.stdout is not None
             ended = f"its process ended with status {process.returncode} (its log lines say why; out of memory?)"
             raise RetrievalError(f"embedding on {device}: {process.stdout.read().strip() or ended}")
-
-
-def main() -> int:
-    """One process: the task as JSON on standard input, the message of an error on standard output."""
-    from retrotune.retrieval.embeddings import embed_blocks
-
-    setup_logging()
-    task = json.load(sys.stdin)
-    try:
-        task["retriever"] = RetrieverEntry.model_validate(task["retriever"])
-        embed_blocks(**task)
-    except RetrotuneError as error:
-        sys.stdout.write(str(error))
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

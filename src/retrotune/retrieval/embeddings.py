@@ -5,6 +5,8 @@ Beside `{manifest}.json` lies the folder `{manifest}/` of `blocks.py` with `0000
 
 import functools
 import hashlib
+import json
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -12,9 +14,9 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from retrotune.config import RetrieverEntry
-from retrotune.errors import DataError, RetrievalError
+from retrotune.errors import DataError, RetrievalError, RetrotuneError
 from retrotune.files import block_path, read_json, write_json
-from retrotune.log import Progress, logger
+from retrotune.log import Progress, logger, setup_logging
 from retrotune.retrieval.blocks import check_sum, kept_or_made
 from retrotune.retrieval.passages import PassageTable
 from retrotune.stages import STAGE_VERSIONS
@@ -198,3 +200,20 @@ def _open_block(path: Path, record: Mapping[str, Any]) -> Any:
         raise RetrievalError(f"{path}: block holds {vectors.dtype} {vectors.shape}, expected float16 {expected}")
     check_sum(path, record)
     return vectors
+
+
+def main() -> int:
+    """One of several processes of `share_blocks`: a task as JSON on standard input, an error on standard output."""
+    setup_logging()
+    task = json.load(sys.stdin)
+    try:
+        task["retriever"] = RetrieverEntry.model_validate(task["retriever"])
+        embed_blocks(**task)
+    except RetrotuneError as error:
+        sys.stdout.write(str(error))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
