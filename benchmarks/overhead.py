@@ -4,8 +4,9 @@
 
 A grid of trivial cells (the smallest model of the demo, two steps of training, two questions) runs on a real Slurm
 on this machine, which must be quiet, with as many jobs at once as it has cores. Everything that cells share is made
-beforehand. Work is what the stages' own logs say they took, from the end of their imports on; `--together` cells of
-one base model share a job. Slurm's packages and root are needed, as for tests/slurm.
+beforehand. Work is what the stages' own logs say they took, from the end of their imports on, but for fine-tuning that
+has a job to itself (`--together 1`): it imports torch within its stage. `--together` cells of one base model share a
+job. Slurm's packages and root are needed, as for tests/slurm.
 """
 
 import argparse

@@ -74,7 +74,9 @@ def test_the_state_of_cells_while_jobs_run(study):
         # a job ends some time after its cell has a result, which may already count as done then
         assert counts["running"] <= running, jobs
         assert counts["done"] <= results, jobs
-        assert max(running, results) <= counts["running"] + counts["done"] <= running + results, jobs
+        assert counts["running"] + counts["done"] <= running + results, jobs
+        # of a job that several rules share, its log says that it runs: until its imports are done it counts as queued
+        assert max(running, results) <= counts["running"] + counts["done"] + counts["queued"], jobs
         assert counts["failed"] == 0
         assert counts["missing"] in (0, 10), "the others wait, as soon as Snakemake has a plan"
         assert sum(counts.values()) == 10
