@@ -74,6 +74,15 @@ def test_a_result_is_done():
     assert standing(LORA_NQ) == progress.Standing("done")
 
 
+def test_a_result_that_appears_while_status_looks_is_done():
+    results = read_cells(CONFIG)
+    for file in ("train.json", "predict.json"):
+        write_text(PATHS.cell(LORA_NQ, file), "{}")
+    finish(LORA_NQ)
+    places = {result.name: place for place, result in enumerate(results)}
+    assert read_standings(PATHS, results, read_heads())[places[LORA_NQ.name]] == progress.Standing("done")
+
+
 def test_a_damaged_result_has_failed():
     write_text(PATHS.cell(LORA_NQ, "metrics.json"), '{"cell": ')
     found = standing(LORA_NQ)

@@ -174,9 +174,11 @@ def _standing(paths: Paths, result: Result, heads: Heads) -> Standing:
                 return working
     if result.status == "done":
         return Standing("done")
+    if result.status == "damaged":
+        return Standing("failed", "score_cell", result.problem or "its result is damaged")
     stage = _next_stage(folder, stages)
-    if result.status == "damaged" or stage is None:
-        return Standing("failed", "score_cell", result.problem or f"its result is {result.status}")
+    if stage is None:  # done since its result was looked for
+        return Standing("done")
     log = log_of(paths, cell, stage)
     end = read_end(log)
     if end is None or end.state == "finished":
