@@ -64,11 +64,6 @@ def test_planning_as_snakemake_does_it_plans_the_same(finished, monkeypatch):
 )
 def test_an_output_inside_the_folder_of_another_job_is_refused(repository, tmp_path, inside, refused):
     (tmp_path / "Snakefile").write_text(f"""
-import functools
-import os
-
-from snakemake.logging import logger
-
 rule all:
     input: "held", "{inside}"
 
