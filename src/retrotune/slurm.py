@@ -1,6 +1,7 @@
-"""What a Slurm cluster offers, compared with what a study asks for before the first job is submitted.
+"""Snakemake on Slurm: requests compared with what the cluster offers, the one step of a job, and what runs leave behind.
 
-Slurm refuses some requests job by job, and leaves others waiting for ever: a run time above the limit, for example.
+Requests are compared before the first job is submitted: Slurm refuses some job by job, and leaves others waiting for
+ever, such as a run time above the limit.
 """
 
 import getpass
