@@ -1,4 +1,4 @@
-"""Snakemake on Slurm: requests compared with what the cluster offers, the one step of a job, and what runs leave behind.
+"""Snakemake on Slurm: requests compared with what a cluster offers, the step of a job, and what runs leave behind.
 
 Requests are compared before the first job is submitted: Slurm refuses some job by job, and leaves others waiting for
 ever, such as a run time above the limit.
