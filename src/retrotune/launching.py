@@ -119,10 +119,14 @@ def _function(stage: str) -> Any:
 
 def _start(launch: Launch, folder: Path, threads: int) -> subprocess.Popen[bytes]:
     """Start torchrun, here or with srun on each node of the job."""
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    # torch 2.11 and 2.12 do not know the second one: they wait for 30 seconds.
+    environment = os.environ | {
+        "OMP_NUM_THREADS": str(threads),
+        "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(GRACE_SECONDS),
+    }
     torchrun = [sys.executable, "-m", "torch.distributed.run"]
     torchrun += [f"--nnodes={launch.nodes}", f"--nproc-per-node={launch.processes}", "--max-restarts=0"]
-    torchrun += [f"--shutdown-timeout={GRACE_SECONDS}", "--signals-to-handle=SIGQUIT"]
+    torchrun += ["--signals-to-handle=SIGQUIT"]
     work = ["-m", "retrotune.launching", str(folder.absolute())]
     port = _free_port(int(os.environ.get("SLURM_JOB_ID", os.getpid())))
     srun: list[str] = []
@@ -245,12 +249,9 @@ def main(folder: Path) -> None:
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
     setup_logging()
-    # Each process sees one GPU, its own, and everything above this takes the first that it sees.
-    if local < (gpus := _gpus_here()):
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(gpus)))
-        os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[local]
     state, message, together = "", "", False
     try:
+        _take_gpu(local)
         asked = read_json(folder / "stage.json")
         if rank == 0:
             threading.Thread(target=_listen_to_parent, args=(folder, asked["parent"]), daemon=True).start()
@@ -274,6 +275,20 @@ def main(folder: Path) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(interruption.STATUS if state == "stopped" else 1 if state else 0)
+
+
+def _take_gpu(local: int) -> None:
+    """Leave this process one GPU in sight, its own: everything above this file takes the first that it sees."""
+    gpus = _gpus_here()
+    if not gpus:
+        return
+    if local >= gpus:
+        raise TrainingError(
+            f"{os.environ['LOCAL_WORLD_SIZE']} processes on this node want a GPU each, and {gpus} can be seen here: "
+            "ask for as many GPUs, fewer processes, or hide them to use the processor (CUDA_VISIBLE_DEVICES=)"
+        )
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(gpus)))
+    os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[local]
 
 
 def _lost(error: BaseException) -> bool:

@@ -3,16 +3,22 @@
 import os
 import shutil
 import signal
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
+import pytest
 import torch
 import torch.distributed as dist
 from methods_cases import tiny_model
+from safetensors.torch import load_file
 from test_training_stages import CORPORA, LAYOUTS, METHODS, RECIPE, SIZE, cell
 
 from retrotune import interruption
 from retrotune.config import AdapterMethod, LoraMethod, SaveEvery
 from retrotune.errors import Interrupted, TrainingError
+from retrotune.training import finetune as finetuning
+from retrotune.training.distributed import join
 from retrotune.training.finetune import finetune_cell
 from retrotune.training.planned import PlannedBatches
 from retrotune.training.pretrain import pretrain_model
@@ -26,11 +32,16 @@ STOPPED = [("whole", DROPPING), ("sharded", DROPPING), ("sharded", FULL)]
 STEPS = 4
 
 
-def finetune(root, out, family, method, sharded=False, save_every=None, gate=None, **recipe):
+def skip_with_one_gpu():
+    if torch.cuda.device_count() == 1:
+        pytest.skip("two processes need two GPUs, or none")
+
+
+def finetune(root, out, family, method, sharded=False, save_every=None, gate=None, precision="float32", **recipe):
     recipe = {"learning_rate": 0.02, "max_steps": STEPS, "micro_batch_size": 1, "batch_size": 4} | recipe
     inputs = (root / family, root / "train.parquet", root / "neighbors.parquet")
     resolved = cell("gpt" if family == "llama" else family, method, **recipe)
-    entry = resolved.model_entry.model_copy(update={"retrieval_gate": gate})
+    entry = resolved.model_entry.model_copy(update={"retrieval_gate": gate, "precision": precision})
     resolved = resolved.model_copy(update={"model_entry": entry})
     finetune_cell(resolved, *inputs, out, work_of(out), threads=1, save_every=save_every, sharded=sharded)
 
@@ -45,6 +56,14 @@ def pretrain(root, out, family, sharded=False, **changes):
 
 def work_of(out):
     return out.with_name(f"{out.name}-work")
+
+
+def weights(folder):
+    return {
+        (file.name, name): value
+        for file in sorted(folder.rglob("*.safetensors"))
+        for name, value in load_file(file).items()
+    }
 
 
 def add_llama(root):
@@ -82,6 +101,22 @@ def train_all(root: Path, work_dir: Path, threads: int, sharded: bool) -> None:
     except TrainingError as error:
         (root / "refused.txt").write_text(str(error))
     torch.save(torch.rand(8), root / f"drawn-{dist.get_rank()}.pt")
+
+
+ON_GPUS = [f"{family}-{method.kind}" for family in FAMILIES for method in PLAIN]
+
+
+def train_on_gpus(root: Path) -> None:
+    """Each method and family in either precision: alone, or sharded also where torchrun has started only one."""
+    together = "TORCHELASTIC_RUN_ID" in os.environ
+    if together:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        finetuning.join = lambda sharded: replace(join(sharded), sharded=True)
+    for precision in ("float32", "bfloat16"):
+        for family, method in product(FAMILIES, PLAIN):
+            out = root / f"{'together' if together else 'alone'}-{precision}" / f"{family}-{method.kind}"
+            checkpointing = method.kind == "full"
+            finetune(root, out, family, method, precision=precision, activation_checkpointing=checkpointing)
 
 
 def stopped(root, out, family, method, sharded):

@@ -7,7 +7,6 @@ import sys
 import distributed_cases as cases
 import pytest
 import torch
-from safetensors.torch import load_file
 from test_resume import contents
 from test_training_stages import root
 
@@ -27,6 +26,7 @@ TRAININGS = [
 @pytest.fixture(scope="module")
 def trained(root):
     """All trainings by two processes, and by this one."""
+    cases.skip_with_one_gpu()
     cases.add_llama(root)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))  # stages of the tests, too
@@ -37,14 +37,6 @@ def trained(root):
     return root
 
 
-def weights(folder):
-    return {
-        (file.name, name): value
-        for file in sorted(folder.rglob("*.safetensors"))
-        for name, value in load_file(file).items()
-    }
-
-
 def lines(folder):
     return [json.loads(line) for line in (folder / "train_log.jsonl").read_text().splitlines()]
 
@@ -53,7 +45,7 @@ def lines(folder):
 @pytest.mark.parametrize("name", TRAININGS)
 def test_two_processes_train_as_one(trained, kind, name):
     one, two = trained / "alone" / name, trained / kind / name
-    expected, found = weights(one), weights(two)
+    expected, found = cases.weights(one), cases.weights(two)
     assert found.keys() == expected.keys()
     assert expected
     assert all(torch.allclose(found[key], expected[key], atol=2e-5) for key in expected)
@@ -86,7 +78,7 @@ def test_a_signal_at_any_process_stops_all_after_the_same_step(trained, kind, me
 def test_more_processes_than_sequences(trained):
     message = (trained / "refused.txt").read_text()
     assert message.startswith("batch_size=1 leaves 1 of 2 processes without work: raise it, or ask for fewer GPUs")
-    expected, found = (weights(trained / kind / "one") for kind in ("alone", "sharded"))
+    expected, found = (cases.weights(trained / kind / "one") for kind in ("alone", "sharded"))
     assert found.keys() == expected.keys()
     assert all(torch.allclose(found[key], expected[key], atol=2e-5) for key in expected)
 

@@ -28,6 +28,11 @@ def _surroundings(monkeypatch):
     interruption.forget()
 
 
+@pytest.fixture(autouse=True)
+def no_gpus(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+
 def run(folder, how, sharded=False):
     run_stage(
         "launching_cases:ending",
@@ -46,6 +51,14 @@ def test_each_process_gets_the_arguments_its_threads_and_its_gpu(tmp_path, monke
     found = [(tmp_path / "work" / f"{rank}.txt").read_text() for rank in (0, 1)]
     assert found == [f"SizeEntry 2 None 2 True 2 {gpu}" for gpu in ("5", "GPU-b2")]
     assert not (tmp_path / "work-processes").exists()
+
+
+def test_more_processes_than_gpus_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")
+    with pytest.raises(
+        TrainingError, match="2 processes on this node want a GPU each, and 1 can be seen here: ask for"
+    ):
+        run(tmp_path, "finish")
 
 
 @pytest.mark.parametrize(

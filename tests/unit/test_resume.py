@@ -10,6 +10,7 @@ import time
 from random import Random
 
 import pytest
+import torch
 from test_training_stages import CORPORA, LAYOUTS, METHODS, RECIPE, SIZE, cell, root
 
 from retrotune import interruption
@@ -211,9 +212,10 @@ def test_signals_to_a_process(root, tmp_path):
     """Real signals at random moments; the process says what happened and exits with the status for another try."""
     finetune(root, tmp_path / "whole" / "cell", METHODS[1], steps=20)
     rng, log, ends = Random(1), tmp_path / "stage.log", []
+    start = "spawn" if torch.cuda.is_available() else "fork"  # a fork is fast, but has no GPU
     out = tmp_path / "cut" / "cell"
     while not ends or ends[-1] != 0:
-        process = multiprocessing.get_context("fork").Process(target=slow_stage, args=(root, out, log))
+        process = multiprocessing.get_context(start).Process(target=slow_stage, args=(root, out, log))
         log.unlink(missing_ok=True)
         process.start()
         while process.is_alive() and not (log.exists() and "parameters" in log.read_text()):

@@ -105,14 +105,14 @@ def test_an_error_in_a_worker_is_raised(folder: Path) -> None:
 
 def test_packed_layers_give_the_vectors_of_plain_ones(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = texts_of(9, 30)
-    packed = load_encoder(entry_of(folder), "passage")
+    packed = load_encoder(entry_of(folder), "passage", "cpu")
     assert any(isinstance(module, linear.PackedLinear) for module in packed.model.modules())
 
     def missing(*_: object) -> None:
         raise AttributeError("no operator mkldnn::_reorder_linear_weight")
 
     monkeypatch.setattr(linear.PackedLinear, "__init__", missing)
-    plain = load_encoder(entry_of(folder), "passage")
+    plain = load_encoder(entry_of(folder), "passage", "cpu")
     assert not any(isinstance(module, linear.PackedLinear) for module in plain.model.modules())
     np.testing.assert_allclose(packed.encode(texts), plain.encode(texts), atol=1e-5)
 

@@ -100,9 +100,9 @@ def test_mean_pooling_and_normalization(pair: RetrieverEntry) -> None:
     entry = pair.model_copy(update={"pooling": "mean", "normalize": True})
     encoder = load_encoder(entry, "query")
     vectors = encoder.encode(["red", "who built the house"])
-    tokens = encoder.tokenizer("red", return_tensors="pt")
+    tokens = encoder.tokenizer("red", return_tensors="pt").to(encoder.device)
     with torch.no_grad():
-        mean = encoder.model(**tokens).last_hidden_state[0].mean(0).numpy()
+        mean = encoder.model(**tokens).last_hidden_state[0].mean(0).cpu().numpy()
     np.testing.assert_allclose(vectors[0], mean / np.linalg.norm(mean), atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
 
