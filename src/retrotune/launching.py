@@ -256,18 +256,10 @@ def main(folder: Path) -> None:
         if rank == 0:
             threading.Thread(target=_listen_to_parent, args=(folder, asked["parent"]), daemon=True).start()
         validate_call(_function(asked["stage"]))(**asked["arguments"])
-    except Interrupted as error:
-        state, message, together = "stopped", str(error), error.together
-    except RetrotuneError as error:
-        state, message = "error", str(error)
     except BaseException as error:
-        traceback.print_exc()
-        refused = refusal(error)
-        lost = interruption.requested() or _lost(error)  # torchrun ends the others when one has failed
-        state = "error" if refused else "lost" if lost else "failed"
-        message = f"{refused}; mend that and run again" if refused else f"{type(error).__name__}: {error}"
-    for number in interruption.SIGNALS:  # from torchrun, when another process has ended before this one
-        signal.signal(number, signal.SIG_IGN)
+        _ignore_signals()
+        state, message, together = _how_it_ended(error)
+    _ignore_signals()
     if state:
         with contextlib.suppress(OSError):
             end = {"state": state, "message": message, "together": together, "time": time.time()}
@@ -289,6 +281,25 @@ def _take_gpu(local: int) -> None:
         )
     visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(gpus)))
     os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[local]
+
+
+def _ignore_signals() -> None:
+    """Those that torchrun sends to all others when one process has ended: each must have its say."""
+    for number in interruption.SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _how_it_ended(error: BaseException) -> tuple[str, str, bool]:
+    """State, message, and whether all processes stopped together, of a process that an error has ended."""
+    if isinstance(error, Interrupted):
+        return "stopped", str(error), error.together
+    if isinstance(error, RetrotuneError):
+        return "error", str(error), False
+    traceback.print_exception(error)
+    if refused := refusal(error):
+        return "error", f"{refused}; mend that and run again", False
+    lost = interruption.requested() or _lost(error)  # torchrun ends the others when one has failed
+    return "lost" if lost else "failed", f"{type(error).__name__}: {error}", False
 
 
 def _lost(error: BaseException) -> bool:

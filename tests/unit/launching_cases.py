@@ -11,6 +11,14 @@ from retrotune.config import Passages, SizeEntry
 from retrotune.errors import ModelError
 
 
+class SignaledError(Exception):
+    """A signal arrives while its message is written."""
+
+    def __str__(self) -> str:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return "and a signal"
+
+
 def ending(work_dir: Path, threads: int, sharded: bool, how: str, shape: SizeEntry, layout: Passages | None) -> None:
     """Write what this process got; then finish, fail, die or wait for a signal."""
     rank = os.environ["RANK"]
@@ -26,6 +34,8 @@ def ending(work_dir: Path, threads: int, sharded: bool, how: str, shape: SizeEnt
             raise ModelError("models.x: a word to the user")
         if how == "bug":
             raise KeyError("nobody thought of it")
+        if how == "late":
+            raise SignaledError
         if how == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
     with interruption.deferred():

@@ -66,6 +66,7 @@ def test_more_processes_than_gpus_are_refused(tmp_path, monkeypatch):
     [
         ("error", r"^models.x: a word to the user$"),
         ("bug", r"^process 1 of 2 failed: KeyError: 'nobody thought of it' \(log: .*work-processes/1.log\)$"),
+        ("late", r"^process 1 of 2 failed: SignaledError: and a signal \(log: .*work-processes/1.log\)$"),
         ("kill", r"^of 2 processes 1 ended without a word \(exit status 1\): killed by hand or by the system for want"),
     ],
 )
