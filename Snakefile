@@ -50,8 +50,9 @@ onerror:
 rule all:
     default_target: True
     input:
-        # cells too: Snakemake does not miss a deleted file between others that exist
+        # cells and their collection too: Snakemake does not miss a deleted file between others that exist
         PATHS.metrics(CELLS),
+        PATHS.report("tables/results.json"),
         PATHS.report("tables/comparison.md"),
         PATHS.report("figures/scaling.svg"),
         [PATHS.report("tables/retrieval.md"), PATHS.report("figures/retrieval.svg")] if MEASURED else [],

@@ -13,6 +13,7 @@ pytestmark = pytest.mark.slow
 
 CELLS = "results/smallest/cells"
 LORA = f"{CELLS}/retro-tiny/lora/nq/minilm2/seed0"
+REPORT = {"collect_metrics": 1, "make_tables": 1, "plot_scaling": 1}
 
 
 @pytest.fixture(scope="module")
@@ -81,11 +82,22 @@ def test_nothing_is_left_to_do(finished):
 def test_a_deleted_cell_is_made_again_and_nothing_else(finished):
     saved = (finished.folder / LORA / "predictions.jsonl").read_bytes()
     shutil.rmtree(finished.folder / LORA)
-    report = {"collect_metrics": 1, "make_tables": 1, "plot_scaling": 1}
-    assert finished.plan() == {"finetune_cell": 1, "predict_cell": 1, "score_cell": 1, **report}
+    assert finished.plan() == {"finetune_cell": 1, "predict_cell": 1, "score_cell": 1, **REPORT}
     done = finished.run(f"{LORA}/metrics.json")
     assert done.returncode == 0, done.stdout + done.stderr
     assert (finished.folder / LORA / "predictions.jsonl").read_bytes() == saved, "the same cell, the same predictions"
+
+
+def test_what_a_stopped_collection_leaves_is_collected_again(finished):
+    """Snakemake deletes the outputs of a job that is stopped; tables made of them before are still there."""
+    finished.run()
+    collected = finished.folder / "results/smallest/tables/results.json"
+    saved = collected.read_bytes()
+    collected.unlink()
+    assert finished.plan() == REPORT
+    done = finished.run()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert collected.read_bytes() == saved
 
 
 def test_predicting_again_needs_the_weights(finished):
