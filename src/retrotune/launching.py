@@ -119,14 +119,14 @@ def _function(stage: str) -> Any:
 
 def _start(launch: Launch, folder: Path, threads: int) -> subprocess.Popen[bytes]:
     """Start torchrun, here or with srun on each node of the job."""
-    # torch 2.11 and 2.12 do not know the second one: they wait for 30 seconds.
+    # torch 2.11 does not know the second one: it waits for 30 seconds.
     environment = os.environ | {
         "OMP_NUM_THREADS": str(threads),
         "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(GRACE_SECONDS),
     }
     torchrun = [sys.executable, "-m", "torch.distributed.run"]
     torchrun += [f"--nnodes={launch.nodes}", f"--nproc-per-node={launch.processes}", "--max-restarts=0"]
-    torchrun += ["--signals-to-handle=SIGQUIT"]
+    torchrun.append("--signals-to-handle=SIGQUIT")
     work = ["-m", "retrotune.launching", str(folder.absolute())]
     port = _free_port(int(os.environ.get("SLURM_JOB_ID", os.getpid())))
     srun: list[str] = []
