@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from retrotune.config.base import Count, Entry, PositiveInt
+from retrotune.entries import Count, Entry, PositiveInt
 
 PRESETS: dict[str, str] = {
     "exact": "Flat",

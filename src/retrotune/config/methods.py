@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from retrotune.config.base import Count, Entry, PositiveInt, Share
+from retrotune.entries import Count, Entry, PositiveInt, Share
 
 
 class Finetuning(Entry):

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from retrotune.config.base import Count, Entry, Family, Name, PositiveInt, Share
+from retrotune.entries import Count, Entry, Family, Name, PositiveInt, Share
 
 SOURCES = ("pretraining", "hub", "path", "checkpoint", "retrofit_from")
 """Keys of a model that say where it comes from."""

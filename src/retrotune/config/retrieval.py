@@ -4,7 +4,8 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from retrotune.config.base import OPEN_DOMAIN, Count, Entry, Name, PositiveInt, Reader
+from retrotune.config.base import OPEN_DOMAIN, Reader
+from retrotune.entries import Count, Entry, Name, PositiveInt
 
 
 class World(Entry):

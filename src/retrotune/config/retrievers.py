@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from retrotune.config.base import Count, Entry, Name, PositiveInt, Share
+from retrotune.entries import Count, Entry, Name, PositiveInt, Share
 
 PRESETS: dict[str, dict[str, Any]] = {
     # arXiv 2302.07452: a pair of encoders, first token, dot product; titles stand before the tokenizer's separator

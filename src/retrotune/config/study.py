@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from retrotune.config.base import OPEN_DOMAIN, Count, Entry, Name, PositiveInt
+from retrotune.config.base import OPEN_DOMAIN
 from retrotune.config.indexes import IndexEntry
 from retrotune.config.methods import Finetuning, MethodEntry, ZeroshotMethod
 from retrotune.config.models import (
@@ -21,6 +21,7 @@ from retrotune.config.retrieval import (
     World,
 )
 from retrotune.config.retrievers import RetrieverEntry
+from retrotune.entries import Count, Entry, Name, PositiveInt
 from retrotune.errors import ConfigError
 
 
