@@ -9,8 +9,8 @@ import tempfile
 from pathlib import Path
 
 from retrotune.config import CorpusEntry, DatasetEntry, IndexEntry, RetrieverEntry
-from retrotune.corpus.chunking import chunk_corpus
-from retrotune.datasets.prepare import load_examples, prepare_examples
+from retrotune.preparing.chunking import chunk_corpus
+from retrotune.preparing.examples import load_examples, prepare_examples
 from retrotune.evaluation.retrieval import measure_retrieval
 from retrotune.files import read_json
 from retrotune.log import setup_logging

@@ -11,7 +11,6 @@ from typing import Any
 from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from retrotune.config import (
-    OPEN_DOMAIN,
     BaseTraining,
     Config,
     DatasetEntry,
@@ -97,7 +96,7 @@ def expand_grid(config: Config) -> list[Cell]:
 
 def is_open_domain(config: Config, dataset: str) -> bool:
     """Whether a dataset's questions retrieve from a corpus rather than from their own document."""
-    return config.datasets[dataset].reader in OPEN_DOMAIN
+    return config.datasets[dataset].record.open_domain
 
 
 class Paths:

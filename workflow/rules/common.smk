@@ -18,10 +18,10 @@ signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 from retrotune import slurm, warm
 from retrotune.cells import Cell, Paths, expand_grid, is_open_domain, resolve_cell
-from retrotune.config import WITHOUT_GOLD, DatasetEntry, load_config
-from retrotune.corpus.documents import corpus_files
+from retrotune.config import DatasetEntry, load_config
+from retrotune.preparing.documents import corpus_files
 from retrotune.datasets import get_spec
-from retrotune.datasets.prepare import raw_files
+from retrotune.preparing.examples import raw_files
 from retrotune.errors import ClusterError, ConfigError
 from retrotune.stages import STAGE_VERSIONS
 from snakemake.exceptions import WorkflowError
@@ -49,7 +49,7 @@ MEASURED = [
     for pair in dict.fromkeys((cell.retrieval, cell.dataset) for cell in CELLS)
     if CONFIG.evaluation.retrieval_depth
     and CONFIG.retrievals[pair[0]].retriever is not None
-    and CONFIG.datasets[pair[1]].reader not in WITHOUT_GOLD
+    and CONFIG.datasets[pair[1]].record.gold
 ]
 ENV = "../../envs/cpu.yaml" if not any(m.resources.gpus for m in CONFIG.models.values()) else "../../envs/gpu.yaml"
 

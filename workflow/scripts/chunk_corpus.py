@@ -1,5 +1,5 @@
 from retrotune.config import ChunkingEntry, CorpusEntry
-from retrotune.corpus.chunking import chunk_corpus, cut_of
+from retrotune.preparing.chunking import chunk_corpus, cut_of
 from retrotune.log import stage_log
 
 with stage_log(snakemake.log[0]):

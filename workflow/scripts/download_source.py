@@ -1,4 +1,4 @@
-from retrotune.datasets.download import download_source
+from retrotune.preparing.download import download_source
 from retrotune.files import write_json
 from retrotune.log import stage_log
 

@@ -1,5 +1,5 @@
 from retrotune.config import DatasetEntry
-from retrotune.datasets.prepare import prepare_examples
+from retrotune.preparing.examples import prepare_examples
 from retrotune.log import stage_log
 
 with stage_log(snakemake.log[0]):

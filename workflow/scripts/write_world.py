@@ -1,7 +1,7 @@
 from pathlib import Path
 
 from retrotune.config import World
-from retrotune.demo.world import write_world
+from retrotune.preparing.world import write_world
 from retrotune.log import stage_log
 
 with stage_log(snakemake.log[0]):

@@ -5,7 +5,7 @@ names. Descriptions of the fields are the documentation: `config/schema.json` an
 are generated from them (`make docs`).
 """
 
-from retrotune.config.base import OPEN_DOMAIN, PAPER_SIZES, WITHOUT_GOLD, Reader
+from retrotune.config.base import PAPER_SIZES, Reader
 from retrotune.config.indexes import IndexEntry
 from retrotune.config.loading import load_config, nearest, read_config, read_yaml
 from retrotune.config.methods import (
@@ -42,9 +42,7 @@ from retrotune.config.study import Config, Evaluation, Grid, RuleResources, Save
 from retrotune.entries import Entry, Family
 
 __all__ = [
-    "OPEN_DOMAIN",
     "PAPER_SIZES",
-    "WITHOUT_GOLD",
     "AdapterMethod",
     "BaseTraining",
     "Checkpoint",

@@ -2,7 +2,6 @@
 
 from pydantic import Field
 
-from retrotune.config.base import OPEN_DOMAIN
 from retrotune.config.indexes import IndexEntry
 from retrotune.config.methods import Finetuning, MethodEntry, ZeroshotMethod
 from retrotune.config.models import (
@@ -130,7 +129,7 @@ class Config(Entry):
 
     def dataset_source(self, dataset: str, retrieval: str) -> str:
         """Name of what a dataset's questions retrieve from: the retrieval's corpus, or the dataset's own documents."""
-        if self.datasets[dataset].reader not in OPEN_DOMAIN:
+        if not self.datasets[dataset].record.open_domain:
             return dataset
         corpus = self.retrievals[retrieval].corpus
         if corpus is None:

@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from retrotune.corpus.documents import Document
-from retrotune.corpus.records import BadRecordError, BadRecords, check_unicode, find_file, squeeze
+from retrotune.corpus.records import BadRecordError, BadRecords, Document, check_unicode, find_file, squeeze
+from retrotune.demo.layouts import Demo
 from retrotune.errors import ConfigError, DataError
 
 VARIANTS = ("base", "instruct")
+GITHUB = "https://raw.githubusercontent.com"
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -112,13 +113,29 @@ def any_answer(verdicts: Iterable[bool | None]) -> bool:
 
 
 @dataclass(frozen=True)
+class RawFile:
+    """One file of an official source: where it is, its name below the source's folder, and what is known of its bytes.
+
+    Size and checksum are given only where they are published for that very file. An archive (zip, tar) is unpacked: the
+    members whose last path part matches one of `members` land in the folder `into`, and the archive is deleted.
+    """
+
+    url: str
+    name: str
+    size: int | None = None
+    sha256: str | None = None
+    members: tuple[str, ...] = ()
+    into: str = "."
+
+
+@dataclass(frozen=True)
 class Layout:
     """A way in which a dataset's raw files lie in a folder.
 
     `patterns` are globs with `{split}` for the raw split's name, best first; one file per split is read, the highest
     version of the first pattern that matches. `test` names the raw splits to test on in order of preference: the one
     that papers report comes first, and the first that is there with its answers (`usable`) is taken. `companions` are
-    files and folders beside a split's file that belong to it.
+    files and folders beside a split's file that belong to it. `download` are the official files, where there are some.
     """
 
     patterns: tuple[str, ...]
@@ -127,6 +144,7 @@ class Layout:
     read: Callable[[Path, str, BadRecords], Iterator[Record]]
     usable: Callable[[Path, str], bool] = field(default=lambda file, split: True)
     companions: tuple[str, ...] = ()
+    download: tuple[RawFile, ...] = ()
 
     def find(self, path: Path, split: str) -> Path | None:
         """The file with raw split `split` below `path` (or `path` itself), if it is there, usable or not."""
@@ -183,7 +201,9 @@ INSTRUCT_LONG = Template(
 class DatasetSpec:
     """Everything that the other rooms need to know of a dataset.
 
-    `version` is raised whenever prompts, splits or answers change such that scores do. `metric` is the primary metric.
+    `version` is raised whenever splits or answers change such that scores do. `metric` is the primary metric. `gold`:
+    a passage can hold an answer, which is not so of summaries. `demo` is the dataset's part of the
+    demo world; None: it has none.
     `cut_at_period`: a short answer ends at its first sentence, as the authors' post-processing has it.
     """
 
@@ -196,12 +216,18 @@ class DatasetSpec:
     layouts: dict[str, Layout]
     templates: dict[str, Template]
     cut_at_period: bool = True
+    gold: bool = True
+    demo: Demo | None = None
 
     def layout(self, name: str) -> Layout:
         """The layout called `name`; `ConfigError` if the dataset has no such layout."""
         if name not in self.layouts:
             raise ConfigError(f"dataset {self.name} has no layout {name!r}; it has {', '.join(self.layouts)}")
         return self.layouts[name]
+
+    def source(self, layout: str) -> str:
+        """Name of the official source of a layout's files."""
+        return self.name if layout == "official" else f"{self.name}-{layout}"
 
     def _template(self, variant: str) -> Template:
         if variant not in self.templates:

@@ -19,7 +19,6 @@ from retrotune import interruption
 from retrotune.cells import ResolvedCell
 from retrotune.config import Passages
 from retrotune.datasets import Example, Passage
-from retrotune.datasets.prepare import load_examples
 from retrotune.errors import DataError
 from retrotune.evaluation import ANSWERS
 from retrotune.evaluation.metrics import score_prediction
@@ -34,6 +33,7 @@ from retrotune.models.loading import (
     model_facts,
     reads_neighbors,
 )
+from retrotune.preparing.examples import load_examples
 from retrotune.retrieval.neighbors import load_neighbors
 from retrotune.stages import STAGE_VERSIONS
 from retrotune.training.batches import EncodedExample, cell_batching, select_passages, special_ids

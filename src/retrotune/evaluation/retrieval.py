@@ -11,11 +11,11 @@ from typing import Any
 
 from retrotune.config import RetrieverEntry
 from retrotune.datasets.base import Example
-from retrotune.datasets.prepare import load_examples
 from retrotune.errors import DataError
 from retrotune.evaluation.statistics import bootstrap_interval
 from retrotune.files import sha256, write_json
 from retrotune.log import logger
+from retrotune.preparing.examples import load_examples
 from retrotune.retrieval.answers import evidence_places, holds_answer
 from retrotune.retrieval.neighbors import find_for_questions
 from retrotune.retrieval.passages import PassageTable

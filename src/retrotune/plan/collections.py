@@ -219,7 +219,7 @@ def count_passages(config: Config, source: str, chunking: str, given: int | None
 
 
 def _corpus_passages(entry: CorpusEntry, root: str, words: float) -> tuple[int, str]:
-    from retrotune.corpus.documents import find_corpus_files
+    from retrotune.preparing.documents import find_corpus_files
 
     try:
         files = find_corpus_files(entry, root)

@@ -15,10 +15,10 @@ import pyarrow as pa
 
 from retrotune.config import RetrieverEntry
 from retrotune.datasets.base import Example, Passage
-from retrotune.datasets.prepare import load_examples
 from retrotune.errors import DataError, RetrievalError
 from retrotune.files import read_json, read_parquet, sha256, write_json, write_parquet_parts
 from retrotune.log import Progress, logger
+from retrotune.preparing.examples import load_examples
 from retrotune.retrieval.blocks import Record
 from retrotune.retrieval.cache import (
     BLOCK_TEXTS,

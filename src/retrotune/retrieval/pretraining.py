@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 
 from retrotune.config import CorpusEntry, RetrieverEntry
-from retrotune.corpus.documents import Document, count_bad, read_corpus
 from retrotune.corpus.records import BadRecords
 from retrotune.corpus.tokens import chunk_spans, open_tokenizer
 from retrotune.datasets.base import Passage
 from retrotune.errors import RetrievalError
 from retrotune.files import sha256, write_json
 from retrotune.log import Progress, logger
+from retrotune.preparing.documents import Document, count_bad, read_corpus
 from retrotune.retrieval.blocks import Record
 from retrotune.retrieval.cache import (
     Hits,

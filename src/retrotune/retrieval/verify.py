@@ -12,9 +12,9 @@ import numpy as np
 from retrotune.cells import Paths
 from retrotune.config import Config, CorpusEntry, RetrievalEntry
 from retrotune.datasets.base import Passage
-from retrotune.datasets.prepare import load_examples
 from retrotune.errors import RetrievalError
 from retrotune.log import Progress
+from retrotune.preparing.examples import load_examples
 from retrotune.retrieval.cache import Hits, Search, from_relative, read_blocks, read_manifest
 from retrotune.retrieval.neighbors import (
     blocks_folder,

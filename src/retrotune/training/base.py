@@ -14,13 +14,13 @@ import torch
 
 from retrotune import interruption
 from retrotune.config import BaseTraining, CorpusEntry, Family, Passages, RetrofittingEntry, SaveEvery
-from retrotune.corpus.documents import count_bad
 from retrotune.errors import TrainingError
 from retrotune.files import sha256, sha256_text, write_json
 from retrotune.log import logger
 from retrotune.models import RetroForCausalLM
 from retrotune.models.retro.retrofit import new_modules
 from retrotune.models.sizes import departures
+from retrotune.preparing.documents import count_bad
 from retrotune.retrieval.pretraining import corpus_documents, load_pretraining_neighbors
 from retrotune.training.batches import special_ids
 from retrotune.training.distributed import ALONE, Processes, check_shares

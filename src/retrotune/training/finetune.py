@@ -11,12 +11,12 @@ from retrotune import interruption
 from retrotune.cells import ResolvedCell
 from retrotune.config import SaveEvery
 from retrotune.datasets.base import Passage
-from retrotune.datasets.prepare import load_examples
 from retrotune.errors import TrainingError
 from retrotune.files import sha256_text, write_json
 from retrotune.log import logger
 from retrotune.methods import attach, count_parameters, fingerprint, save_trained
 from retrotune.models.loading import input_digests, load_model, load_tokenizer
+from retrotune.preparing.examples import load_examples
 from retrotune.retrieval.neighbors import load_neighbors
 from retrotune.stages import STAGE_VERSIONS
 from retrotune.training.batches import cell_batching

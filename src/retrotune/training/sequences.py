@@ -18,9 +18,9 @@ from typing import Any
 import torch
 
 from retrotune.config import Emphasis, Passages
-from retrotune.corpus.documents import Document
 from retrotune.corpus.records import squeeze
 from retrotune.datasets.base import BASE, Passage
+from retrotune.preparing.documents import Document
 from retrotune.retrieval.pretraining import batches
 from retrotune.training.batches import pad_neighbors, round_up, special_ids
 from retrotune.training.planned import Batch

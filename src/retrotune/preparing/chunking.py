@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from retrotune.config import ChunkingEntry, CorpusEntry
-from retrotune.corpus.documents import Document, find_corpus_files, read_corpus
 from retrotune.corpus.dpr import read_passages
 from retrotune.corpus.records import BadRecords, relative_name, squeeze
 from retrotune.corpus.tokens import open_tokenizer, split_tokens
 from retrotune.errors import DataError
 from retrotune.files import read_parquet, sha256, write_json, write_parquet_rows
 from retrotune.log import logger, progress
+from retrotune.preparing.documents import Document, find_corpus_files, read_corpus
 from retrotune.stages import STAGE_VERSIONS
 
 # Where a sentence may end: after . ! ? and closing quotes or brackets, before white space that is not followed by a
