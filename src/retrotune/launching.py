@@ -13,6 +13,7 @@ stop, as the stage's process can reach it through the file system only, and all 
 """
 
 import contextlib
+import dataclasses
 import importlib
 import os
 import re
@@ -103,7 +104,9 @@ def run_stage(stage: str, launch: Launch, work_dir: str | Path, threads: int, **
 def plain(value: Any) -> Any:
     """A stage's argument as JSON has it; pydantic makes what the function wants of it again."""
     if isinstance(value, BaseModel):
-        return value.model_dump(mode="json")
+        return value.given()
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     return str(value) if isinstance(value, Path) else value

@@ -127,10 +127,14 @@ class Config(Entry):
         """Folder of raw files."""
         return self.data_root or f"{self.resources}/raw"
 
-    def dataset_source(self, dataset: str, retrieval: str) -> str:
-        """Name of what a dataset's questions retrieve from: the retrieval's corpus, or the dataset's own documents."""
-        if not self.datasets[dataset].record.open_domain:
-            return dataset
+    def is_open_domain(self, dataset: str) -> bool:
+        """Whether a dataset's questions retrieve from a corpus rather than from their own document."""
+        return self.datasets[dataset].record.open_domain
+
+    def dataset_source(self, dataset: str, retrieval: str, split: str) -> str:
+        """Name of what a split's questions retrieve from: the retrieval's corpus, or the split's own documents."""
+        if not self.is_open_domain(dataset):
+            return f"{dataset}/{split}"
         corpus = self.retrievals[retrieval].corpus
         if corpus is None:
             raise ConfigError(f"retrievals.{retrieval}.corpus is not set, but {dataset} is open-domain: name a corpus")

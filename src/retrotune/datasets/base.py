@@ -24,13 +24,27 @@ class Example:
 
     `doc_id` names the question's own document (None: open domain). `options` are the choices of a multiple-choice
     question in the order of their letters; its first answer is the text of the right one. `evidence` are paragraphs of
-    the document in which annotators found the answer, where a dataset marks them.
+    the document in which annotators found the answer, where a dataset marks them; `types` says of what type each answer
+    is, one answer per annotator, where a dataset has types.
     """
 
     question_id: str
     question: str
     answers: tuple[str, ...]
     doc_id: str | None = None
+    options: tuple[str, ...] = ()
+    evidence: tuple[str, ...] = ()
+    types: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What an answer to a question is held against; the fields are those of `Example`."""
+
+    question_id: str
+    doc_id: str | None
+    answers: tuple[str, ...]
+    types: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
     evidence: tuple[str, ...] = ()
 
@@ -64,8 +78,9 @@ def make_example(
     doc_id: str | None = None,
     options: tuple[str, ...] = (),
     evidence: tuple[str, ...] = (),
+    types: tuple[str, ...] = (),
 ) -> Example:
-    """An example with white space squeezed, empty and repeated answers left out.
+    """An example with white space squeezed, empty answers left out, and repeated ones unless answers have `types`.
 
     Raises `BadRecordError` for an empty id or question, an answer that is not text, text that UTF-8 cannot hold, and if
     no answer is left.
@@ -77,12 +92,17 @@ def make_example(
         if not isinstance(answer, str):
             raise BadRecordError(f"an answer is not text (but {type(answer).__name__}, {owner})")
     check_unicode(owner, question_id, question, *answers, *options, *evidence, doc_id or "")
-    kept = tuple(dict.fromkeys(answer for answer in map(squeeze, answers) if answer))
+    squeezed = [squeeze(answer) for answer in answers]
+    kept = tuple(answer for answer in squeezed if answer)
+    if types:
+        types = tuple(type_ for answer, type_ in zip(squeezed, types, strict=True) if answer)
+    else:
+        kept = tuple(dict.fromkeys(kept))
     if not squeeze(question):
         raise BadRecordError(f"empty question ({owner})")
     if not kept:
         raise BadRecordError(f"no answers ({owner})")
-    return Example(question_id, squeeze(question), kept, doc_id, options, evidence)
+    return Example(question_id, squeeze(question), kept, doc_id, options, evidence, types)
 
 
 def make_document(doc_id: str, title: str, text: str) -> Document:

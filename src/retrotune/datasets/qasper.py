@@ -26,21 +26,22 @@ from retrotune.errors import DataError
 from retrotune.files import write_json
 
 
-def answer_text(answer: Any) -> str:
-    """One annotator's answer as text, as the official evaluator and SCROLLS have it.
+def answer_and_type(answer: Any) -> tuple[str, str]:
+    """One annotator's answer as text, and its type, as the official evaluator and SCROLLS have them.
 
-    Extractive spans joined by ", ", the free form, Yes or No, or Unanswerable; "" if the annotation is empty.
+    Extractive spans joined by ", ", the free form (abstractive), Yes or No (boolean), or Unanswerable (none); "" if the
+    annotation is empty.
     """
     if need(answer, "unanswerable", bool):
-        return "Unanswerable"
+        return "Unanswerable", "none"
     spans = need_texts(answer, "extractive_spans")
     if spans:
-        return ", ".join(spans)
+        return ", ".join(spans), "extractive"
     free_form = need(answer, "free_form_answer", str)
     if free_form.strip():
-        return free_form
+        return free_form, "abstractive"
     yes = optional(answer, "yes_no", bool)
-    return "" if yes is None else "Yes" if yes else "No"
+    return "" if yes is None else "Yes" if yes else "No", "boolean"
 
 
 def evidence_paragraphs(qa: Any) -> tuple[str, ...]:
@@ -71,10 +72,14 @@ def _read_qasper(file: Path, split: str, bad: BadRecords) -> Iterator[Record]:
             for number, qa in enumerate(need(paper, "qas", list)):
                 place = places.of(paper_id, "qas", number, name=f"paper {paper_id} question {number}")
                 with bad.at(place):
-                    answers = [answer_text(need(entry, "answer", dict)) for entry in need(qa, "answers", list)]
+                    pairs = [answer_and_type(need(entry, "answer", dict)) for entry in need(qa, "answers", list)]
+                    answers, types = [text for text, _ in pairs], tuple(type_ for _, type_ in pairs)
                     question_id, question = need(qa, "question_id", str), need(qa, "question", str)
                     evidence = evidence_paragraphs(qa)
-                    placed.append((place, make_example(question_id, question, answers, paper_id, evidence=evidence)))
+                    example = make_example(
+                        question_id, question, answers, paper_id, evidence=evidence, types=types
+                    )
+                    placed.append((place, example))
             yield Record(tuple(placed), document)
 
 

@@ -23,6 +23,7 @@ from retrotune.datasets.base import RawFile
 from retrotune.errors import ConfigError, DataError
 from retrotune.files import atomic_write, read_json, sha256, write_json
 from retrotune.log import logger
+from retrotune.stages import DownloadSourceParams
 
 MANIFEST = "download.json"
 _PIECE = 1 << 20
@@ -36,14 +37,14 @@ SOURCES: dict[str, tuple[RawFile, ...]] = {
 """Official files by the name of their source: those of each dataset's layouts, and of corpora."""
 
 
-def download_source(name: str, folder: str | Path) -> list[Path]:
-    """Fetch the official files of a source (a key of `SOURCES`) into `folder`; the paths of the files to read.
+def download_source(params: DownloadSourceParams) -> list[Path]:
+    """Fetch the official files of a source (a key of `SOURCES`) into its folder; the paths of the files to read.
 
     Raises `ConfigError` for an unknown source, `DataError` as `download_files` does.
     """
-    if name not in SOURCES:
-        raise ConfigError(f"download source {name!r} is unknown; known are {', '.join(SOURCES)}")
-    return download_files(SOURCES[name], folder)
+    if params.source not in SOURCES:
+        raise ConfigError(f"download source {params.source!r} is unknown; known are {', '.join(SOURCES)}")
+    return download_files(SOURCES[params.source], params.folder)
 
 
 def download_files(files: tuple[RawFile, ...], folder: str | Path, attempts: int = 5, wait: float = 2.0) -> list[Path]:

@@ -1,31 +1,51 @@
-"""The stage from raw files to examples and documents, the same tables for every dataset."""
+"""From a dataset's raw files to questions, references and documents of a split: the same tables for every dataset."""
 
-from collections.abc import Container, Iterable, Iterator
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from retrotune.config import DatasetEntry
 from retrotune.corpus.records import BadRecords, relative_name
 from retrotune.datasets import get_spec
-from retrotune.datasets.base import Example, Record
-from retrotune.errors import ConfigError, DataError
+from retrotune.datasets.base import Example, Record, Reference
+from retrotune.errors import DataError
 from retrotune.files import read_parquet, sha256, write_json, write_parquet_rows
 from retrotune.log import logger
-from retrotune.stages import STAGE_VERSIONS
+from retrotune.stages import PrepareParams
 
 
-def raw_files(entry: DatasetEntry, root: str | Path) -> list[Path]:
-    """Files and folders below `root` that preparing `entry` would read, as far as they are there.
+def raw_files(entry: DatasetEntry, root: str | Path, split: str) -> list[Path]:
+    """Files and folders below `root` that preparing a split of `entry` would read, as far as they are there.
 
-    Both splits' files (of all that could serve as the test split, as which one does is known only after reading), and
-    what belongs beside them. If there are none, the entry's own path, for the caller to report. Reads no file.
+    The files of all that could serve as the test split, as which one does is known only after reading, for training the
+    training file, and what belongs beside them. If there are none, the entry's own path, for the caller to report.
+    Reads no file.
     """
-    layout = get_spec(entry.reader).layout(entry.layout)
+    layout = entry.record.layout(entry.layout)
     path = Path(root) / entry.path
-    splits = layout.test if entry.max_train == 0 else (layout.train, *layout.test)
+    splits = layout.test if split == "test" or entry.max_train == 0 else (layout.train, *layout.test)
     files = [file for file in (layout.find(path, split) for split in splits) if file is not None]
     companions = [file.parent / name for file in files for name in layout.companions]
     return list(dict.fromkeys([*files, *(file for file in companions if file.exists())])) or [path]
+
+
+class _Held:
+    """Questions that training questions must not be: their words with their documents, and their ids."""
+
+    def __init__(self, examples: Iterable[Example] = ()) -> None:
+        self.ids, self.keys = set[str](), set[tuple[str, str | None]]()
+        for example in examples:
+            self.ids.add(example.question_id)
+            self.keys.add(question_key(example))
+
+    @classmethod
+    def of(cls, records: Iterable[Record]) -> "_Held":
+        """All questions of a raw split."""
+        return cls(example for record in records for _, example in record.placed)
+
+    def __contains__(self, example: Example) -> bool:
+        return example.question_id in self.ids or question_key(example) in self.keys
 
 
 class _Split:
@@ -34,19 +54,16 @@ class _Split:
     def __init__(self, records: Iterable[Record], limit: int | None, bad: BadRecords, file: Path) -> None:
         self.examples: list[Example] = []
         self.files: set[Path] = {file}
-        self.places: dict[str, object] = {}
         self.overlap = 0
         self.file = file
+        self._places: dict[str, object] = {}
         self._records, self._limit, self._bad = records, limit, bad
 
-    def documents(
-        self, taken: Container[tuple[str, str | None]], ids: Container[str], texts: dict[str, int]
-    ) -> Iterator[dict[str, str]]:
-        """Read the split. `taken` and `ids` are the questions of the test split and their ids, `texts` the documents of
-        all splits so far.
-        """
+    def documents(self, held: _Held) -> Iterator[dict[str, str]]:
+        """Read the split, without the questions that are `held` back."""
+        texts = dict[str, int]()
         for record in self._records:
-            kept = list(self._kept(record, taken, ids))
+            kept = list(self._kept(record, held))
             self.examples.extend(kept)
             if kept:
                 self.files.update(record.files)
@@ -60,15 +77,15 @@ class _Split:
             if self._limit is not None and len(self.examples) >= self._limit:
                 return
 
-    def _kept(self, record: Record, taken: Container[tuple[str, str | None]], ids: Container[str]) -> Iterator[Example]:
+    def _kept(self, record: Record, held: _Held) -> Iterator[Example]:
         room = None if self._limit is None else self._limit - len(self.examples)
         for place, example in record.placed:
             if room is not None and room <= 0:
                 return
-            if example.question_id in ids or question_key(example) in taken:
+            if example in held:
                 self.overlap += 1
                 continue
-            first = self.places.setdefault(example.question_id, place)
+            first = self._places.setdefault(example.question_id, place)
             if first is not place:
                 self._bad.add(place, f"question id used twice ({example.question_id!r}, first at {first})")
                 continue
@@ -82,76 +99,58 @@ def question_key(example: Example) -> tuple[str, str | None]:
 
 
 def prepare_examples(
-    entry: DatasetEntry,
+    params: PrepareParams,
     root: str | Path,
-    out_train: str | Path,
-    out_test: str | Path,
-    out_documents: str | Path | None = None,
+    out_examples: str | Path,
+    out_references: str | Path,
+    out_documents: str | Path,
 ) -> None:
-    """Read a dataset's raw files below `root` and write its examples and documents as parquet.
+    """Read one split of a dataset's raw files below `root`; write its questions, references and documents as parquet.
 
-    Examples: question_id, question, answers, doc_id, options, evidence. Documents (only of datasets that have them, and
-    those that a kept question refers to): doc_id, title, text. `manifest.json` beside `out_test` says which files were
-    read (sha256), which raw split serves as the test split, and what was left out and why. Training questions that are
-    also test questions are dropped and counted. Raises `DataError` with file and line for anything that cannot be used.
+    Questions: question_id, question, doc_id, options and, of the training split only, the answer to learn. References,
+    which only scoring and measures of retrieval read: question_id, doc_id, answers, types, options, evidence. Documents
+    (those that a question refers to, none of an open-domain dataset): doc_id, title, text. `{split}.manifest.json`
+    beside them says which files were read (sha256), which raw split it is, and what was left out and why.
+
+    Training questions that are also questions of the raw test split, used or not, are dropped and counted. Raises
+    `DataError` with file and line for anything that cannot be used.
     """
-    spec = get_spec(entry.reader)
-    if (out_documents is None) != spec.open_domain:
-        raise ConfigError(
-            f"dataset {spec.name}: out_documents is for datasets with documents of their own, only and always"
-        )
-    layout = spec.layout(entry.layout)
-    path = Path(root) / entry.path
+    spec = get_spec(params.reader)
+    layout = spec.layout(params.layout)
+    path = Path(root) / params.path
     if not path.exists():
         raise DataError(f"{path}: no such file or folder; put the files of {spec.name} there or set data_root")
-    bad = {"train": BadRecords(entry.skip_bad_records), "test": BadRecords(entry.skip_bad_records)}
+    bad = BadRecords(params.skip_bad_records)
     test_split, test_file = layout.find_test(path)
-    test = _Split(layout.read(test_file, test_split, bad["test"]), entry.max_test, bad["test"], test_file)
-    if entry.max_train == 0:
-        train_split, train = None, _Split((), 0, bad["train"], test_file)
+    if params.split == "test":
+        raw_split, file, held = test_split, test_file, _Held()
+    elif params.limit == 0:
+        raw_split, file, held = None, test_file, _Held()
     else:
-        train_split, train_file = layout.find_train(path)
-        train = _Split(layout.read(train_file, train_split, bad["train"]), entry.max_train, bad["train"], train_file)
-
-    documents = 0
-
-    def rows() -> Iterator[dict[str, str]]:
-        nonlocal documents
-        texts = dict[str, int]()
-        for document in test.documents((), (), texts):
-            documents += 1
-            yield document
-        for document in train.documents({question_key(example) for example in test.examples}, test.places, texts):
-            documents += 1
-            yield document
-
-    if out_documents is None:
-        for _ in rows():
-            pass
-    else:
-        write_parquet_rows(out_documents, rows(), _document_schema(), group_rows=500)
-    for name, split, wanted in (("test", test, True), ("train", train, entry.max_train != 0)):
-        if wanted and not split.examples:
-            raise DataError(
-                f"{split.file}: no usable {name} questions ({split.overlap} are test questions, "
-                f"{bad[name].reasons.total()} bad records {dict(bad[name].reasons)}); is it the right file?"
-            )
-    write_examples(out_train, train.examples)
-    write_examples(out_test, test.examples)
+        raw_split, file = layout.find_train(path)
+        # what is wrong with a test record is said where it is used
+        held = _Held.of(layout.read(test_file, test_split, BadRecords(skip=True)))
+    records = () if raw_split is None else layout.read(file, raw_split, bad)
+    split = _Split(records, params.limit, bad, file)
+    documents = write_parquet_rows(out_documents, split.documents(held), _document_schema(), group_rows=500)
+    if raw_split is not None and not split.examples:
+        raise DataError(
+            f"{split.file}: no usable {params.split} questions ({split.overlap} are test questions, "
+            f"{bad.reasons.total()} bad records {dict(bad.reasons)}); is it the right file?"
+        )
+    write_examples(out_examples, split.examples, with_answer=params.split == "train")
+    write_references(out_references, split.examples)
     manifest = {
-        "stage_version": STAGE_VERSIONS["prepare_examples"],
-        "dataset": spec.name,
-        "dataset_version": spec.version,
-        "layout": entry.layout,
-        "raw_splits": {"train": train_split, "test": test_split},
-        "questions": {"train": len(train.examples), "test": len(test.examples)},
+        "params": params.recorded(),
+        "raw_split": raw_split,
+        "questions": len(split.examples),
         "documents": documents,
-        "train_questions_dropped_as_test_questions": train.overlap,
-        "bad_records": {name: records.summary() for name, records in bad.items()},
-        "files": {relative_name(file, root): sha256(file) for file in sorted(test.files | train.files)},
+        "dropped_as_test_questions": split.overlap,
+        "bad_records": bad.summary(),
+        "files": {relative_name(file, root): sha256(file) for file in sorted(split.files)},
     }
-    write_json(Path(out_test).parent / "manifest.json", manifest)
-    logger.info("%s: %s questions, %d documents", spec.name, manifest["questions"], documents)
+    write_json(Path(out_examples).with_suffix(".manifest.json"), manifest)
+    logger.info("%s %s: %d questions, %d documents", spec.name, params.split, len(split.examples), documents)
 
 
 def _document_schema() -> Any:
@@ -160,28 +159,78 @@ def _document_schema() -> Any:
     return pa.schema([(name, pa.string()) for name in ("doc_id", "title", "text")])
 
 
-def write_examples(path: str | Path, examples: Iterable[Example]) -> None:
-    """Write examples as parquet, atomically."""
+def write_examples(path: str | Path, examples: Iterable[Example], with_answer: bool) -> None:
+    """Write questions as parquet, atomically; `with_answer`, those to learn: the first answer goes along."""
     import pyarrow as pa
 
-    texts = pa.list_(pa.string())
     columns = {
         "question_id": pa.string(),
         "question": pa.string(),
-        "answers": texts,
         "doc_id": pa.string(),
-        "options": texts,
-        "evidence": texts,
+        "options": pa.list_(pa.string()),
+        "answer": pa.string(),
     }
-    lists = ("answers", "options", "evidence")
-    rows = ({**vars(example), **{name: list(getattr(example, name)) for name in lists}} for example in examples)
+    rows = (
+        {
+            "question_id": example.question_id,
+            "question": example.question,
+            "doc_id": example.doc_id,
+            "options": list(example.options),
+            "answer": example.answers[0] if with_answer else None,
+        }
+        for example in examples
+    )
     write_parquet_rows(path, rows, pa.schema(list(columns.items())))
 
 
+def write_references(path: str | Path, examples: Iterable[Example]) -> None:
+    """Write what answers are held against as parquet, atomically."""
+    import pyarrow as pa
+
+    lists = ("answers", "types", "options", "evidence")
+    columns = [(name, pa.list_(pa.string()) if name in lists else pa.string()) for name in _REFERENCE]
+    rows = (
+        {name: list(getattr(example, name)) if name in lists else getattr(example, name) for name in _REFERENCE}
+        for example in examples
+    )
+    write_parquet_rows(path, rows, pa.schema(columns))
+
+
+_REFERENCE = ("question_id", "doc_id", "answers", "types", "options", "evidence")
+
+
 def load_examples(path: str | Path) -> list[Example]:
-    """The examples that `prepare_examples` wrote; `DataError` with the remedy if the file is missing or damaged."""
-    columns = ["question_id", "question", "answers", "doc_id", "options", "evidence"]
+    """The questions that `prepare_examples` wrote; `answers` holds the one to learn, or none.
+
+    Raises `DataError` with the remedy if the file is missing or damaged.
+    """
+    columns = ["question_id", "question", "doc_id", "options", "answer"]
     return [
-        Example(name, question, tuple(answers), doc_id if isinstance(doc_id, str) else None, *map(tuple, lists))
-        for name, question, answers, doc_id, *lists in read_parquet(path, columns).itertuples(index=False)
+        Example(name, question, (answer,) if isinstance(answer, str) else (), _text(doc_id), tuple(options))
+        for name, question, doc_id, options, answer in read_parquet(path, columns).itertuples(index=False)
     ]
+
+
+def load_references(path: str | Path) -> dict[str, Reference]:
+    """The references that `prepare_examples` wrote, by question id; raises as `load_examples` does."""
+    rows = read_parquet(path, list(_REFERENCE)).itertuples(index=False)
+    return {name: Reference(name, _text(doc_id), *map(tuple, lists)) for name, doc_id, *lists in rows}
+
+
+def with_references(examples: Sequence[Example], path: str | Path) -> list[Example]:
+    """Questions with all their answers and evidence; `DataError` naming one that the references miss."""
+    references = load_references(path)
+    missing = [example.question_id for example in examples if example.question_id not in references]
+    if missing:
+        raise DataError(
+            f"{path}: no references for {len(missing)} of {len(examples)} questions, first {missing[0]!r}; delete it and "
+            "run again to rebuild it"
+        )
+    return [
+        dataclasses.replace(example, answers=found.answers, types=found.types, evidence=found.evidence)
+        for example, found in ((example, references[example.question_id]) for example in examples)
+    ]
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None

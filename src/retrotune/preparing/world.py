@@ -10,7 +10,7 @@ from retrotune.demo.names import SPLITS, Namer, Split, seeded
 from retrotune.demo.scenes import Scene, draw_page, draw_quiz, draw_scene, page_title
 from retrotune.files import write_json, write_text
 from retrotune.log import logger
-from retrotune.stages import STAGE_VERSIONS
+from retrotune.stages import WriteWorldParams
 
 DEMOS = {name: spec.demo for name, spec in SPECS.items() if spec.demo is not None}
 """Parts of the world, by dataset."""
@@ -18,15 +18,15 @@ DEV_SHARE = 3
 """Where a dataset has a third split, it gets a third of the test documents, with names of its own."""
 
 
-def write_world(root: str | Path, world: World) -> None:
-    """Write the world below `root`; the same `world` gives the same bytes. `world.json` is written last.
+def write_world(params: WriteWorldParams, root: str | Path) -> None:
+    """Write the world below `root`; the same parameters give the same bytes. `world.json` is written last.
 
     Below `root`: nq, triviaqa, narrativeqa, qasper, quality and qmsum in their official layouts,
     wikipedia/psgs_w100.tsv.gz (one passage per page of the open-domain documents), pretraining/pages.txt (documents
     between blank lines under headings as in WikiText) and pretraining/quizzes.txt (paragraphs: questions about one
     page with their answers). Raises `ConfigError` if the counts ask for more names than there are.
     """
-    root = Path(root)
+    world, root = params.world, Path(root)
     (root / "world.json").unlink(missing_ok=True)
     for stale in (root / "narrativeqa" / "tmp").glob("*.content"):  # named by content: another world's would stay
         stale.unlink()
@@ -49,8 +49,7 @@ def write_world(root: str | Path, world: World) -> None:
     counts["wikipedia"] = {"passages": len(articles)}
 
     content = {
-        "stage_version": STAGE_VERSIONS["write_world"],
-        "world": world.model_dump(),
+        "params": params.recorded(),
         "passage_words": PASSAGE_WORDS,
         "counts": counts,
     }
