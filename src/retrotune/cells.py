@@ -309,7 +309,7 @@ def resolve_cell(config: Config, cell: Cell) -> ResolvedCell:
         method_entry=method,
         dataset_entry=config.datasets[cell.dataset],
         retrieval_entry=config.retrievals[cell.retrieval],
-        finetuning=None if method.kind == "zeroshot" else config.finetuning_of(cell.method),
+        finetuning=method.recipe(config.finetuning),
         evaluation=config.evaluation,
         max_length=config.max_length,
         shared=_shared_entries(config, cell),

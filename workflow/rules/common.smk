@@ -109,7 +109,7 @@ def neighbors_of(wildcards, split):
 
 
 def neighbor_caches(cell):
-    splits = ("test",) if CONFIG.methods[cell.method].kind == "zeroshot" else ("train", "test")
+    splits = ("train", "test") if CONFIG.methods[cell.method].trained else ("test",)
     return [path for split in splits for path in [neighbors_of(cell, split)] if path]
 
 
@@ -274,13 +274,13 @@ def retrofitting_params(wildcards):
 
 
 def trained(wildcards):
-    """What training cost, written last by fine-tuning; nothing for zero-shot."""
-    zeroshot = CONFIG.methods[wildcards.method].kind == "zeroshot"
-    return [] if zeroshot else f"{CELL}/train.json".format(**dict(wildcards.items()))
+    """What training cost, written last by fine-tuning; nothing for a method that trains nothing."""
+    entry = CONFIG.methods[wildcards.method]
+    return f"{CELL}/train.json".format(**dict(wildcards.items())) if entry.trained else []
 
 
 def adapter(wildcards):
-    """The folder of trained weights; nothing for zero-shot."""
+    """The folder of trained weights; nothing for a method that trains nothing."""
     train = trained(wildcards)
     return str(Path(train).parent / "adapter") if train else []
 

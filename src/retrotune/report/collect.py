@@ -37,7 +37,7 @@ class Result:
     family: str
     size: str
     instruct: bool
-    kind: str
+    trained: bool
     metric: str
     status: str
     problem: str | None
@@ -164,7 +164,7 @@ def _result(config: Config, paths: Paths, cell: Cell) -> Result:
         family=model.family,
         size=model.size,
         instruct=model.instruct,
-        kind=config.methods[cell.method].kind,
+        trained=config.methods[cell.method].trained,
         metric=get_spec(config.datasets[cell.dataset].reader).metric,
         status=status,
         problem=problem,

@@ -59,7 +59,7 @@ def explain_cell(config: Config, name: str, options: Sequence[str] = (), snakefi
     state = f"{standing.state}{f' ({standing.stage})' if standing.stage else ''}"
     target = paths.cell(cell, "metrics.json")
     run = ["snakemake", "--cores", "1", *options]
-    stages = stages_of(resolved.method_entry.kind)
+    stages = stages_of(resolved.method_entry.trained)
     named = f"{cell.name}: {resolved.family}, size {resolved.size}, {state}"
     lines = [named if not standing.note else f"{named}: {standing.note}", "", "inputs and results:"]
     lines += [f"  {_dated(file)}" for file in cell_files(config, cell)]
@@ -83,7 +83,7 @@ def explain_cell(config: Config, name: str, options: Sequence[str] = (), snakefi
 def cell_files(config: Config, cell: Cell) -> list[str]:
     """Files that a cell's rules read and write, in the order in which they are made."""
     paths = Paths.of(config)
-    trained = config.methods[cell.method].kind != "zeroshot"
+    trained = config.methods[cell.method].trained
     splits = ("train", "test") if trained else ("test",)
     files = [paths.model_manifest(cell.model), *(paths.examples(cell.dataset, split) for split in splits)]
     if config.retrievals[cell.retrieval].retriever is not None:

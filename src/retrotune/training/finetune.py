@@ -15,7 +15,7 @@ from retrotune.datasets.prepare import load_examples
 from retrotune.errors import TrainingError
 from retrotune.files import sha256_text, write_json
 from retrotune.log import logger
-from retrotune.methods import attach, count_parameters, fingerprint, save_trained
+from retrotune.methods import attach, base_identity, count_parameters, method_of, save_trained
 from retrotune.models.loading import input_digests, load_model, load_tokenizer
 from retrotune.retrieval.neighbors import load_neighbors
 from retrotune.stages import STAGE_VERSIONS
@@ -63,7 +63,7 @@ def finetune_cell(
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     bfloat16 = resolved.model_entry.precision == "bfloat16"
-    halved = bfloat16 and resolved.method_entry.kind != "full"
+    halved = bfloat16 and not method_of(resolved.method_entry).float32
     tokenizer = load_tokenizer(model_dir)
     dtype = torch.bfloat16 if halved else torch.float32
     base = load_model(
@@ -78,7 +78,7 @@ def finetune_cell(
     trainable, total = count_parameters(model)
     base_model = None
     if processes.sharded:
-        base_model = fingerprint(model, weights=resolved.method_entry.kind != "full") if processes.leads else None
+        base_model = base_identity(model) if processes.leads else None
         shard(model, device)
 
     encoder, collator = cell_batching(resolved, base.config, tokenizer)
