@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 from pydantic import Field
 
 from retrotune.errors import MethodError
-from retrotune.methods import adapter, full, lora, ptuning, zeroshot
+from retrotune.methods import adapter, full, ia3, lora, ptuning, zeroshot
 from retrotune.methods.base import Finetuning, FinetuningOverride, Method, MethodSchema, Shape, TrainedMethod
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ _RECORDS: tuple[Method, ...] = (
     lora.METHOD,
     ptuning.METHOD,
     adapter.METHOD,
+    ia3.METHOD,
     full.METHOD,
 )
 
