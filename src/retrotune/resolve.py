@@ -13,7 +13,7 @@ from retrotune.cells import Cell, Paths, expand_grid
 from retrotune.config import Config, CorpusEntry, DatasetEntry, Passages, RetrievalEntry
 from retrotune.errors import RetrotuneError
 from retrotune.files import listing, read_json
-from retrotune.methods import METHODS
+from retrotune.methods import num_virtual_tokens
 from retrotune.retrieval.places import locate_model
 from retrotune.stages import (
     STAGES,
@@ -298,7 +298,7 @@ def _prompting(config: Config, wildcards: Wildcards) -> Prompting:
         layout=retrieval.passages(model.family),
         max_length=config.max_length,
         max_new_tokens=dataset.max_new_tokens or dataset.record.max_new_tokens,
-        virtual_tokens=METHODS[method.kind].virtual_tokens(method),
+        virtual_tokens=num_virtual_tokens(method),
         may_lack_passages=not dataset.record.open_domain or _is_gold(config, retrieval),
     )
 
@@ -347,7 +347,7 @@ def cell_labels(config: Config, cell: Cell) -> CellLabels:
         family=model.family,
         size=model.size,
         instruct=model.instruct,
-        kind=config.methods[cell.method].kind,
+        trained=config.methods[cell.method].trained,
         metric=config.datasets[cell.dataset].record.metric,
         retrieval_gate=model.retrieval_gate,
     )

@@ -324,7 +324,7 @@ class CellLabels(Entry):
     family: Family
     size: str
     instruct: bool
-    kind: str
+    trained: bool
     metric: str
     retrieval_gate: float | None = None
 

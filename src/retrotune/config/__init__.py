@@ -8,15 +8,6 @@ are generated from them (`make docs`).
 from retrotune.config.base import PAPER_SIZES, Reader
 from retrotune.config.indexes import IndexEntry
 from retrotune.config.loading import load_config, nearest, read_config, read_yaml
-from retrotune.config.methods import (
-    AdapterMethod,
-    Finetuning,
-    FullMethod,
-    LoraMethod,
-    MethodEntry,
-    PtuningMethod,
-    ZeroshotMethod,
-)
 from retrotune.config.models import (
     BaseTraining,
     Checkpoint,
@@ -42,6 +33,12 @@ from retrotune.config.retrieval import (
 from retrotune.config.retrievers import RetrieverEntry
 from retrotune.config.study import Config, Evaluation, Grid, RuleResources, SaveEvery, Select
 from retrotune.entries import Entry, Family
+from retrotune.methods import Finetuning, MethodEntry
+from retrotune.methods.adapter import AdapterMethod
+from retrotune.methods.full import FullMethod
+from retrotune.methods.lora import LoraMethod
+from retrotune.methods.ptuning import PtuningMethod
+from retrotune.methods.zeroshot import ZeroshotMethod
 
 __all__ = [
     "PAPER_SIZES",

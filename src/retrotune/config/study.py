@@ -3,7 +3,6 @@
 from pydantic import Field
 
 from retrotune.config.indexes import IndexEntry
-from retrotune.config.methods import Finetuning, MethodEntry, ZeroshotMethod
 from retrotune.config.models import (
     ModelEntry,
     PretrainingEntry,
@@ -22,6 +21,7 @@ from retrotune.config.retrieval import (
 from retrotune.config.retrievers import RetrieverEntry
 from retrotune.entries import Count, Entry, Name, PositiveInt
 from retrotune.errors import ConfigError
+from retrotune.methods import Finetuning, MethodEntry
 
 
 class Evaluation(Entry):
@@ -147,6 +147,7 @@ class Config(Entry):
     def finetuning_of(self, method: str) -> Finetuning:
         """Fine-tuning values of a trained method: the defaults with its overrides."""
         entry = self.methods[method]
-        if isinstance(entry, ZeroshotMethod):
-            raise ConfigError(f"methods.{method} is zeroshot and is not trained")
-        return self.finetuning.model_copy(update=entry.finetuning.model_dump(exclude_none=True))
+        recipe = entry.recipe(self.finetuning)
+        if recipe is None:
+            raise ConfigError(f"methods.{method} is {entry.kind} and is not trained")
+        return recipe

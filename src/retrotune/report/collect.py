@@ -38,7 +38,7 @@ class Result:
     family: str
     size: str
     instruct: bool
-    kind: str
+    trained: bool
     metric: str
     status: str
     problem: str | None

@@ -14,7 +14,7 @@ from retrotune.datasets.base import Passage
 from retrotune.errors import TrainingError
 from retrotune.files import sha256_text, write_json
 from retrotune.log import logger
-from retrotune.methods import attach, count_parameters, fingerprint, save_trained
+from retrotune.methods import attach, base_identity, count_parameters, method_of, save_trained
 from retrotune.models.loading import input_digests, load_model, load_tokenizer
 from retrotune.preparing.examples import load_examples
 from retrotune.retrieval.neighbors import load_neighbors
@@ -60,7 +60,7 @@ def finetune_cell(
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     bfloat16 = params.base.precision == "bfloat16"
-    halved = bfloat16 and params.method.kind != "full"
+    halved = bfloat16 and not method_of(params.method).float32
     tokenizer = load_tokenizer(model_dir)
     dtype = torch.bfloat16 if halved else torch.float32
     base = load_model(
@@ -75,7 +75,7 @@ def finetune_cell(
     trainable, total = count_parameters(model)
     base_model = None
     if processes.sharded:
-        base_model = fingerprint(model, weights=params.method.kind != "full") if processes.leads else None
+        base_model = base_identity(model) if processes.leads else None
         shard(model, device)
 
     encoder, collator = cell_batching(params.prompting, cell.model, base.config, tokenizer)
