@@ -366,8 +366,6 @@ def _all(base: type[StageParams]) -> list[type[StageParams]]:
     return [found for child in base.__subclasses__() for found in (child, *_all(child))]
 
 
-STAGES: Mapping[str, type[StageParams]] = {
-    cls.stage: cls for cls in _all(StageParams) if "stage" in vars(cls)
-}
+STAGES: Mapping[str, type[StageParams]] = {cls.stage: cls for cls in _all(StageParams) if "stage" in vars(cls)}
 VERSIONS = {name: cls.version for name, cls in STAGES.items()}
 """The number of each stage's code, as results record them."""

@@ -76,9 +76,7 @@ def _read_qasper(file: Path, split: str, bad: BadRecords) -> Iterator[Record]:
                     answers, types = [text for text, _ in pairs], tuple(type_ for _, type_ in pairs)
                     question_id, question = need(qa, "question_id", str), need(qa, "question", str)
                     evidence = evidence_paragraphs(qa)
-                    example = make_example(
-                        question_id, question, answers, paper_id, evidence=evidence, types=types
-                    )
+                    example = make_example(question_id, question, answers, paper_id, evidence=evidence, types=types)
                     placed.append((place, example))
             yield Record(tuple(placed), document)
 

@@ -137,7 +137,11 @@ def _scored(predictions: str | Path, references: Mapping[str, Reference], metric
             raise ResultError(f"{place}: question {question_id!r} has no prediction; {remedy}")
         reference = references[question_id]
         rows.append(
-            {"question_id": question_id, "doc_id": reference.doc_id, "scores": _scores(record, reference, metric, place)}
+            {
+                "question_id": question_id,
+                "doc_id": reference.doc_id,
+                "scores": _scores(record, reference, metric, place),
+            }
         )
         seen.add(question_id)
     if not rows:
