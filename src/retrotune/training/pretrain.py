@@ -9,9 +9,9 @@ from retrotune.config import CorpusEntry, Family, Passages, PretrainingEntry, Sa
 from retrotune.models import RetroForCausalLM
 from retrotune.models.loading import without_storage
 from retrotune.models.sizes import build_config
+from retrotune.prompting.assemble import special_ids
 from retrotune.stages import STAGE_VERSIONS
 from retrotune.training.base import TrainingText, check_length, train_base_model
-from retrotune.training.batches import special_ids
 from retrotune.training.distributed import join
 from retrotune.training.tokenizer import wrap_tokenizer
 
