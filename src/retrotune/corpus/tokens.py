@@ -58,13 +58,18 @@ class TextTokenizer:
             return found
         ids, offsets = list[int](), list[tuple[int, int]]()
         for number, (start, end) in zip(*found, strict=True):
-            content = self.special.get(number, "")
-            # what is unknown has its token, which is special in name only
-            is_text = len(content) < 2 or (number == self.unknown and text[start:end].strip() != content)
-            letters = [number] if is_text else [piece for letter in content for piece in self._letter(letter)]
+            content = self.special.get(number)
+            letters = [number]
+            # unknown characters, and bytes of characters, may have tokens that are special in name only
+            if content is not None and len(content) > 1 and content in (text[start:end], self._normal(text[start:end])):
+                letters = [piece for letter in content for piece in self._letter(letter)]
             ids += letters
             offsets += [(start, end)] * len(letters)
         return Encoded(ids, offsets)
+
+    def _normal(self, text: str) -> str:
+        normalizer = self.tokenizer.normalizer
+        return (normalizer.normalize_str(text) if normalizer else text).replace("▁", " ").strip()
 
     def _letter(self, letter: str) -> list[int]:
         whole = self.tokenizer.token_to_id(letter)
