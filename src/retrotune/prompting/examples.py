@@ -89,6 +89,11 @@ class ExampleEncoder:
         """What makes ids of texts."""
         return Assembler(self.tokenizer)
 
+    @cached_property
+    def _separator_ids(self) -> list[int]:
+        """What ends a context that was cut."""
+        return self.assembler.go_on(["\n\n"])[0].ids
+
     def encode(self, example: Example, passages: Sequence[Passage], with_answer: bool) -> EncodedExample:
         """Encode one question. Contexts that do not fit are cut, the last first and each from its end.
 
@@ -105,8 +110,7 @@ class ExampleEncoder:
             ]
         )
         neighbor_pieces = self.assembler.begin([self.template.neighbor(passage) for passage in neighbors])
-        (separator,) = self.assembler.go_on(["\n\n"])
-        separator_ids = separator.ids
+        separator_ids = self._separator_ids
         _, eos_id = special_ids(self.tokenizer)
         head_ids = self.assembler.bos + head_ids
         whole_answer_ids = [*answer_ids, eos_id] if with_answer else []
