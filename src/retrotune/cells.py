@@ -27,7 +27,8 @@ class Cell:
     @classmethod
     def of(cls, wildcards: Any) -> "Cell":
         """The cell that a rule's wildcards name."""
-        return cls(*(getattr(wildcards, name) for name in COORDINATES[:-1]), int(wildcards.seed))
+        names = {name: str(getattr(wildcards, name)) for name in COORDINATES[:-1]}
+        return cls(**names, seed=int(wildcards.seed))
 
     @property
     def name(self) -> str:

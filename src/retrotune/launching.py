@@ -31,9 +31,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, validate_call
+from pydantic import validate_call
 
 from retrotune import interruption
+from retrotune.entries import Entry
 from retrotune.errors import Interrupted, RetrotuneError, TrainingError
 from retrotune.files import read_json, write_json, write_text
 from retrotune.log import logger, refusal, setup_logging
@@ -103,7 +104,7 @@ def run_stage(stage: str, launch: Launch, work_dir: str | Path, threads: int, **
 
 def plain(value: Any) -> Any:
     """A stage's argument as JSON has it; pydantic makes what the function wants of it again."""
-    if isinstance(value, BaseModel):
+    if isinstance(value, Entry):
         return value.given()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return dataclasses.asdict(value)

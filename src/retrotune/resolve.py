@@ -92,7 +92,7 @@ def _world(config: Config, wildcards: Wildcards) -> StageParams:
 @_resolver("download_source")
 def _download(config: Config, wildcards: Wildcards) -> StageParams:
     """Files go where the entry that reads them looks for them."""
-    entries = [*config.datasets.values(), *config.corpora.values()]
+    entries: list[DatasetEntry | CorpusEntry] = [*config.datasets.values(), *config.corpora.values()]
     path = Path(next(entry.path for entry in entries if entry.download == wildcards["download"]))
     folder = Path(config.raw) / (path.parent if "." in path.name else path)
     return DownloadSourceParams(source=wildcards["download"], folder=str(folder))
@@ -294,7 +294,7 @@ def _prompting(config: Config, wildcards: Wildcards) -> Prompting:
     retrieval, method = config.retrievals[wildcards["retrieval"]], config.methods[wildcards["method"]]
     return Prompting(
         family=model.family,
-        template=dataset.record.template(dataset.prompt or ("instruct" if model.instruct else "base")),
+        template=dataset.record.prompt_of(dataset.prompt or ("instruct" if model.instruct else "base")),
         layout=retrieval.passages(model.family),
         max_length=config.max_length,
         max_new_tokens=dataset.max_new_tokens or dataset.record.max_new_tokens,

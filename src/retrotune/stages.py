@@ -117,7 +117,7 @@ class ChunkParams(StageParams):
     """How documents are cut into passages."""
 
     stage = "chunk_documents"
-    version = 1
+    version = 2
 
     passage_words: PositiveInt | None = None
     passage_tokens: PositiveInt | None = None
@@ -184,7 +184,7 @@ class CacheTextNeighborsParams(Searching):
     """The search for text that base models learn from; `source` is the corpus of the passages."""
 
     stage = "cache_pretraining_neighbors"
-    version = 2
+    version = 3
 
     top_k: Count
     source: str
@@ -216,7 +216,7 @@ class PretrainParams(_TrainBaseParams):
     """A model that is trained from scratch; `size` is one of the paper's or a shape."""
 
     stage = "pretrain_model"
-    version = 1
+    version = 2
 
     size: str | SizeEntry
     recipe: Recipe
@@ -226,7 +226,7 @@ class RetrofitParams(_TrainBaseParams):
     """A model that is trained from the GPT called `source`."""
 
     stage = "retrofit_model"
-    version = 1
+    version = 2
 
     source: str
     recipe: RetrofittingRecipe

@@ -207,8 +207,8 @@ def test_prompts():
     )
     quality = get_spec("quality")
     example = Example("q", "Which?", ("b",), "d", ("a", "b"))
-    assert "(A) a" in quality.question_piece(example, "base")
-    assert "(B) b" in quality.question_piece(example, "base")
+    assert "(A) a" in quality.prompt_of("base").question_piece(example)
+    assert "(B) b" in quality.prompt_of("base").question_piece(example)
     assert quality.target(example) == " b"
 
 
@@ -222,7 +222,7 @@ def test_prompts():
     ],
 )
 def test_answers_end_where_the_authors_cut(reader, text, expected):
-    assert get_spec(reader).postprocess(text, "base") == expected
+    assert get_spec(reader).prompt_of("base").postprocess(text) == expected
 
 
 @pytest.mark.parametrize("reader", READERS)

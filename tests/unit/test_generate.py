@@ -201,11 +201,11 @@ def test_predictions_do_not_depend_on_the_batch(
 def test_what_a_line_records(study: Study) -> None:
     records = study.predict(study.cell())
     assert [record["question_id"] for record in records] == [example.question_id for example in EXAMPLES]
-    spec = SPECS["nq"]
+    template = SPECS["nq"].prompt_of("base")
     for number, record in enumerate(records):
         assert record["context_ids"] == [f"p{number}.0", f"p{number}.1"]
         assert record["neighbor_ids"] == []
-        assert record["prediction"] == spec.postprocess(record["text"], "base")
+        assert record["prediction"] == template.postprocess(record["text"])
         assert record["scores"] == score_prediction(record["prediction"], record["answers"])
         assert record["answers"] == ["Tamo", f"answer {number}"]
     assert len({record["prompt_hash"] for record in records}) == 4  # prompts repeat, passages' ids are not part of them
@@ -336,7 +336,7 @@ class Settling(generate._Generator):
     """The rule of settled answers without a model."""
 
     def __init__(self, reader: str, variant: str) -> None:
-        self.postprocess = lambda text: SPECS[reader].postprocess(text, variant)
+        self.postprocess = SPECS[reader].prompt_of(variant).postprocess
 
 
 @pytest.mark.parametrize(

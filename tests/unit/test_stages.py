@@ -8,14 +8,16 @@ import hashlib
 import json
 
 from dataset_cases import WRITERS
+from tokenizer_cases import make
 
-from retrotune.config import CorpusEntry, DatasetEntry, RetrieverEntry, World
+from retrotune.config import CorpusEntry, DatasetEntry, Passages, RetrieverEntry, World
 from retrotune.datasets import get_spec
 from retrotune.datasets.base import Example, Passage
 from retrotune.files import read_parquet, sha256_text, write_parquet
 from retrotune.preparing.chunking import chunk_corpus, chunk_documents
 from retrotune.preparing.examples import prepare_examples, write_examples
 from retrotune.preparing.world import write_world
+from retrotune.prompting.examples import ExampleEncoder
 from retrotune.retrieval.neighbors import cache_neighbors
 from retrotune.retrieval.pretraining import cache_pretraining_neighbors, load_pretraining_neighbors
 from retrotune.stages import STAGE_VERSIONS
@@ -24,12 +26,12 @@ from retrotune.training.tokenizer import train_tokenizer
 REMINDER = "the output of {} changed: raise its number in stages.py and put the new digest here"
 GOLDEN = {
     ("write_world", 1): "e475699dfa2bf64f55102fda3792212f4e49e97fa1f96ddeb0ed3a632a03bc10",
-    ("chunk_corpus", 1): "4b53f73ac024d6c82e6807dafec0678d2431dbbbb9dfca4ff3f156f2287e4742",
+    ("chunk_corpus", 2): "4b53f73ac024d6c82e6807dafec0678d2431dbbbb9dfca4ff3f156f2287e4742",
     ("prepare_examples", 2): "352207749c6337f0f55ba682b66e6e5b4de81100e6acd6756477c8fdaddb3adf",
     ("train_tokenizer", 1): "8ed153a77c051e954ddff32f1e891e2bf97910f60067d8f393405a01b2e1f994",
     ("cache_neighbors", 1): "fd5bff19019757912827f15b497e273da2c16e7e3ea39c44b007d798e1e3726c",
-    ("cache_pretraining_neighbors", 2): "064c8fccc81bcdf9a85dc5c1df5153a46b86180270503a65540de9b5341456f5",
-    ("predict_cell", 4): "6578b643ae19724cb078534106a8c6dce6c3ce4364b3508e3305b59670242e14",
+    ("cache_pretraining_neighbors", 3): "064c8fccc81bcdf9a85dc5c1df5153a46b86180270503a65540de9b5341456f5",
+    ("predict_cell", 5): "6578b643ae19724cb078534106a8c6dce6c3ce4364b3508e3305b59670242e14",
 }
 
 
@@ -106,15 +108,31 @@ def test_pretraining_neighbors(tmp_path):
     check("cache_pretraining_neighbors", sha256_text(json.dumps(records)))
 
 
+READERS = ("nq", "triviaqa", "narrativeqa", "qasper", "quality", "qmsum")
+
+
 def test_prompts():
+    """What the encoder of training and prediction makes, as text: byte-level tokens hold every character."""
+    tokenizer = make("gpt2")
     example = Example("q1", "who ran home", ("Mr. Fox",), "a", ("the cat", "the fox"))
     passages = [Passage("p1", "T", "Mr. Fox ran home.", 1.0)]
-    prompts = [
-        get_spec(name).prompt(example, passages, variant) + get_spec(name).target(example)
-        for name in ("nq", "triviaqa", "narrativeqa", "qasper", "quality", "qmsum")
-        for variant in ("base", "instruct")
-    ]
+
+    def seen(name, variant, num_contexts):
+        layout, template = Passages(num_contexts=num_contexts), get_spec(name).prompt_of(variant)
+        encoder = ExampleEncoder(tokenizer, template, layout, max_length=1024, max_new_tokens=32)
+        learned, asked = (encoder.encode(example, passages, with_answer=answer) for answer in (True, False))
+        assert learned.prompt_ids == asked.prompt_ids
+        assert learned.answer_ids[-1] == tokenizer.eos_token_id
+        return tokenizer.decode(learned.prompt_ids + learned.answer_ids[:-1])
+
+    pairs = [(name, variant) for name in READERS for variant in ("base", "instruct")]
+    prompts = [seen(*pair, 1) for pair in pairs]
     check("predict_cell", sha256_text("\n".join(prompts)))
+    context = "title: T, source: Mr. Fox ran home.\n\n"
+    assert all(prompt.count(context) == 1 for prompt in prompts)
+    assert [seen(*pair, 0) for pair in pairs] == [prompt.replace(context, "") for prompt in prompts]
+    for (name, variant), prompt in zip(pairs, prompts, strict=True):
+        assert prompt == get_spec(name).prompt(example, passages, variant) + get_spec(name).target(example, variant)
 
 
 def _records(file):

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from retrotune.config import CorpusEntry, Passages
 from retrotune.datasets import Example, Passage, get_spec
 from retrotune.errors import DataError, RetrievalError, TrainingError
-from retrotune.training.batches import Collator, EncodedExample, ExampleEncoder, pad_neighbors
+from retrotune.prompting.examples import EncodedExample, ExampleEncoder
+from retrotune.prompting.padding import Collator, pad_neighbors
 from retrotune.training.tokenizer import train_tokenizer, wrap_tokenizer
 
 TEXT = "title: Kelo, source: The mayor of Kelo is Dana.\n\nQuestion: Who is the mayor? Answer: The answer is Dana.\n"
@@ -34,7 +35,7 @@ def tokenizer(tmp_path_factory):
 @pytest.fixture
 def encoder(tokenizer):
     layout = Passages(num_contexts=2, num_neighbors=1)
-    return ExampleEncoder(tokenizer, get_spec("nq"), "base", layout, max_length=512, max_new_tokens=8)
+    return ExampleEncoder(tokenizer, get_spec("nq").prompt_of("base"), layout, max_length=512, max_new_tokens=8)
 
 
 def test_tokenizer_is_lossless_and_loads_with_auto_tokenizer(tokenizer, tmp_path):
@@ -70,7 +71,7 @@ def test_missing_neighbors_are_an_error_in_a_corpus_and_allowed_in_an_own_docume
     with pytest.raises(RetrievalError, match=r"needs 3 neighbors but the cache holds 2 .*'q1'.*top_k>=3"):
         encoder.encode(OPEN, PASSAGES[:2], with_answer=False)
     own = Example("q2", "Who", ("Dana",), doc_id="d")
-    encoded = replace(encoder, spec=get_spec("qasper")).encode(own, PASSAGES[:2], with_answer=False)
+    encoded = replace(encoder, open_domain=False).encode(own, PASSAGES[:2], with_answer=False)
     assert encoded.neighbor_ids == []
 
 

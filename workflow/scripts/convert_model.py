@@ -5,6 +5,4 @@ from retrotune.models.convert import convert_model
 from retrotune.stages import ConvertParams
 
 with stage_log(snakemake.log[0]):
-    convert_model(
-        ConvertParams.of(snakemake.params.uses), Path(snakemake.output[0]).parent, snakemake.params.packages
-    )
+    convert_model(ConvertParams.of(snakemake.params.uses), Path(snakemake.output[0]).parent, snakemake.params.packages)

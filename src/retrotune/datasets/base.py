@@ -4,13 +4,17 @@ One dataset is one file of this folder, which declares a `DatasetSpec` and reads
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from string import Formatter
+from typing import Any, Literal, Self
+
+from pydantic import model_validator
 
 from retrotune.corpus.records import BadRecordError, BadRecords, Document, check_unicode, find_file, squeeze
 from retrotune.demo.layouts import Demo
+from retrotune.entries import Entry
 from retrotune.errors import ConfigError, DataError
 
 VARIANTS = ("base", "instruct")
@@ -190,16 +194,73 @@ class Layout:
         raise DataError(f"{path}: no {purpose} questions; looked for {wanted}{rejected}{remedy}")
 
 
-@dataclass(frozen=True)
-class Template:
-    """One prompt variant: `system` once, `context` per passage, then `question`; the answer follows directly.
+class Template(Entry):
+    """A prompt: `system` once, `context` per passage, `question`; then comes the answer, which is learned as `target`.
 
-    Fields: {title} and {text} of a passage; {question} and {options} of an example.
+    Fields in braces: {title} and {text} of a passage; {question} and {options} of an example; {answer}. The rest says
+    where an answer ends in what a model writes (`postprocess`).
     """
 
-    question: str
-    context: str = "title: {title}, source: {text}\n\n"
     system: str = ""
+    context: str = "title: {title}, source: {text}\n\n"
+    question: str
+    target: str = " {answer}"
+    cut_at_period: bool = True
+    """A short answer ends at its first sentence, as the authors' post-processing has it."""
+    answer_ends: Literal["line", "blank_line"] = "line"
+    """Base models continue with further questions, so their answer ends with its line. Instructed ones may write lines,
+    so theirs ends at a blank line, and may begin with other words than "The answer is"."""
+
+    @model_validator(mode="after")
+    def _check_fields(self) -> Self:
+        for name, needed, others in (
+            ("context", "text", {"title"}),
+            ("question", "question", {"options"}),
+            ("target", "answer", set()),
+        ):
+            found = {field for _, field, _, _ in Formatter().parse(getattr(self, name)) if field is not None}
+            if needed not in found or found - {needed} - others:
+                known = " and ".join(f"{{{field}}}" for field in sorted({needed, *others}))
+                raise ValueError(f"{name}: {{{needed}}} must be in it; known are {known}")
+        return self
+
+    def context_piece(self, passage: Passage) -> str:
+        """One passage, with the blank line that separates it from what follows."""
+        return self.context.format(title=squeeze(passage.title), text=squeeze(passage.text))
+
+    def neighbor(self, passage: Passage) -> str:
+        """One passage as a text of its own, as the encoder of neighbors reads it."""
+        return self.context_piece(passage).strip()
+
+    def question_piece(self, example: Example) -> str:
+        """The question (and its lettered options) up to where the answer begins; never truncated."""
+        question = example.question if example.question.endswith(("?", ".", "!")) else f"{example.question}?"
+        options = " ".join(f"({letter}) {text}" for letter, text in zip(LETTERS, example.options, strict=False))
+        return self.question.format(question=question, options=options)
+
+    def target_piece(self, example: Example) -> str:
+        """The text to learn after the prompt: the first reference answer, by default after a blank."""
+        return self.target.format(answer=example.answers[0])
+
+    def prompt(self, example: Example, contexts: Sequence[Passage]) -> str:
+        """The whole prompt: system, contexts, question, in this order."""
+        return "".join([self.system, *map(self.context_piece, contexts), self.question_piece(example)])
+
+    def postprocess(self, text: str) -> str:
+        """The answer within generated text.
+
+        It ends as `answer_ends` says. Then, as the authors do: what follows "The answer is", up to the first period
+        (`cut_at_period`). Ours must be followed by white space or the end, so that "3.5" and "J.K." survive; "St.
+        Louis" is still cut, as by the authors.
+        """
+        instructed = self.answer_ends == "blank_line"
+        text = re.split(r"\n\s*\n" if instructed else r"\n", text.strip(), maxsplit=1)[0]
+        cue = r"^.*?\bthe answer is\b:?" if instructed else r"^the answer is\b:?"
+        text = re.sub(cue, "", squeeze(text), count=1, flags=re.IGNORECASE).strip()
+        text = re.sub(r"^answer:", "", text, flags=re.IGNORECASE).strip()
+        if self.cut_at_period:
+            text = re.split(r"\.(?:\s|$)", text, maxsplit=1)[0].strip()
+        return text
 
 
 # arXiv 2310.07713, table 10, as published; the prompt that instruction-tuned RETRO and GPT were trained with.
@@ -208,12 +269,16 @@ SYSTEM = (
     "detailed, and polite answers to the user's questions based on the context. The assistant should also indicate "
     "when the answer cannot be found in the context.\n\n"
 )
-BASE = Template("Question: {question} Answer: The answer is")
+BASE = Template(question="Question: {question} Answer: The answer is")
 INSTRUCT_SHORT = Template(
-    "User: Answer the following question with a short span. {question}\n\nAssistant: The answer is", system=SYSTEM
+    system=SYSTEM,
+    question="User: Answer the following question with a short span. {question}\n\nAssistant: The answer is",
+    answer_ends="blank_line",
 )
 INSTRUCT_LONG = Template(
-    "User: Please give a full and complete answer for the question. {question}\n\nAssistant:", system=SYSTEM
+    system=SYSTEM,
+    question="User: Please give a full and complete answer for the question. {question}\n\nAssistant:",
+    answer_ends="blank_line",
 )
 
 
@@ -221,10 +286,10 @@ INSTRUCT_LONG = Template(
 class DatasetSpec:
     """Everything that the other rooms need to know of a dataset.
 
-    `version` is raised whenever splits or answers change such that scores do. `metric` is the primary metric. `gold`:
-    a passage can hold an answer, which is not so of summaries. `demo` is the dataset's part of the
-    demo world; None: it has none.
-    `cut_at_period`: a short answer ends at its first sentence, as the authors' post-processing has it.
+    `version` is raised whenever splits or answers change such that scores do. `metric` is the primary metric.
+    `templates` are its prompt variants: `base` for models that continue text, `instruct` for those that follow orders.
+    `gold`: a passage can hold an answer, which is not so of summaries. `demo` is the dataset's part of the demo world;
+    None: it has none.
     """
 
     name: str
@@ -235,7 +300,6 @@ class DatasetSpec:
     max_new_tokens: int
     layouts: dict[str, Layout]
     templates: dict[str, Template]
-    cut_at_period: bool = True
     gold: bool = True
     demo: Demo | None = None
 
@@ -249,47 +313,16 @@ class DatasetSpec:
         """Name of the official source of a layout's files."""
         return self.name if layout == "official" else f"{self.name}-{layout}"
 
-    def _template(self, variant: str) -> Template:
+    def prompt_of(self, variant: str) -> Template:
+        """The prompt of a variant; `ConfigError` if the dataset has no such variant."""
         if variant not in self.templates:
             raise ConfigError(f"prompt variant {variant!r}: known are {', '.join(self.templates)}")
         return self.templates[variant]
 
-    def system_piece(self, variant: str) -> str:
-        """What stands before the contexts; empty for base models."""
-        return self._template(variant).system
+    def prompt(self, example: Example, contexts: Sequence[Passage], variant: str) -> str:
+        """The whole prompt as text, in a variant."""
+        return self.prompt_of(variant).prompt(example, contexts)
 
-    def context_piece(self, passage: Passage, variant: str) -> str:
-        """One passage, with the blank line that separates it from what follows."""
-        return self._template(variant).context.format(title=squeeze(passage.title), text=squeeze(passage.text))
-
-    def question_piece(self, example: Example, variant: str) -> str:
-        """The question (and its lettered options) up to where the answer begins; never truncated."""
-        question = example.question if example.question.endswith(("?", ".", "!")) else f"{example.question}?"
-        options = " ".join(f"({letter}) {text}" for letter, text in zip(LETTERS, example.options, strict=False))
-        return self._template(variant).question.format(question=question, options=options)
-
-    def prompt(self, example: Example, contexts: list[Passage], variant: str) -> str:
-        """The whole prompt: system piece, context pieces, question piece, in this order."""
-        pieces = [self.context_piece(passage, variant) for passage in contexts]
-        return "".join([self.system_piece(variant), *pieces, self.question_piece(example, variant)])
-
-    def target(self, example: Example) -> str:
-        """The text to learn after the prompt: one space and the first reference answer."""
-        return f" {example.answers[0]}"
-
-    def postprocess(self, text: str, variant: str) -> str:
-        """The answer within generated text.
-
-        Base models continue with further questions, so their answer ends with its line; instructed ones may write
-        lines, so theirs ends at a blank line. Then, as the authors do: what follows "The answer is", up to the first
-        period (`cut_at_period`). Ours must be followed by white space or the end, so that "3.5" and "J.K." survive;
-        "St. Louis" is still cut, as by the authors.
-        """
-        text = text.strip()
-        text = re.split(r"\n\s*\n" if variant == "instruct" else r"\n", text, maxsplit=1)[0]
-        cue = r"^.*?\bthe answer is\b:?" if variant == "instruct" else r"^the answer is\b:?"
-        text = re.sub(cue, "", squeeze(text), count=1, flags=re.IGNORECASE).strip()
-        text = re.sub(r"^answer:", "", text, flags=re.IGNORECASE).strip()
-        if self.cut_at_period:
-            text = re.split(r"\.(?:\s|$)", text, maxsplit=1)[0].strip()
-        return text
+    def target(self, example: Example, variant: str = "base") -> str:
+        """The text to learn after the prompt, in a variant."""
+        return self.prompt_of(variant).target_piece(example)

@@ -132,8 +132,10 @@ SPEC = DatasetSpec(
         ),
         "scrolls": scrolls_layout("qmsum"),
     },
-    templates={"base": BASE, "instruct": INSTRUCT_LONG},
-    cut_at_period=False,
+    templates={
+        name: template.model_copy(update={"cut_at_period": False})  # summaries are sentences
+        for name, template in (("base", BASE), ("instruct", INSTRUCT_LONG))
+    },
     gold=False,  # answers are summaries
     demo=Demo(COLLEAGUE, ("train", "test", "dev"), write_demo),
 )

@@ -122,9 +122,14 @@ SPEC = DatasetSpec(
         "scrolls": scrolls_layout("quality", multiple_choice=True),
     },
     templates={
-        "base": Template(f"Question: {_CHOOSE} Answer: The answer is"),
-        "instruct": Template(f"User: {_CHOOSE}\n\nAssistant: The answer is", system=SYSTEM),
+        # options are sentences, sometimes several
+        "base": Template(question=f"Question: {_CHOOSE} Answer: The answer is", cut_at_period=False),
+        "instruct": Template(
+            system=SYSTEM,
+            question=f"User: {_CHOOSE}\n\nAssistant: The answer is",
+            cut_at_period=False,
+            answer_ends="blank_line",
+        ),
     },
-    cut_at_period=False,  # options are sentences, sometimes several
     demo=Demo(SHIP, ("train", "test"), write_demo),
 )

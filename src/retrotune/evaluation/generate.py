@@ -32,15 +32,17 @@ from retrotune.models.loading import (
     reads_neighbors,
 )
 from retrotune.preparing.examples import load_examples
+from retrotune.prompting.assemble import special_ids
+from retrotune.prompting.examples import EncodedExample, select_passages
 from retrotune.retrieval.neighbors import load_neighbors
 from retrotune.stages import PredictParams
-from retrotune.training.batches import EncodedExample, cell_batching, select_passages, special_ids
+from retrotune.training.batches import cell_batching
 from retrotune.training.loop import peak_memory_bytes
 
 ANSWERS = "partial.jsonl"
 """In a cell's work folder: answers of a prediction that was interrupted."""
 _PROBES = ("x", " y", "\n\nz", " the answer is w")
-"""Continuations that between them reach every rule of `DatasetSpec.postprocess`."""
+"""Continuations that between them reach every rule of `Template.postprocess`."""
 
 
 def predict_cell(
@@ -60,8 +62,8 @@ def predict_cell(
     Lines come in the order of `examples` and say what the model said, not how good it is. `adapter_dir` is None for
     zeroshot, `neighbors` for a cell without retrieval. Finished batches are kept in `work_dir` until all questions are
     answered, and used again if neither what the stage uses, the weights nor the questions' prompts have changed; a
-    signal stops between two batches (`Interrupted`). `threads` are torch's on a CPU (None: as set outside). A model that one GPU cannot hold is spread over all that are in sight.
-    Raises `DataError` if there are no questions.
+    signal stops between two batches (`Interrupted`). `threads` are torch's on a CPU (None: as set outside). A model
+    that one GPU cannot hold is spread over all that are in sight. Raises `DataError` if there are no questions.
     """
     if threads is not None:
         torch.set_num_threads(threads)
@@ -82,7 +84,7 @@ def predict_cell(
 
     encoder, collator = cell_batching(params.prompting, cell.model, model.config, tokenizer)
     encoded = encoder.encode_all(questions, passages, with_answer=False)
-    hashes = [sha256_text(json.dumps([item.prompt_ids, item.neighbor_ids])) for item in encoded]
+    hashes = [item.prompt_hash for item in encoded]
     store = _Partial(Path(work_dir) / ANSWERS, _identity(params, model_dir, adapter_dir))
     done = store.read({q.question_id: prompt for q, prompt in zip(questions, hashes, strict=True)})
     # A batch is answered whole, as in a run that was not interrupted: rounding depends on a batch's shape.
@@ -94,9 +96,7 @@ def predict_cell(
     if done:
         logger.info("%s: %d of %d answers from an interrupted run", cell.name, len(done), len(questions))
 
-    def postprocess(text: str) -> str:
-        return encoder.spec.postprocess(text, encoder.variant)
-
+    postprocess = encoder.template.postprocess
     answer = _Generator(model, tokenizer, encoder.max_new_tokens, postprocess)
     with interruption.deferred():
         for batch in progress(batches, "questions answered", sum(map(len, batches)), size=len):

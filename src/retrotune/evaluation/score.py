@@ -136,13 +136,8 @@ def _scored(predictions: str | Path, references: Mapping[str, Reference], metric
         if not isinstance(record.get("prediction"), str):
             raise ResultError(f"{place}: question {question_id!r} has no prediction; {remedy}")
         reference = references[question_id]
-        rows.append(
-            {
-                "question_id": question_id,
-                "doc_id": reference.doc_id,
-                "scores": _scores(record, reference, metric, place),
-            }
-        )
+        scores = _scores(record, reference, metric, place)
+        rows.append({"question_id": question_id, "doc_id": reference.doc_id, "scores": scores})
         seen.add(question_id)
     if not rows:
         raise ResultError(f"{predictions}: holds no prediction; {remedy}")

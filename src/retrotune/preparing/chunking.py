@@ -173,8 +173,8 @@ def chunk_corpus(
     """Write a corpus' passages as parquet (passage_id, doc_id, title, text) and a `.manifest.json` beside it.
 
     Text documents are cut into words, or tokens of `tokenizer_json`; DPR passages come as they are, unless their
-    articles are cut into tokens. Streamed: memory holds one row group. Raises `DataError` for unreadable files and for a corpus
-    without passages.
+    articles are cut into tokens. Streamed: memory holds one row group. Raises `DataError` for unreadable files and for
+    a corpus without passages.
     """
     entry, cut = params.corpus, _cut(params, tokenizer_json)
     bad = BadRecords(entry.skip_bad_records)

@@ -16,18 +16,26 @@ from retrotune.stages import PrepareParams
 
 
 def raw_files(entry: DatasetEntry, root: str | Path, split: str) -> list[Path]:
-    """Files and folders below `root` that preparing a split of `entry` would read, as far as they are there.
+    """Files and folders below `root` that preparing a split reads, as far as they are there.
 
-    The files of all that could serve as the test split, as which one does is known only after reading, for training the
-    training file, and what belongs beside them. If there are none, the entry's own path, for the caller to report.
-    Reads no file.
+    For training they are those of the test split too. If there are none, the entry's own path, for the caller to
+    report. Reads no file.
+    """
+    splits = ("test",) if split == "test" or entry.max_train == 0 else ("train", "test")
+    files = [file for name in splits for file in split_files(entry, root, name)]
+    return list(dict.fromkeys(files)) or [Path(root) / entry.path]
+
+
+def split_files(entry: DatasetEntry, root: str | Path, split: str) -> list[Path]:
+    """Files and folders with a split's questions and documents; of all files that could serve as the test split.
+
+    Which one does is known only after reading.
     """
     layout = entry.record.layout(entry.layout)
-    path = Path(root) / entry.path
-    splits = layout.test if split == "test" or entry.max_train == 0 else (layout.train, *layout.test)
-    files = [file for file in (layout.find(path, split) for split in splits) if file is not None]
+    names = layout.test if split == "test" else (layout.train,)
+    files = [file for name in names if (file := layout.find(Path(root) / entry.path, name)) is not None]
     companions = [file.parent / name for file in files for name in layout.companions]
-    return list(dict.fromkeys([*files, *(file for file in companions if file.exists())])) or [path]
+    return [*files, *(file for file in companions if file.exists())]
 
 
 class _Held:
@@ -223,8 +231,8 @@ def with_references(examples: Sequence[Example], path: str | Path) -> list[Examp
     missing = [example.question_id for example in examples if example.question_id not in references]
     if missing:
         raise DataError(
-            f"{path}: no references for {len(missing)} of {len(examples)} questions, first {missing[0]!r}; delete it and "
-            "run again to rebuild it"
+            f"{path}: no references for {len(missing)} of {len(examples)} questions, first {missing[0]!r}; delete it "
+            "and run again to rebuild it"
         )
     return [
         dataclasses.replace(example, answers=found.answers, types=found.types, evidence=found.evidence)

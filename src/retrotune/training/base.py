@@ -21,8 +21,8 @@ from retrotune.models import RetroForCausalLM
 from retrotune.models.retro.retrofit import new_modules
 from retrotune.models.sizes import departures
 from retrotune.preparing.documents import count_bad
+from retrotune.prompting.assemble import special_ids
 from retrotune.retrieval.pretraining import corpus_documents, load_pretraining_neighbors
-from retrotune.training.batches import special_ids
 from retrotune.training.distributed import ALONE, Processes, check_shares
 from retrotune.training.loop import run_training
 from retrotune.training.optimizers import adamw, muon

@@ -8,9 +8,9 @@ from retrotune.config import Passages, SaveEvery
 from retrotune.models import RetroForCausalLM
 from retrotune.models.loading import without_storage
 from retrotune.models.sizes import build_config
+from retrotune.prompting.assemble import special_ids
 from retrotune.stages import PretrainParams
 from retrotune.training.base import TrainingText, check_length, train_base_model
-from retrotune.training.batches import special_ids
 from retrotune.training.distributed import join
 from retrotune.training.tokenizer import wrap_tokenizer
 
@@ -28,10 +28,10 @@ def pretrain_model(
 ) -> None:
     """Train a model of a family and size and write it to `out_dir`: weights, tokenizer, log, `manifest.json` last.
 
-    `neighbors` is the cache of `cache_pretraining_neighbors` (None: no passages). An interrupted run goes on from its last checkpoint in `work_dir`; `save_every` says when there is one (None: its
-    defaults). Several processes that torchrun has started train together, with their weights `sharded` or not.
-    Raises `TrainingError` if a sequence does not fit the model's window, or does not consist of whole chunks in `chunk`
-    mode.
+    `neighbors` is the cache of `cache_pretraining_neighbors` (None: no passages). An interrupted run goes on from its
+    last checkpoint in `work_dir`; `save_every` says when there is one (None: its defaults). Several processes that
+    torchrun has started train together, with their weights `sharded` or not. Raises `TrainingError` if a sequence does
+    not fit the model's window, or does not consist of whole chunks in `chunk` mode.
     """
     if threads is not None:
         torch.set_num_threads(threads)

@@ -10,33 +10,32 @@ Shape letters: B batch, T tokens, L chunks, C chunk length, K neighbors, R retri
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 
 import torch
 
 from retrotune.config import Emphasis, Passages
-from retrotune.corpus.records import squeeze
+from retrotune.corpus.records import Document
+from retrotune.corpus.tokens import Encoded
 from retrotune.datasets.base import BASE, Passage
-from retrotune.preparing.documents import Document
+from retrotune.prompting.assemble import Assembler, special_ids
+from retrotune.prompting.padding import pad_neighbors, round_up
 from retrotune.retrieval.pretraining import batches
-from retrotune.training.batches import pad_neighbors, round_up, special_ids
 from retrotune.training.planned import Batch
 
 TOKENIZED_AT_ONCE = 1000
+GAP = "\n\n"
+"""What stands after each context."""
 Neighbors = Mapping[tuple[str, int], Sequence[str]]
 """(document id, chunk number) -> passages as text, best first; chunk 0 stands for the whole document."""
 
 
 def passage_texts(neighbors: Mapping[tuple[str, int], Sequence[Passage]]) -> dict[tuple[str, int], list[str]]:
     """Passages as base prompts show them, without the blank line after each."""
-
-    def text(passage: Passage) -> str:
-        return BASE.context.format(title=squeeze(passage.title), text=squeeze(passage.text)).strip()
-
-    return {key: [text(passage) for passage in ranked] for key, ranked in neighbors.items()}
+    return {key: [BASE.neighbor(passage) for passage in ranked] for key, ranked in neighbors.items()}
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,8 @@ class TokenSequence:
     """A training sequence, contexts apart, without padding at its ends.
 
     `mask` is 0 on padding between documents. `answers` are positions in `ids` where an answer begins. `neighbors` holds
-    ranked token lists per chunk, or a single set for all chunks.
+    ranked token lists per chunk, or a single set for all chunks. `bare` is the same text as it is without its contexts
+    (None: the same tokens), which differs where a tokenizer puts a blank before each text.
     """
 
     ids: list[int]
@@ -53,11 +53,18 @@ class TokenSequence:
     context_ids: list[int] = field(default_factory=list)
     neighbors: list[list[list[int]]] = field(default_factory=list)
     answers: list[int] = field(default_factory=list)
+    bare: "TokenSequence | None" = field(default=None, repr=False)  # follows from the same text: no part of the digest
 
     @property
     def length(self) -> int:
         """Tokens, contexts included."""
         return len(self.context_ids) + len(self.ids)
+
+    def part(self, first: int, length: int) -> "TokenSequence":
+        """At most `length` of its tokens from `first` on, without contexts and neighbors."""
+        chosen = slice(first, first + length)
+        answers = [position - first for position in self.answers if first <= position < first + length]
+        return TokenSequence(self.ids[chosen], self.mask[chosen], self.weights[chosen], answers=answers)
 
 
 def digest(sequences: Iterable[TokenSequence]) -> str:
@@ -112,23 +119,29 @@ class SequenceMaker:
         Contexts that do not fit are cut from the end of the last one.
         """
         made = []
-        passage_ids = self._passages(neighbors)
-        for document, ids, weights, answers in self._tokens(documents):
-            passages = neighbors.get((document.doc_id, 0), ())
-            contexts = [passage_ids[text] for text in passages[: self.layout.num_contexts]]
+        passages = self._passages(neighbors)
+
+        def ranked(document: Document) -> Sequence[str]:
+            return neighbors.get((document.doc_id, 0), ())
+
+        def contexts(document: Document) -> list[int]:
+            texts = ranked(document)[: self.layout.num_contexts]
+            return [token for place, text in enumerate(texts) for token in passages[text].context(first=place == 0)]
+
+        for document, begun, following in self._tokens(documents, lambda document: bool(contexts(document))):
             start = 0 if self.layout.reuse_contexts else self.layout.num_contexts
-            ranked = [passage_ids[text][0] for text in passages[start : start + self.layout.num_neighbors]]
-            for first in range(0, len(ids), self.sequence_length):
-                last = min(first + self.sequence_length, len(ids))
-                room = self.sequence_length - (last - first)
+            texts = ranked(document)[start : start + self.layout.num_neighbors]
+            fits = len(following.ids) < self.sequence_length  # else there is no room for a context before its beginning
+            whole = following if fits else begun
+            for first in range(0, len(whole.ids), self.sequence_length):
+                part = whole.part(first, self.sequence_length)
+                differs = fits and begun.ids != following.ids
                 made.append(
-                    TokenSequence(
-                        ids[first:last],
-                        [1] * (last - first),
-                        weights[first:last],
-                        context_ids=[token for body, gap in contexts for token in body + gap][:room],
-                        neighbors=[[neighbor[: self.retrieved_length] for neighbor in ranked]],
-                        answers=[position - first for position in answers if first <= position < last],
+                    replace(
+                        part,
+                        context_ids=contexts(document)[: self.sequence_length - len(part.ids)],
+                        neighbors=[[passages[text].ids[: self.retrieved_length] for text in texts]],
+                        bare=begun.part(0, self.sequence_length) if differs else None,
                     )
                 )
         return made
@@ -139,46 +152,75 @@ class SequenceMaker:
         A document and its eos fill chunks of their own; what the last one lacks is masked padding without weight.
         """
         pad_id, _ = special_ids(self.tokenizer)
-        passage_ids = self._passages(neighbors)
+        passages = self._passages(neighbors)
         wanted = self.sequence_length // self.chunk_length
         made: list[TokenSequence] = []
         current = TokenSequence([], [], [])
-        for document, ids, weights, _ in self._tokens(documents):
-            for number, first in enumerate(range(0, len(ids), self.chunk_length)):
-                piece = ids[first : first + self.chunk_length]
-                padding = self.chunk_length - len(piece)
-                current.ids.extend(piece + [pad_id] * padding)
-                current.mask.extend([1] * len(piece) + [0] * padding)
-                current.weights.extend(weights[first : first + self.chunk_length] + [0.0] * padding)
+        for document, whole, _ in self._tokens(documents):
+            for number, first in enumerate(range(0, len(whole.ids), self.chunk_length)):
+                piece = whole.part(first, self.chunk_length)
+                padding = self.chunk_length - len(piece.ids)
+                current.ids.extend(piece.ids + [pad_id] * padding)
+                current.mask.extend(piece.mask + [0] * padding)
+                current.weights.extend(piece.weights + [0.0] * padding)
                 ranked = neighbors.get((document.doc_id, number), ())[: self.layout.num_neighbors]
-                current.neighbors.append([passage_ids[text][0][: self.retrieved_length] for text in ranked])
+                current.neighbors.append([passages[text].ids[: self.retrieved_length] for text in ranked])
                 if len(current.neighbors) == wanted:
                     made.append(current)
                     current = TokenSequence([], [], [])
         return made + ([current] if current.ids else [])
 
-    def _tokens(self, documents: Iterable[Document]) -> Iterator[tuple[Document, list[int], list[float], list[int]]]:
-        """Document, its ids with eos, their weights, and where answers begin. Eos weighs as much as what it ends."""
-        _, eos_id = special_ids(self.tokenizer)
+    def _tokens(
+        self, documents: Iterable[Document], has_contexts: Callable[[Document], bool] = lambda document: False
+    ) -> Iterator[tuple[Document, TokenSequence, TokenSequence]]:
+        """Document, its tokens with eos as the beginning of a text, and as what follows its contexts if it has any."""
+        assembler = Assembler(self.tokenizer)
         for block in batches(documents, TOKENIZED_AT_ONCE):
-            encoded = self.tokenizer(
-                [document.text for document in block], add_special_tokens=False, return_offsets_mapping=True
-            )
-            for document, ids, offsets in zip(block, encoded["input_ids"], encoded["offset_mapping"], strict=True):
-                weights, answers = emphasis_weights(document.text, offsets, self.emphasis)
-                yield document, [*ids, eos_id], [*weights, weights[-1] if weights else 1.0], answers
+            begun = assembler.begin([document.text for document in block])
+            following = dict(enumerate(begun))
+            places = [place for place, document in enumerate(block) if has_contexts(document)]
+            after = assembler.go_on([block[place].text for place in places], GAP) if not assembler.keeps_ends else ()
+            following.update(zip(places, after, strict=False))
+            for place, (document, encoded) in enumerate(zip(block, begun, strict=True)):
+                first = self._weighed(document.text, encoded)
+                other = first if following[place] is encoded else self._weighed(document.text, following[place])
+                yield document, first, other
 
-    def _passages(self, neighbors: Neighbors) -> dict[str, tuple[list[int], list[int]]]:
-        """(ids of the text, ids of the blank line after it as a context) of each passage, tokenized once."""
+    def _weighed(self, text: str, encoded: Encoded) -> TokenSequence:
+        """A text's tokens with eos, which weighs as much as what it ends, and where answers begin."""
+        _, eos_id = special_ids(self.tokenizer)
+        weights, answers = emphasis_weights(text, encoded.offsets, self.emphasis)
+        ids = [*encoded.ids, eos_id]
+        return TokenSequence(ids, [1] * len(ids), [*weights, weights[-1] if weights else 1.0], answers=answers)
+
+    def _passages(self, neighbors: Neighbors) -> dict[str, "_Passage"]:
+        """Each passage, tokenized once."""
         if not self.layout.needed:
             return {}
-        gap: list[int] = self.tokenizer("\n\n", add_special_tokens=False)["input_ids"]
+        assembler = Assembler(self.tokenizer)
+        (gap,) = assembler.go_on([GAP])
         texts = dict.fromkeys(text for ranked in neighbors.values() for text in ranked[: self.layout.needed])
         found = {}
         for block in batches(texts, TOKENIZED_AT_ONCE):
-            for text, ids in zip(block, self.tokenizer(block, add_special_tokens=False)["input_ids"], strict=True):
-                found[text] = (ids, gap)
+            begun = assembler.begin(block)
+            needed = self.layout.num_contexts > 1 and not assembler.keeps_ends
+            following = assembler.go_on(block, GAP) if needed else begun
+            for text, first, other in zip(block, begun, following, strict=True):
+                found[text] = _Passage(first.ids, other.ids, gap.ids)
         return found
+
+
+@dataclass(frozen=True)
+class _Passage:
+    """A passage's ids as a text of its own, as what follows another one, and those of the blank line after it."""
+
+    ids: list[int]
+    following_ids: list[int]
+    gap_ids: list[int]
+
+    def context(self, first: bool) -> list[int]:
+        """Its ids as the first context, or as a later one."""
+        return (self.ids if first else self.following_ids) + self.gap_ids
 
 
 @dataclass(frozen=True)
@@ -200,6 +242,9 @@ class SequenceCollator:
     def __call__(self, sequences: Sequence[TokenSequence], rng: Random) -> Batch:
         """Ids, mask, labels and weights [B, T]; neighbor ids and mask [B, K, R], or [B, L, K, R] per chunk."""
         bare = [rng.random() < self.no_passage_share for _ in sequences]
+        sequences = [
+            (sequence.bare or sequence) if drop else sequence for sequence, drop in zip(sequences, bare, strict=True)
+        ]
         contexts = [[] if drop else sequence.context_ids for sequence, drop in zip(sequences, bare, strict=True)]
         paddings = [
             self._padding(sequence, len(context), rng) for sequence, context in zip(sequences, contexts, strict=True)
