@@ -59,7 +59,12 @@ rule cache_neighbors:
 
 rule measure_retrieval:
     input:
-        unpack(lambda wildcards: {**question_search(wildcards, "test"), "references": PATHS.references("{dataset}", "test")}),
+        unpack(
+            lambda wildcards: {
+                **question_search(wildcards, "test"),
+                "references": PATHS.references("{dataset}", "test"),
+            }
+        ),
     output:
         PATHS.quality("{retrieval}", "{dataset}"),
     log:

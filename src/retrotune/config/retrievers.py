@@ -158,6 +158,8 @@ class RetrieverEntry(Entry):
 
     def for_search(self) -> "RetrieverEntry":
         """What a search works with: the preset's keys without its name, and no blocks of passages."""
+        if self.kind != "dense":
+            return self
         default = type(self).model_fields["block_passages"].default
         return self.model_copy(update={"preset": None, "block_passages": default})
 

@@ -39,8 +39,8 @@ def convert_checkpoint(
 
     `chunk_length` (tokens, of a RETRO) and `vocab_size` (pieces, without padding) are for Megatron checkpoints that do
     not hold them; `tokenizer` is a file or folder, where the checkpoint has none. `family` (gpt, retro) is what the
-    model must be, if given. `replace`: whatever lies in `out` may go. `params` go into the manifest. Names and shapes of all tensors are checked
-    before the first one is read; `manifest.json` is written last.
+    model must be, if given. `replace`: whatever lies in `out` may go. `params` go into the manifest. Names and shapes
+    of all tensors are checked before the first one is read; `manifest.json` is written last.
 
     Raises `ModelError` if no known layout is found, for other model families and for damaged or partial checkpoints.
     """
