@@ -40,6 +40,7 @@ localrules:
 
 
 onstart:
+    check_outside()
     prepare_cluster()
     collect_garbage_again()
 

@@ -4,17 +4,14 @@ Values are resolved here: a preset becomes the keys that it fills, a prompt's na
 the cell's family, a method's overrides the recipe that trains it.
 """
 
-import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from retrotune.cells import Cell, Paths, expand_grid
+from retrotune.cells import Cell, expand_grid
 from retrotune.config import Config, CorpusEntry, DatasetEntry, Passages, RetrievalEntry
-from retrotune.errors import RetrotuneError
-from retrotune.files import listing, read_json
 from retrotune.methods import num_virtual_tokens
-from retrotune.retrieval.places import locate_model
+from retrotune.outside import encoder_files, model_files
 from retrotune.stages import (
     STAGES,
     BaseUse,
@@ -29,7 +26,6 @@ from retrotune.stages import (
     DownloadSourceParams,
     EmbedParams,
     FetchParams,
-    Files,
     FinetuneParams,
     MeasureRetrievalParams,
     PredictParams,
@@ -147,7 +143,7 @@ def _tokenizer(config: Config, wildcards: Wildcards) -> StageParams:
 def _embed(config: Config, wildcards: Wildcards) -> StageParams:
     entry = config.retrievers[wildcards["retriever"]]
     encoder = entry.for_passages()
-    return EmbedParams(retriever=encoder, files=_encoder_files(encoder.query_model))
+    return EmbedParams(retriever=encoder, files=encoder_files(encoder.query_model))
 
 
 @_resolver("build_index")
@@ -166,7 +162,7 @@ def _searching(config: Config, retrieval: RetrievalEntry) -> dict[str, Any]:
     return {
         "retriever": entry.for_search(),
         "base": base and base.for_search(),
-        "files": _encoder_files(searched.query_model) if searched.kind == "dense" else {},
+        "files": encoder_files(searched.query_model) if searched.kind == "dense" else {},
     }
 
 
@@ -249,43 +245,15 @@ def _retrofit(config: Config, wildcards: Wildcards) -> StageParams:
 @_resolver("fetch_model")
 def _fetch(config: Config, wildcards: Wildcards) -> StageParams:
     entry = config.models[wildcards["model"]]
-    return FetchParams(hub=entry.hub, path=entry.path, files=listing(entry.path) if entry.path else {})
+    return FetchParams(hub=entry.hub, path=entry.path, files=model_files(config, wildcards["model"]))
 
 
 @_resolver("convert_model")
 def _convert(config: Config, wildcards: Wildcards) -> StageParams:
     entry = config.models[wildcards["model"]]
     assert entry.checkpoint is not None
-    values = dict(entry.checkpoint)
-    files = {} if entry.checkpoint.package else listing(entry.checkpoint.path)
-    if not files and entry.checkpoint.package is None:
-        files = _converted_from(Paths.of(config).model_manifest(wildcards["model"]))
-    if entry.checkpoint.tokenizer:
-        files |= listing(entry.checkpoint.tokenizer)
-    return ConvertParams(family=entry.family, **values, files=files)
-
-
-def _converted_from(manifest: str) -> Files:
-    """Files that a model was converted from: a checkpoint that was deleted since does not make it anew."""
-    try:
-        found: Files = read_json(manifest)["params"]["files"]
-    except (RetrotuneError, KeyError, TypeError):
-        return {}
-    return found
-
-
-@functools.lru_cache(maxsize=256)
-def _files_of(name: str) -> Files:
-    try:
-        folder = locate_model(name)
-    except RetrotuneError:
-        return {}
-    return listing(folder)
-
-
-def _encoder_files(name: str | None) -> Files:
-    """Files of an encoder's local folder. Those of a Python package are its version's, those of the hub are cached."""
-    return {} if name is None or name.startswith("package:") else _files_of(name)
+    files = model_files(config, wildcards["model"])
+    return ConvertParams(family=entry.family, **dict(entry.checkpoint), files=files)
 
 
 # cells --------------------------------------------------------------------------------------------------------------

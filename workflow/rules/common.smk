@@ -20,6 +20,7 @@ from retrotune.config import DatasetEntry, load_config
 from retrotune.preparing.documents import corpus_files
 from retrotune.preparing.examples import raw_files
 from retrotune.errors import ClusterError, ConfigError
+from retrotune.outside import missing, read_by_job, read_by_study
 from retrotune.resolve import measured, resolve
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
@@ -201,23 +202,17 @@ def adapter(wildcards):
     return str(Path(train).parent / "adapter") if train else []
 
 
-def warn_missing_checkpoints():
-    """Name each base checkpoint that is not there yet, once, with what to put where. Planning goes on."""
-    missing = {}
-    names = {cell.model for cell in CELLS}
-    while sources := {CONFIG.models[name].retrofit_from for name in names} - names - {None}:
-        names |= sources
-    for name in sorted(names):
-        model = CONFIG.models[name]
-        source = model.path or (model.checkpoint.path if model.checkpoint and not model.checkpoint.package else None)
-        if source is not None and not Path(source).exists() and not Path(PATHS.model_manifest(name)).exists():
-            what = "a model folder in transformers layout" if model.path else "the checkpoint to convert"
-            missing.setdefault((source, what), []).append(f"models.{name}")
-    for (source, what), names in missing.items():
-        logger.warning(f"{', '.join(names)}: {source} is not there yet: put {what} there before running its cells")
+# Planning goes on without what is not there yet; a run does not begin.
+for lacking in missing(CONFIG, *read_by_study(CONFIG, {cell.model for cell in CELLS})):
+    logger.warning(f"{lacking} before running its cells")
 
 
-warn_missing_checkpoints()
+def check_outside():
+    """Before the first job: refuse to begin without the models and encoders that jobs of this run read."""
+    jobs = [read_by_job(CONFIG, job.rule.name, dict(job.wildcards.items())) for job in workflow.dag.needrun_jobs()]
+    models, retrievers = (set().union(*names) for names in zip(*jobs)) if jobs else ((), ())
+    if lacking := missing(CONFIG, models, retrievers):
+        raise WorkflowError("\n".join(map(str, lacking)))
 
 
 wildcard_constraints:

@@ -1,11 +1,11 @@
-"""The six datasets: files, splits, prompts, metric. Adding one is a file here and a line below."""
+"""Datasets: files, splits, prompts, metric. A new one is a file here with its record, and a line below."""
 
-from retrotune.datasets import narrativeqa, nq, qasper, qmsum, quality, triviaqa
+from retrotune.datasets import narrativeqa, nq, qasper, qmsum, quality, squad, triviaqa
 from retrotune.datasets.base import DatasetSpec, Example, Passage
 from retrotune.errors import ConfigError
 
 SPECS: dict[str, DatasetSpec] = {
-    module.SPEC.name: module.SPEC for module in (nq, triviaqa, narrativeqa, qasper, quality, qmsum)
+    module.SPEC.name: module.SPEC for module in (nq, triviaqa, narrativeqa, qasper, quality, qmsum, squad)
 }
 
 __all__ = ["SPECS", "DatasetSpec", "Example", "Passage", "get_spec"]

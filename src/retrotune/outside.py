@@ -1,0 +1,126 @@
+"""What a study takes from outside of the workflow: model folders, checkpoints, folders of encoders.
+
+Planning compares names, sizes and times of their files; the jobs that read them record digests.
+"""
+
+import functools
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from retrotune.cells import Paths
+from retrotune.config import Config, ModelEntry
+from retrotune.errors import RetrotuneError
+from retrotune.files import listing, read_json
+from retrotune.retrieval.places import locate_model
+from retrotune.stages import Files
+
+
+class Missing(NamedTuple):
+    """Something that is not there: where it should lie, what it is, and the entries that name it."""
+
+    path: str
+    what: str
+    entries: list[str]
+
+    def __str__(self) -> str:
+        return f"{', '.join(self.entries)}: {self.path} is not there: put {self.what} there"
+
+
+@functools.lru_cache(maxsize=256)
+def _encoder_folder(name: str) -> Files:
+    try:
+        return listing(locate_model(name))
+    except RetrotuneError:
+        return {}
+
+
+def encoder_files(name: str | None) -> Files:
+    """Files of an encoder's local folder. Those of a Python package are its version's, those of the hub are cached."""
+    return {} if name is None or name.startswith("package:") or not Path(name).exists() else _encoder_folder(name)
+
+
+def model_files(config: Config, model: str) -> Files:
+    """Files that a model is fetched or converted from.
+
+    A checkpoint that was deleted after its conversion counts as it was: its model is not to be made again.
+    """
+    entry = config.models[model]
+    if entry.path is not None:
+        return listing(entry.path)
+    if entry.checkpoint is None:
+        return {}
+    files = {} if entry.checkpoint.package is not None else listing(entry.checkpoint.path)
+    if not files and entry.checkpoint.package is None:
+        return _recorded(Paths.of(config).model_manifest(model))
+    return {**files, **(listing(entry.checkpoint.tokenizer) if entry.checkpoint.tokenizer else {})}
+
+
+def _recorded(manifest: str) -> Files:
+    try:
+        found: Files = read_json(manifest)["params"]["files"]
+    except (RetrotuneError, KeyError, TypeError):
+        return {}
+    return found
+
+
+def missing(config: Config, models: Collection[str], retrievers: Collection[str]) -> list[Missing]:
+    """What is not there of what these entries name; a model that was made counts as there."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for name in sorted(models):
+        made = Path(Paths.of(config).model_manifest(name)).exists()
+        for path, what in () if made else _places(config.models[name]):
+            if not Path(path).exists():
+                found.setdefault((path, what), []).append(f"models.{name}")
+    for name in sorted(retrievers):
+        for model in {config.retrievers[name].query_model, config.retrievers[name].passage_model} - {None}:
+            try:
+                locate_model(str(model))
+            except RetrotuneError:
+                found.setdefault((str(model), "the encoder's folder"), []).append(f"retrievers.{name}")
+    return [Missing(path, what, names) for (path, what), names in found.items()]
+
+
+def _places(model: ModelEntry) -> Iterator[tuple[str, str]]:
+    if model.path is not None:
+        yield model.path, "a model folder in transformers layout"
+    if model.checkpoint is not None:
+        if model.checkpoint.package is None:
+            yield model.checkpoint.path, "the checkpoint to convert"
+        if model.checkpoint.tokenizer is not None:
+            yield model.checkpoint.tokenizer, "its tokenizer"
+
+
+def read_by_study(config: Config, models: Collection[str]) -> tuple[set[str], set[str]]:
+    """(models, retrievers) whose folders making these models and answering with them reads."""
+    names = set(models)
+    while sources := {str(config.models[name].retrofit_from) for name in names} - names - {"None"}:
+        names |= sources
+    retrievals = {name for grid in config.grid for name in grid.retrievals}
+    for name in names:
+        entry = config.models[name]
+        recipes = (config.pretrainings.get(entry.pretraining or ""), config.retrofittings.get(entry.retrofitting or ""))
+        retrievals |= {recipe.retrieval for recipe in recipes if recipe is not None and recipe.retrieval is not None}
+    return names, {found for name in retrievals for found in _searching(config, name)}
+
+
+def read_by_job(config: Config, rule: str, wildcards: Mapping[str, str]) -> tuple[set[str], set[str]]:
+    """(models, retrievers) whose folders a job reads."""
+    if rule in ("fetch_model", "convert_model"):
+        return {wildcards["model"]}, set()
+    if rule == "embed_passages":
+        return set(), {wildcards["retriever"]}
+    retrieval: str | None = None
+    if rule in ("cache_neighbors", "measure_retrieval"):
+        retrieval = wildcards["retrieval"]
+    elif rule == "cache_pretraining_neighbors":
+        retrieval = config.pretrainings[wildcards["pretraining"]].retrieval
+    elif rule == "cache_retrofitting_neighbors":
+        retrieval = config.retrofittings[wildcards["retrofitting"]].retrieval
+    return set(), set() if retrieval is None else set(_searching(config, retrieval))
+
+
+def _searching(config: Config, retrieval: str) -> Iterator[str]:
+    retriever = config.retrievals[retrieval].retriever
+    if retriever is not None:
+        yield config.searching(retriever)
