@@ -1,4 +1,4 @@
-"""What all declared values share: the base class of entries, and the kinds of values. Imports nothing of the package."""
+"""What all declared values share: the base class of entries, and the kinds of values."""
 
 from typing import Annotated, Literal
 
