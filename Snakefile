@@ -24,14 +24,15 @@ include: "workflow/rules/cells.smk"
 include: "workflow/rules/report.smk"
 
 
-# On a cluster what needs the network runs where Snakemake runs, and so do tables: they take seconds, a place in a
-# queue minutes.
+# On a cluster what needs the network runs where Snakemake runs, and so do scores and tables: they take seconds, a
+# place in a queue minutes.
 localrules:
     download_source,
     fetch_model,
     all,
     models,
     neighbors,
+    score_cell,
     collect_metrics,
     make_tables,
     plot_scaling,

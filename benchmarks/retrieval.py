@@ -86,7 +86,7 @@ def real_vectors(data: Path | None) -> tuple[Any, Any]:
     """(vectors of real passages, vectors of questions or None)."""
     name = "demo" if data is None else "data"
     if data is None:
-        from retrotune.demo.world import write_world
+        from retrotune.preparing.world import write_world
 
         write_world(RESULTS / "world", World())
         root = RESULTS / "world"

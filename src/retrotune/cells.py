@@ -8,23 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import SerializerFunctionWrapHandler, model_serializer
-
-from retrotune.config import (
-    OPEN_DOMAIN,
-    BaseTraining,
-    Config,
-    DatasetEntry,
-    Entry,
-    Evaluation,
-    Finetuning,
-    MethodEntry,
-    ModelEntry,
-    ModelResources,
-    Passages,
-    RetrievalEntry,
-    nearest,
-)
+from retrotune.config import Config, nearest
 from retrotune.errors import ConfigError
 
 COORDINATES = ("model", "method", "dataset", "retrieval", "seed")
@@ -39,6 +23,12 @@ class Cell:
     dataset: str
     retrieval: str
     seed: int
+
+    @classmethod
+    def of(cls, wildcards: Any) -> "Cell":
+        """The cell that a rule's wildcards name."""
+        names = {name: str(getattr(wildcards, name)) for name in COORDINATES[:-1]}
+        return cls(**names, seed=int(wildcards.seed))
 
     @property
     def name(self) -> str:
@@ -95,13 +85,8 @@ def expand_grid(config: Config) -> list[Cell]:
     return chosen
 
 
-def is_open_domain(config: Config, dataset: str) -> bool:
-    """Whether a dataset's questions retrieve from a corpus rather than from their own document."""
-    return config.datasets[dataset].reader in OPEN_DOMAIN
-
-
 class Paths:
-    """Where the files of one study lie. `source` is a corpus, or a dataset with documents of its own."""
+    """Where the files of one study lie. `source` is a corpus, or `dataset/split`: that split's own documents."""
 
     def __init__(self, resources: str, results: str, study: str) -> None:
         self.resources = resources
@@ -124,12 +109,16 @@ class Paths:
 
     # shared by all cells -------------------------------------------------------------------------------------------
     def examples(self, dataset: str, split: str) -> str:
-        """Questions of one split (train, test): parquet, one row per `Example`."""
+        """Questions of one split (train, test): parquet, one row per question; training questions with the answer."""
         return f"{self.resources}/datasets/{dataset}/{split}.parquet"
 
-    def documents(self, dataset: str) -> str:
-        """Documents of a document dataset: parquet with doc_id, title, text."""
-        return f"{self.resources}/datasets/{dataset}/documents.parquet"
+    def references(self, dataset: str, split: str) -> str:
+        """What the answers of one split are held against: parquet with all answers, options and evidence."""
+        return f"{self.resources}/datasets/{dataset}/{split}.references.parquet"
+
+    def documents(self, dataset: str, split: str) -> str:
+        """Documents of one split's questions: parquet with doc_id, title, text; none of an open-domain dataset."""
+        return f"{self.resources}/datasets/{dataset}/{split}.documents.parquet"
 
     def passages(self, source: str, chunking: str) -> str:
         """Passages: parquet with passage_id, doc_id, title, text; row number = vector number."""
@@ -219,171 +208,3 @@ class Paths:
     def metrics(self, cells: Iterable[Cell]) -> list[str]:
         """The `metrics.json` of each cell."""
         return [self.cell(cell, "metrics.json") for cell in cells]
-
-
-class ResolvedCell(Entry):
-    """Everything that determines one cell's result; its rules pass it on, `config.yaml` in its folder keeps it.
-
-    `shared` holds, by section and name as in the configuration, the entries that made what the cell shares with others
-    (neighbors, base model). They are recorded with the score; other stages see their effect in their input files.
-    """
-
-    model: str
-    method: str
-    dataset: str
-    retrieval: str
-    seed: int
-    family: str
-    size: str
-    model_entry: ModelEntry
-    method_entry: MethodEntry
-    dataset_entry: DatasetEntry
-    retrieval_entry: RetrievalEntry
-    finetuning: Finetuning | None
-    evaluation: Evaluation
-    max_length: int
-    shared: dict[str, dict[str, dict[str, Any]]] | None = None
-    may_lack_passages: bool = False
-    """Whether an open-domain question may have fewer passages than the layout asks for: gold finds what there is."""
-
-    @model_serializer(mode="wrap")
-    def _without_what_says_nothing(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out what a stage does not use or is the rule, as everything written here is part of rules' params."""
-        values: dict[str, Any] = handler(self)
-        if self.shared is None:
-            values.pop("shared", None)
-        if not self.may_lack_passages:
-            values.pop("may_lack_passages", None)
-        return values
-
-    @property
-    def cell(self) -> Cell:
-        """The cell's coordinates."""
-        return Cell(self.model, self.method, self.dataset, self.retrieval, self.seed)
-
-    @property
-    def passages(self) -> Passages:
-        """How this cell's family gets its passages."""
-        return self.retrieval_entry.passages(self.family)
-
-    @property
-    def prompt_variant(self) -> str:
-        """Prompt variant, base or instruct: the dataset entry's, else as the model is."""
-        return self.dataset_entry.prompt or ("instruct" if self.model_entry.instruct else "base")
-
-    def for_stage(self, stage: str) -> "ResolvedCell":
-        """The same cell with everything that a stage (finetune, predict, score) does not use set to its default.
-
-        What remains is what makes the stage's rule run again when it changes.
-        """
-        unused: dict[str, Any] = {
-            "model_entry": self.model_entry.model_copy(update={"resources": ModelResources()}),
-            "retrieval_entry": _for_family(self.retrieval_entry, self.family),
-        }
-        if stage != "score":
-            unused["shared"] = None
-        if stage == "finetune":
-            unused["evaluation"] = Evaluation()
-        elif stage == "predict":
-            unused["finetuning"] = None
-            unused["evaluation"] = Evaluation(batch_size=self.evaluation.batch_size)
-        else:
-            depth = Evaluation().retrieval_depth
-            unused["evaluation"] = self.evaluation.model_copy(update={"retrieval_depth": depth})
-        return self.model_copy(update=unused)
-
-
-def resolve_cell(config: Config, cell: Cell) -> ResolvedCell:
-    """Gather the entries that a cell names."""
-    model = config.models[cell.model]
-    method = config.methods[cell.method]
-    return ResolvedCell(
-        model=cell.model,
-        method=cell.method,
-        dataset=cell.dataset,
-        retrieval=cell.retrieval,
-        seed=cell.seed,
-        family=model.family,
-        size=model.size,
-        model_entry=model,
-        method_entry=method,
-        dataset_entry=config.datasets[cell.dataset],
-        retrieval_entry=config.retrievals[cell.retrieval],
-        finetuning=None if method.kind == "zeroshot" else config.finetuning_of(cell.method),
-        evaluation=config.evaluation,
-        max_length=config.max_length,
-        shared=_shared_entries(config, cell),
-        may_lack_passages=_is_gold(config, cell.retrieval),
-    )
-
-
-def _is_gold(config: Config, retrieval: str) -> bool:
-    retriever = config.retrievals[retrieval].retriever
-    return retriever is not None and config.retrievers[config.searching(retriever)].kind == "gold"
-
-
-def _for_family(entry: RetrievalEntry, family: str) -> RetrievalEntry:
-    """A retrieval whose layout for the other family is set to its default."""
-    return entry.model_copy(update={("retro" if family == "gpt" else "gpt"): Passages()})
-
-
-def _shared_entries(config: Config, cell: Cell) -> dict[str, dict[str, dict[str, Any]]]:
-    """Entries that made a cell's neighbors and base model, those only that were used."""
-    model = config.models[cell.model]
-    named = _searched_with(config, cell.retrieval, is_open_domain(config, cell.dataset))
-    named += _made_with(config, model)
-    shared: dict[str, dict[str, dict[str, Any]]] = {}
-    for section, name in named:
-        entry = getattr(config, section).get(name)
-        if isinstance(entry, RetrievalEntry):
-            entry = _for_family(entry, model.family)
-        if isinstance(entry, ModelEntry):
-            entry = entry.model_copy(update={"resources": ModelResources()})
-        if entry is not None:
-            shared.setdefault(section, {})[str(name)] = entry.model_dump(mode="json")
-    return shared
-
-
-def _searched_with(config: Config, retrieval: str, in_corpus: bool) -> list[tuple[str, str | None]]:
-    """Sections and names of what a retrieval searches with; a question's own document has no corpus and no index."""
-    entry = config.retrievals[retrieval]
-    if entry.retriever is None:
-        return []
-    assert entry.chunking is not None  # as the entry checks
-    searching = config.searching(entry.retriever)
-    named: list[tuple[str, str | None]] = [
-        ("retrievers", entry.retriever),
-        ("retrievers", searching),
-        ("chunkings", entry.chunking),
-    ]
-    if (tokenizer := config.chunkings[entry.chunking].tokenizer) is not None:
-        named += [("tokenizers", tokenizer), *(("corpora", name) for name in config.tokenizers[tokenizer].corpora)]
-    if in_corpus:
-        named.append(("corpora", entry.corpus))
-        if config.retrievers[searching].kind == "dense":
-            named.append(("indexes", entry.index))
-    return named
-
-
-def _made_with(config: Config, model: ModelEntry) -> list[tuple[str, str | None]]:
-    """Sections and names of what a base model was made with, those of the GPT that it was made from included."""
-    named: list[tuple[str, str | None]] = []
-    if model.pretraining is not None:
-        pretraining = config.pretrainings[model.pretraining]
-        tokenizer = pretraining.tokenizer
-        named += [("pretrainings", model.pretraining), ("tokenizers", tokenizer), ("sizes", model.size)]
-        named += [("corpora", name) for name in config.tokenizers[tokenizer].corpora]
-        named += _learned_from(config, pretraining)
-    if model.retrofit_from is not None and model.retrofitting is not None:
-        named += [("retrofittings", model.retrofitting), ("models", model.retrofit_from)]
-        named += _learned_from(config, config.retrofittings[model.retrofitting])
-        named += _made_with(config, config.models[model.retrofit_from])
-    return named
-
-
-def _learned_from(config: Config, entry: BaseTraining) -> list[tuple[str, str | None]]:
-    """Sections and names of the text that base models learn from, and of its passages."""
-    named: list[tuple[str, str | None]] = [("corpora", name) for name in entry.corpora]
-    if entry.retrieval is not None:
-        named += [("retrievals", entry.retrieval), *_searched_with(config, entry.retrieval, in_corpus=True)]
-    return named

@@ -1,6 +1,6 @@
 """What all declared values share: the base class of entries, and the kinds of values."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -15,3 +15,7 @@ class Entry(BaseModel):
     """Base of all entries: immutable, unknown keys forbidden."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def given(self) -> dict[str, Any]:
+        """Values that are no defaults, as JSON has them; an equal entry can be made of them."""
+        return self.model_dump(mode="json", exclude_defaults=True)

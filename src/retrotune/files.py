@@ -159,6 +159,32 @@ def read_result(path: str | Path) -> Any:
         raise ResultError(f"{error}; delete the cell's folder and run it again") from error
 
 
+def listing(path: str | Path) -> dict[str, tuple[int, int]]:
+    """(size, time of change in nanoseconds) of a file, or of each file below a folder, by name; none if it is absent.
+
+    Hidden files and folders are left out. A link counts as what it leads to, one that leads nowhere as size -1.
+    """
+    root = Path(path)
+    if root.is_file():
+        return {root.name: _size_and_time(root)}
+    found = {}
+    for folder, folders, names in os.walk(root, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if not name.startswith("."):
+                file = Path(folder) / name
+                found[file.relative_to(root).as_posix()] = _size_and_time(file)
+    return found
+
+
+def _size_and_time(file: Path) -> tuple[int, int]:
+    try:
+        status = file.stat()
+    except OSError:
+        return -1, 0
+    return status.st_size, status.st_mtime_ns
+
+
 def block_path(folder: str | Path, number: int, suffix: str) -> Path:
     """Path of a numbered block, `{folder}/00012.npy`: names sort in the order of the blocks."""
     return Path(folder) / f"{number:05d}{suffix}"

@@ -13,6 +13,7 @@ stop, as the stage's process can reach it through the file system only, and all 
 """
 
 import contextlib
+import dataclasses
 import importlib
 import os
 import re
@@ -30,9 +31,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, validate_call
+from pydantic import validate_call
 
 from retrotune import interruption
+from retrotune.entries import Entry
 from retrotune.errors import Interrupted, RetrotuneError, TrainingError
 from retrotune.files import read_json, write_json, write_text
 from retrotune.log import logger, refusal, setup_logging
@@ -102,8 +104,10 @@ def run_stage(stage: str, launch: Launch, work_dir: str | Path, threads: int, **
 
 def plain(value: Any) -> Any:
     """A stage's argument as JSON has it; pydantic makes what the function wants of it again."""
-    if isinstance(value, BaseModel):
-        return value.model_dump(mode="json")
+    if isinstance(value, Entry):
+        return value.given()
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     return str(value) if isinstance(value, Path) else value

@@ -17,9 +17,9 @@ from retrotune.config import DatasetEntry
 from retrotune.corpus.json_places import JsonPlaces
 from retrotune.corpus.records import BadRecords, need, read_json_document
 from retrotune.datasets import get_spec
-from retrotune.datasets.prepare import load_examples, prepare_examples
 from retrotune.errors import DataError
 from retrotune.files import read_json
+from retrotune.preparing.examples import load_examples, prepare_examples
 
 DOCUMENT_CASES = [name for name, case in CASES.items() if not get_spec(case.reader).open_domain]
 

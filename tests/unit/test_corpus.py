@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retrotune.config import CorpusEntry
-from retrotune.corpus.chunking import chunk_corpus, chunk_documents, split_passages, split_sentences
-from retrotune.corpus.documents import corpus_files, find_corpus_files, read_corpus
 from retrotune.errors import DataError
 from retrotune.files import read_json, read_parquet, write_parquet
+from retrotune.preparing.chunking import chunk_corpus, chunk_documents, split_passages, split_sentences
+from retrotune.preparing.documents import corpus_files, find_corpus_files, read_corpus
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from retrotune.cells import Cell, resolve_cell
 from retrotune.config import ChunkingEntry, CorpusEntry, RetrieverEntry, load_config
-from retrotune.corpus.chunking import TokenChunks, chunk_corpus, chunk_documents, cut_of
 from retrotune.corpus.tokens import chunk_spans, open_tokenizer, split_tokens
 from retrotune.errors import ConfigError, DataError
 from retrotune.files import read_parquet, write_parquet
+from retrotune.preparing.chunking import TokenChunks, chunk_corpus, chunk_documents, cut_of
 from retrotune.retrieval.passages import PassageTable
 from retrotune.retrieval.pretraining import (
     cache_pretraining_neighbors,

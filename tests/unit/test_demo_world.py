@@ -14,21 +14,21 @@ from typing import Any
 import pytest
 
 from retrotune.config import CorpusEntry, DatasetEntry, World
-from retrotune.corpus.chunking import split_passages
-from retrotune.corpus.documents import read_corpus
-from retrotune.datasets.prepare import load_examples, prepare_examples
 from retrotune.demo import names
-from retrotune.demo.facts import FAMILIES, MAX_STATEMENT_WORDS, MIN_STATEMENT_WORDS, PASSAGE_WORDS
+from retrotune.demo.facts import MAX_STATEMENT_WORDS, MIN_STATEMENT_WORDS, PASSAGE_WORDS
 from retrotune.demo.names import Namer, seeded, split_of, thing
 from retrotune.demo.scenes import draw_scene, fill
-from retrotune.demo.world import write_world
 from retrotune.errors import ConfigError
 from retrotune.files import read_json, read_parquet
+from retrotune.preparing.chunking import split_passages
+from retrotune.preparing.documents import read_corpus
+from retrotune.preparing.examples import load_examples, prepare_examples
+from retrotune.preparing.world import DEMOS, write_world
 
 WORLD = World(seed=5, pretraining_pages=300, train_documents=12, test_documents=8, questions_per_document=5)
 SHARED = Path(os.environ.get("RETROTUNE_SHARED", Path(__file__).parents[3] / "shared")) / "data"
 NAME = re.compile(rf"\b(?:{'|'.join(names.FIRST)})(?:{'|'.join(names.MIDDLE)})?(?:{'|'.join(names.LAST)})\b")
-RELATIONS = [relation for family in FAMILIES.values() for relation in family.relations]
+RELATIONS = [relation for demo in DEMOS.values() for relation in demo.family.relations]
 CLOSED = ("narrativeqa", "qasper", "quality", "qmsum")
 
 
@@ -62,7 +62,7 @@ def articles(root: Path) -> dict[str, str]:
 def test_same_world_same_bytes_whatever_the_hash_seed_and_what_was_there_before(root: Path, tmp_path: Path) -> None:
     write_world(tmp_path, WORLD.model_copy(update={"seed": 6}))
     other = contents(tmp_path)
-    code = "import sys; from retrotune.config import World; from retrotune.demo.world import write_world\n"
+    code = "import sys; from retrotune.config import World; from retrotune.preparing.world import DEMOS, write_world\n"
     code += "write_world(sys.argv[1], World.model_validate_json(sys.argv[2]))"
     command = [sys.executable, "-c", code, str(tmp_path), WORLD.model_dump_json()]
     subprocess.run(command, check=True, env={**os.environ, "PYTHONHASHSEED": "123"})
@@ -75,7 +75,7 @@ def test_names_of_test_dev_train_and_pretraining_are_disjoint(root: Path, tmp_pa
     found: dict[str, set[str]] = {"pretraining": set()}
     for file in (root / "pretraining").iterdir():
         found["pretraining"] |= set(NAME.findall(file.read_text(encoding="utf-8")))
-    for reader in FAMILIES:
+    for reader in DEMOS:
         train, test, texts = prepared(root, reader, tmp_path / reader)
         for split, examples in (("train", train), ("test", test)):
             for example in examples:
@@ -133,7 +133,7 @@ def test_datasets_ask_in_held_out_phrasings_and_quizzes_never_do(root: Path, tmp
     asked = [line.split("Question: ")[1].split(" Answer: ")[0] for line in quizzes if line]
     assert len(asked) == 3 * WORLD.pretraining_pages
     assert all(seen.fullmatch(question) and not held_out.fullmatch(question) for question in asked)
-    for reader in FAMILIES:
+    for reader in DEMOS:
         train, test, _ = prepared(root, reader, tmp_path / reader)
         questions = [example.question for example in train + test]
         special = [question for question in questions if not held_out.fullmatch(question)]
@@ -178,7 +178,7 @@ def test_quality_options_differ_and_the_label_names_the_right_one(root: Path, tm
     labels = {example.options.index(example.answers[0]) for example in train + test}
     assert labels == {0, 1, 2, 3}
     assert all(len(set(example.options)) == 4 for example in train + test)
-    scene = draw_scene(FAMILIES["quality"], Namer("test"), seeded(3), 5)
+    scene = draw_scene(DEMOS["quality"].family, Namer("test"), seeded(3), 5)
     for question in scene.questions:
         assert question.fact.value not in question.distractors
 
@@ -199,7 +199,7 @@ def test_qasper_has_every_kind_of_answer_and_the_untold_is_untold(root: Path) ->
                         (subject,) = NAME.findall(qa["question"])
                         (relation,) = (
                             relation
-                            for relation in FAMILIES["qasper"].relations
+                            for relation in DEMOS["qasper"].family.relations
                             if qa["question"] in [fill(form, subject, "") for form in relation.held_out]
                         )
                         told = [re.escape(fill(form, subject, "VALUE")) for form in relation.statements]
@@ -289,7 +289,7 @@ def test_world_json_counts_what_was_written(root: Path) -> None:
 
 
 def test_more_questions_than_facts_asks_each_fact_once() -> None:
-    scene = draw_scene(FAMILIES["nq"], Namer("train"), seeded(1), 1000)
+    scene = draw_scene(DEMOS["nq"].family, Namer("train"), seeded(1), 1000)
     assert len(scene.questions) == 3 * len(scene.pages) == len({question.fact for question in scene.questions})
 
 

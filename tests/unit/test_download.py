@@ -9,8 +9,8 @@ from typing import ClassVar
 
 import pytest
 
-from retrotune.datasets.download import SOURCES, RawFile, download_files, download_source
 from retrotune.errors import ConfigError, DataError
+from retrotune.preparing.download import SOURCES, RawFile, download_files, download_source
 
 CONTENT = bytes(range(256)) * 40
 

@@ -17,7 +17,6 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrai
 from retrotune.cells import Cell, ResolvedCell, resolve_cell
 from retrotune.config import load_config
 from retrotune.datasets import SPECS, Example
-from retrotune.datasets.prepare import write_examples
 from retrotune.errors import DataError, ModelError, ResultError
 from retrotune.evaluation import generate
 from retrotune.evaluation.generate import predict_cell
@@ -27,6 +26,7 @@ from retrotune.files import read_json, read_jsonl, sha256, write_json, write_par
 from retrotune.methods import attach, save_trained
 from retrotune.models import RetroConfig, RetroForCausalLM
 from retrotune.models.loading import load_model
+from retrotune.preparing.examples import write_examples
 
 TEXT = "Question: Who kept the old mill by the river? Answer: The answer is Tamo. title: source: It rained on Monday.\n"
 EXAMPLES = [

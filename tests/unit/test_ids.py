@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from retrotune.config import CorpusEntry
 from retrotune.corpus import ids
-from retrotune.corpus.chunking import chunk_corpus
 from retrotune.corpus.ids import IdHashes, first_repeated
 from retrotune.errors import DataError, RetrievalError
 from retrotune.files import write_parquet
+from retrotune.preparing.chunking import chunk_corpus
 from retrotune.retrieval.passages import PassageTable
 
 

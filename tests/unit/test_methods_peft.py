@@ -29,11 +29,12 @@ from transformers import BloomConfig, BloomForCausalLM, GPT2Config, GPT2LMHeadMo
 from retrotune.config import AdapterMethod, LoraMethod, ZeroshotMethod
 from retrotune.errors import MethodError
 from retrotune.methods import attach, count_parameters, num_virtual_tokens
-from retrotune.methods.adapter import ADAPTER as ADAPTER_TYPE
-from retrotune.methods.adapter import AdapterConfig, AdapterModel, num_adapter_parameters
+from retrotune.methods.adapter import PEFT_TYPE as ADAPTER_TYPE
+from retrotune.methods.adapter import num_adapter_parameters
+from retrotune.methods.bottleneck import AdapterConfig, AdapterModel
 from retrotune.methods.lora import num_lora_parameters
 from retrotune.methods.peft_extension import extend_peft_type
-from retrotune.methods.ptuning import PTUNING as PTUNING_TYPE
+from retrotune.methods.ptuning import PEFT_TYPE as PTUNING_TYPE
 from retrotune.models import RetroForCausalLM
 from retrotune.models.sizes import model_config
 

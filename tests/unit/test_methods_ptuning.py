@@ -8,7 +8,7 @@ from peft import PeftModel, get_peft_model
 from retrotune.config import PtuningMethod
 from retrotune.errors import MethodError
 from retrotune.methods import attach
-from retrotune.methods.ptuning import PtuningConfig
+from retrotune.methods.prompt_encoder import PtuningConfig
 
 
 def ptuned(family):

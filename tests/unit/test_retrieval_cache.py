@@ -16,10 +16,10 @@ from test_retrieval_vectors import make_bert
 
 from retrotune.config import CorpusEntry, RetrieverEntry
 from retrotune.datasets.base import Example
-from retrotune.datasets.prepare import write_examples
 from retrotune.errors import RetrievalError
 from retrotune.files import read_json, read_parquet, write_parquet
 from retrotune.log import logger
+from retrotune.preparing.examples import write_examples
 from retrotune.retrieval import cache, sparse
 from retrotune.retrieval.cache import Keys, block_name, read_block
 from retrotune.retrieval.neighbors import cache_neighbors, load_neighbors

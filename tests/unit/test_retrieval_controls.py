@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from retrotune.config import CorpusEntry, RetrieverEntry, load_config
 from retrotune.datasets.base import Example
-from retrotune.datasets.prepare import load_examples, write_examples
 from retrotune.errors import RetrievalError
 from retrotune.files import read_json, write_parquet
 from retrotune.log import logger
+from retrotune.preparing.examples import load_examples, write_examples
 from retrotune.retrieval import controls
 from retrotune.retrieval.answers import answer_tokens, evidence_places, holds_answer
 from retrotune.retrieval.controls import Pool, degraded_hits, random_hits

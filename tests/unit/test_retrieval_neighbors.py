@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from retrotune.config import IndexEntry, RetrieverEntry
 from retrotune.datasets.base import Example, Passage
-from retrotune.datasets.prepare import write_examples
 from retrotune.errors import RetrievalError
 from retrotune.files import read_json, sha256, write_json, write_parquet
 from retrotune.log import logger
+from retrotune.preparing.examples import write_examples
 from retrotune.retrieval import encoders
 from retrotune.retrieval.index import build_index
 from retrotune.retrieval.neighbors import (

@@ -8,13 +8,13 @@ import pandas as pd
 import pytest
 
 from retrotune.config import CorpusEntry, DatasetEntry, RetrieverEntry
-from retrotune.corpus.chunking import chunk_corpus, chunk_documents
 from retrotune.datasets.base import Example
-from retrotune.datasets.prepare import load_examples, prepare_examples, write_examples
 from retrotune.errors import DataError, ResultError
 from retrotune.evaluation import retrieval
 from retrotune.evaluation.retrieval import measure_retrieval
 from retrotune.files import read_json, write_json, write_parquet
+from retrotune.preparing.chunking import chunk_corpus, chunk_documents
+from retrotune.preparing.examples import load_examples, prepare_examples, write_examples
 from retrotune.report.render import to_markdown
 from retrotune.report.retrieval import load_quality, quality_table, recall_chart, recall_points, report_retrieval
 from retrotune.retrieval.answers import evidence_places

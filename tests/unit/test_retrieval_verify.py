@@ -11,8 +11,8 @@ import yaml
 from retrotune.cells import Paths
 from retrotune.cli import main, merged_config
 from retrotune.datasets.base import Example
-from retrotune.datasets.prepare import write_examples
 from retrotune.files import read_json, sha256, write_json, write_parquet
+from retrotune.preparing.examples import write_examples
 from retrotune.retrieval.cache import block_name
 from retrotune.retrieval.neighbors import cache_neighbors, load_neighbors
 from retrotune.retrieval.pretraining import cache_pretraining_neighbors

@@ -5,20 +5,27 @@ import shutil
 
 import pandas as pd
 import pytest
+import torch
 import yaml
-from test_generate import EXAMPLES, model_dir, retro_dir  # noqa: F401 (fixtures)
+from tokenizer_cases import make
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from retrotune import cli
-from retrotune.cells import Paths, expand_grid, resolve_cell
+from retrotune.cells import Paths, expand_grid
 from retrotune.config import load_config
 from retrotune.datasets import Example
-from retrotune.datasets.prepare import write_examples
 from retrotune.errors import DataError
 from retrotune.evaluation.generate import predict_cell
 from retrotune.evaluation.seen import find_question, what_was_seen
-from retrotune.files import write_parquet
+from retrotune.files import write_json, write_parquet
+from retrotune.models import RetroConfig, RetroForCausalLM
+from retrotune.preparing.examples import write_examples, write_references
+from retrotune.resolve import cell_stages
 
-QUESTIONS = [*EXAMPLES[:4], Example("mark", "What does <eos> mean?", ("the end",))]
+QUESTIONS = [
+    *(Example(f"q{n}", "Who kept " + "the old mill by the river " * n + "?", ("Tamo",)) for n in range(4)),
+    Example("mark", "What does </s> mean?", ("the end",)),
+]
 STUDY = {
     "study": "tiny",
     "data_root": "somewhere",
@@ -43,16 +50,32 @@ STUDY = {
 }  # fmt: skip
 
 
+def save_model(kind, config_kind, folder, **values):
+    """A random model with a window of 256 tokens and a byte-level tokenizer."""
+    tokenizer = make("gpt2")
+    torch.manual_seed(5)
+    config = config_kind(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        max_position_embeddings=256, pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, **values,
+    )  # fmt: skip
+    model = kind(config)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    write_json(f"{folder}/manifest.json", {"num_parameters": model.num_parameters()})
+
+
 @pytest.fixture
-def cells(tmp_path, monkeypatch, model_dir, retro_dir):  # noqa: F811
+def cells(tmp_path, monkeypatch):
     """Cells of a study whose models, questions and neighbors are on disk, by family and method."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(STUDY))
     config = load_config(STUDY)
     paths = Paths.of(config)
-    shutil.copytree(model_dir, paths.model("g"))
-    shutil.copytree(retro_dir, paths.model("r"))
-    write_examples(paths.examples("nq", "test"), QUESTIONS)
+    save_model(LlamaForCausalLM, LlamaConfig, paths.model("g"))
+    chunks = {"chunk_length": 8, "retrieved_length": 16, "cross_attention_layers": [0, 1]}
+    save_model(RetroForCausalLM, RetroConfig, paths.model("r"), **chunks)
+    write_examples(paths.examples("nq", "test"), QUESTIONS, with_answer=False)
+    write_references(paths.references("nq", "test"), QUESTIONS)
     rows = [
         {
             "question_id": question.question_id, "rank": rank, "passage_id": f"p{number}.{rank}", "title": "Mill",
@@ -69,7 +92,7 @@ def predict(cell):
     config = load_config(STUDY)
     paths = Paths.of(config)
     predict_cell(
-        resolve_cell(config, cell), paths.model(cell.model), None, paths.examples("nq", "test"),
+        cell_stages(config, cell)["predict_cell"], cell, paths.model(cell.model), None, paths.examples("nq", "test"),
         paths.neighbors("bm25", "nq", "test"), paths.cell(cell, "predictions.jsonl"),
         paths.cell(cell, "predict.json"), paths.work(cell.name),
     )  # fmt: skip
@@ -98,7 +121,7 @@ def test_it_is_what_prediction_saw(cells, capsys, model):
 
 def test_the_text_says_what_was_cut_and_answered(cells, capsys):
     cell = cells["r", "zeroshot"]
-    arguments = ["prompt", cell.name, "does <eos>", "--configfile", "study.yaml"]
+    arguments = ["prompt", cell.name, "does </s>", "--configfile", "study.yaml"]
     assert cli.main(arguments) == 0
     assert "--- not answered yet" in capsys.readouterr().out
     record = predict(cell)[-1]
@@ -106,13 +129,12 @@ def test_the_text_says_what_was_cut_and_answered(cells, capsys):
     printed = capsys.readouterr().out
     assert printed.startswith("r/zeroshot/nq/bm25/seed0, question mark\n--- prompt: ")
     assert (
-        "title: Mill, source: It rained on Monday.\n\nQuestion: What does <eos> mean? Answer: The answer is\n"
-        in printed
+        "title: Mill, source: It rained on Monday.\n\nQuestion: What does </s> mean? Answer: The answer is\n" in printed
     )
-    assert "--- neighbor 2: p4.2, 16 tokens\ntitle: Mill, source: It rained" in printed
+    assert "--- neighbor 2: p4.2, 16 tokens\ntitle: Mill, sou" in printed
     assert f"--- prompt hash: {record['prompt_hash']}, as in predictions.jsonl\n--- answered: " in printed
     assert "--- reference answers: 'the end'" in printed
-    assert cli.main([*arguments, "--config", "max_length=46"]) == 0
+    assert cli.main([*arguments, "--config", "max_length=54"]) == 0
     printed = capsys.readouterr().out
     assert "tokens of contexts did not fit and were cut" in printed
     assert f"predictions.jsonl has {record['prompt_hash']}: its answer was given to another prompt" in printed
@@ -125,7 +147,7 @@ def test_virtual_tokens_are_counted(cells):
 
 
 def test_a_question_is_found_by_id_or_by_its_text(cells, capsys):
-    assert find_question(QUESTIONS, "mark", "f") is find_question(QUESTIONS, "<EOS>", "f") is QUESTIONS[-1]
+    assert find_question(QUESTIONS, "mark", "f") is find_question(QUESTIONS, "</S>", "f") is QUESTIONS[-1]
     with pytest.raises(DataError, match=r"^f: 4 questions hold 'kept': q0: Who kept \?; q1: .*give an id"):
         find_question(QUESTIONS, "kept", "f")
     with pytest.raises(DataError, match="none of 5 questions has the id or the text 'q9'; it has q0"):

@@ -11,12 +11,12 @@ from dataset_cases import WRITERS
 from tokenizer_cases import make
 
 from retrotune.config import CorpusEntry, DatasetEntry, Passages, RetrieverEntry, World
-from retrotune.corpus.chunking import chunk_corpus, chunk_documents
 from retrotune.datasets import get_spec
 from retrotune.datasets.base import Example, Passage
-from retrotune.datasets.prepare import prepare_examples, write_examples
-from retrotune.demo.world import write_world
 from retrotune.files import read_parquet, sha256_text, write_parquet
+from retrotune.preparing.chunking import chunk_corpus, chunk_documents
+from retrotune.preparing.examples import prepare_examples, write_examples
+from retrotune.preparing.world import write_world
 from retrotune.prompting.examples import ExampleEncoder
 from retrotune.retrieval.neighbors import cache_neighbors
 from retrotune.retrieval.pretraining import cache_pretraining_neighbors, load_pretraining_neighbors

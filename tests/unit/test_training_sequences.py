@@ -9,8 +9,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from retrotune.config import Emphasis, Passages
-from retrotune.corpus.documents import Document
 from retrotune.datasets import Passage
+from retrotune.preparing.documents import Document
 from retrotune.training.sequences import (
     SequenceCollator,
     SequenceMaker,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from retrotune.config import World
-from retrotune.demo.world import write_world
+from retrotune.preparing.world import write_world
 
 DATASETS = ("nq", "triviaqa", "narrativeqa", "qasper", "quality", "qmsum")
 

@@ -1,4 +1,4 @@
-# One cell: fine-tune -> predict -> score. Scoring takes a second, so on a cluster one job predicts and scores.
+# One cell: fine-tune -> predict -> score. Scoring takes a second and runs where Snakemake runs.
 # Outputs are what other rules read. A file that none reads (train_log.jsonl, config.yaml) would be deleted with a
 # failed job's outputs, and not be missed when the others are seen late.
 
@@ -14,7 +14,7 @@ rule finetune_cell:
     log:
         PATHS.log(f"finetune_cell/{CELL_LOG}"),
     group:
-        in_group("training", alone=True)
+        in_group("training")
     conda:
         ENV
     threads: cpus()
@@ -22,10 +22,8 @@ rule finetune_cell:
         **ask(training=True),
         cell=1,
     params:
-        cell=cell_for("finetune"),
-        dataset_version=lambda wildcards: dataset_version(wildcards.dataset),
+        uses=uses("finetune_cell"),
         work=WORK,
-        version=version("finetune_cell"),
     script:
         "../scripts/finetune_cell.py"
 
@@ -42,18 +40,16 @@ rule predict_cell:
     log:
         PATHS.log(f"predict_cell/{CELL_LOG}"),
     group:
-        in_group("answering", alone=False)
+        in_group("answering")
     conda:
         ENV
     threads: cpus()
     resources:
-        **ask(share=lambda minutes: max(minutes - SCORING_MINUTES, 1)),
+        **ask(),
         cell=1,
     params:
-        cell=cell_for("predict"),
-        dataset_version=lambda wildcards: dataset_version(wildcards.dataset),
+        uses=uses("predict_cell"),
         work=WORK,
-        version=version("predict_cell"),
     script:
         "../scripts/predict_cell.py"
 
@@ -63,21 +59,15 @@ rule score_cell:
         trained=trained,
         predictions=f"{CELL}/predictions.jsonl",
         summary=f"{CELL}/predict.json",
+        references=PATHS.references("{dataset}", "test"),
     output:
-        f"{CELL}/metrics.json",
+        scores=f"{CELL}/scores.jsonl",
+        metrics=f"{CELL}/metrics.json",
     log:
         PATHS.log(f"score_cell/{CELL_LOG}"),
-    group:
-        in_group("answering", alone=False)
     conda:
         ENV
-    threads: cpus()
-    resources:
-        **ask(share=lambda minutes: min(minutes, SCORING_MINUTES)),
-        cell=1,
     params:
-        cell=cell_for("score"),
-        work=WORK,
-        version=version("score_cell"),
+        uses=uses("score_cell"),
     script:
         "../scripts/score_cell.py"

@@ -4,8 +4,6 @@
 ON_CLUSTER = workflow.remote_exec or workflow.resource_settings.nodes is not None
 # the most that a job can get, by partition; known when a run on a cluster starts
 LIMITS = {}
-# of the time of a job that predicts and scores
-SCORING_MINUTES = 5
 
 
 def request(rule, wildcards):
@@ -18,11 +16,10 @@ def cpus(rule=None):
     return lambda wildcards: request(rule, wildcards).cpus
 
 
-def ask(rule=None, training=False, share=lambda minutes: minutes):
+def ask(rule=None, training=False):
     """Resources of a rule. Each further attempt gets more memory and time, up to what a node of the partition has.
 
-    `share(minutes)` is the part of the time for one of several rules that share a job. On one node `tasks` stays unset:
-    Slurm would take it per GPU, and reserve the CPU cores as often. A training on several nodes is one task on each,
+    On one node `tasks` stays unset: Slurm would take it per GPU, and reserve the CPU cores as often. A training on several nodes is one task on each,
     called an MPI job: of these the executor starts Snakemake once, outside of any job step, and the stage itself calls
     srun (`retrotune.launching`). GPUs are then asked for per node (`gres`), where `gpu` is a number for the whole job.
     """
@@ -48,9 +45,6 @@ def ask(rule=None, training=False, share=lambda minutes: minutes):
 
         return value
 
-    def runtime(wildcards, attempt):
-        return share(grown("runtime")(wildcards, attempt))
-
     def of_gpu_jobs(key):
         return lambda wildcards: profile_default(key) if request(rule, wildcards).gpus else None
 
@@ -75,7 +69,7 @@ def ask(rule=None, training=False, share=lambda minutes: minutes):
     }
     return {
         "mem_mb": grown("mem_mb"),
-        "runtime": runtime,
+        "runtime": grown("runtime"),
         "gpu": lambda wildcards: request(rule, wildcards).gpus or None if nodes(wildcards) == 1 else None,
         # under names of their own in the profile: as defaults they would make Slurm give GPUs to all jobs
         "gpu_model": lambda wildcards: of_gpu_jobs("gpu_type")(wildcards) if nodes(wildcards) == 1 else None,
@@ -86,16 +80,13 @@ def ask(rule=None, training=False, share=lambda minutes: minutes):
     }
 
 
-def in_group(name, alone):
-    """Group function: work on cells of one base model that a job of a cluster does; `--group-components NAME=8` cells.
-
-    One cell's work is a group where several rules share it, but not where a rule is `alone`.
-    """
+def in_group(name):
+    """Group function: work on cells of one base model that a job of a cluster does; `--group-components NAME=8` cells."""
     if not ON_CLUSTER:
         return None
 
     def group(wildcards):
-        if alone and workflow.group_settings.group_components.get(name, 1) == 1:
+        if workflow.group_settings.group_components.get(name, 1) == 1:
             return None
         group = f"{name}_{wildcards.model}"
         workflow.parent_groupids[group] = name

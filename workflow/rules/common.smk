@@ -1,12 +1,10 @@
 # Helpers of all rules: the validated configuration, paths, and inputs that depend on a cell's coordinates.
 # Parsed again in every job and on the login node, so nothing heavy is imported here.
 import functools
-import json
 import os
 import re
 import signal
 import sys
-from dataclasses import astuple
 from pathlib import Path
 
 PACKAGE = str(Path(workflow.basedir) / "src")
@@ -17,13 +15,12 @@ os.environ.update(PYTHONPATH=PACKAGE)
 signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 from retrotune import slurm, warm
-from retrotune.cells import Cell, Paths, expand_grid, is_open_domain, resolve_cell
-from retrotune.config import WITHOUT_GOLD, DatasetEntry, load_config
-from retrotune.corpus.documents import corpus_files
-from retrotune.datasets import get_spec
-from retrotune.datasets.prepare import raw_files
+from retrotune.cells import Cell, Paths, expand_grid
+from retrotune.config import DatasetEntry, load_config
+from retrotune.preparing.documents import corpus_files
+from retrotune.preparing.examples import raw_files
 from retrotune.errors import ClusterError, ConfigError
-from retrotune.stages import STAGE_VERSIONS
+from retrotune.resolve import measured, resolve
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
@@ -44,13 +41,7 @@ CELL_LOG = "{model}/{method}/{dataset}/{retrieval}/seed{seed}.log"
 # retrievals are compared in a table of their own where a study has several
 RETRIEVAL_TABLES = ("csv", "md", "tex", "html") if len({cell.retrieval for cell in CELLS}) > 1 else ()
 # retrievals whose quality is measured, with the test questions that they are measured on
-MEASURED = [
-    pair
-    for pair in dict.fromkeys((cell.retrieval, cell.dataset) for cell in CELLS)
-    if CONFIG.evaluation.retrieval_depth
-    and CONFIG.retrievals[pair[0]].retriever is not None
-    and CONFIG.datasets[pair[1]].reader not in WITHOUT_GOLD
-]
+MEASURED = measured(CONFIG)
 ENV = "../../envs/cpu.yaml" if not any(m.resources.gpus for m in CONFIG.models.values()) else "../../envs/gpu.yaml"
 
 
@@ -59,46 +50,24 @@ def one_of(names):
     return "|".join(sorted(map(re.escape, names))) or "(?!)"
 
 
-def dump(value):
-    """Configuration as text with sorted keys: Snakemake compares params by their text."""
-    if hasattr(value, "model_dump"):
-        value = value.model_dump(mode="json")
-    return json.dumps(value, sort_keys=True)
-
-
-def version(stage):
-    """Params entry that reruns a rule when the output of its library stage changes."""
-    return STAGE_VERSIONS[stage]
-
-
-def cell_of(wildcards):
-    return Cell(wildcards.model, wildcards.method, wildcards.dataset, wildcards.retrieval, int(wildcards.seed))
-
-
 @functools.cache
-def resolved(stage, model, method, dataset, retrieval):
-    """The part of a cell's configuration that one stage uses, for any seed: seeds are many, the rest is the same."""
-    return resolve_cell(CONFIG, Cell(model, method, dataset, retrieval, 0)).for_stage(stage).model_dump(mode="json")
+def used(stage, wildcards):
+    return resolve(CONFIG, stage, dict(wildcards)).text()
 
 
-def cell_for(stage):
-    """Params function: the part of a cell's configuration that one stage uses."""
-    return lambda wildcards: dump({**resolved(stage, *astuple(cell_of(wildcards))[:-1]), "seed": int(wildcards.seed)})
+def uses(stage):
+    """Params function: all that a stage uses of the configuration, and the number of its code."""
+    # seeds are many, and the rest is the same for all of them
+    return lambda wildcards: used(stage, tuple((key, name) for key, name in wildcards.items() if key != "seed"))
 
 
-def raw(entry):
+def raw(entry, split="train"):
     """What a reader's files come from: the demo world, a user's folder, or the download of the official files."""
     if CONFIG.data_root is not None:
-        list_files = raw_files if isinstance(entry, DatasetEntry) else corpus_files
-        return [str(path) for path in list_files(entry, CONFIG.data_root)]
+        if isinstance(entry, DatasetEntry):
+            return [str(path) for path in raw_files(entry, CONFIG.data_root, split)]
+        return [str(path) for path in corpus_files(entry, CONFIG.data_root)]
     return [PATHS.world()] if CONFIG.world is not None else [PATHS.downloaded(entry.download)]
-
-
-def download_folder(source):
-    """Where a source's files go: where the entry that reads them looks for them."""
-    entries = [*CONFIG.datasets.values(), *CONFIG.corpora.values()]
-    path = Path(next(entry.path for entry in entries if entry.download == source))
-    return str(Path(CONFIG.raw) / (path.parent if "." in path.name else path))
 
 
 def neighbors_of(wildcards, split):
@@ -109,7 +78,7 @@ def neighbors_of(wildcards, split):
 
 
 def neighbor_caches(cell):
-    splits = ("test",) if CONFIG.methods[cell.method].kind == "zeroshot" else ("train", "test")
+    splits = ("train", "test") if CONFIG.methods[cell.method].trained else ("test",)
     return [path for split in splits for path in [neighbors_of(cell, split)] if path]
 
 
@@ -119,8 +88,17 @@ def tokenizer_of_chunking(wildcards):
     return [] if tokenizer is None else PATHS.tokenizer(tokenizer)
 
 
-def passages_of(retrieval, dataset):
-    return PATHS.passages(CONFIG.dataset_source(dataset, retrieval), CONFIG.retrievals[retrieval].chunking)
+def question_search(wildcards, split):
+    """What is searched for a split's questions, and the answers where the retriever looks for them."""
+    retrieval = CONFIG.retrievals[wildcards.retrieval]
+    source = CONFIG.dataset_source(wildcards.dataset, wildcards.retrieval, split)
+    gold = CONFIG.retrievers[CONFIG.searching(retrieval.retriever)].kind == "gold"
+    return {
+        "examples": PATHS.examples(wildcards.dataset, split),
+        "passages": PATHS.passages(source, retrieval.chunking),
+        **({"references": PATHS.references(wildcards.dataset, split)} if gold else {}),
+        **vectors_of(wildcards.retrieval, source),
+    }
 
 
 def vectors_of(retrieval, source):
@@ -134,31 +112,7 @@ def vectors_of(retrieval, source):
         return {}
     key = (searching, source, entry.chunking)
     vectors = {"embeddings": PATHS.embeddings(*key)}
-    return vectors if source in CONFIG.datasets else {**vectors, "index": PATHS.index(*key, entry.index)}
-
-
-def search_params(retrieval, **numbers):
-    """What determines a search: not the layouts, which say only where passages go afterwards."""
-    entry = CONFIG.retrievals[retrieval]
-    retriever, index = CONFIG.retrievers[entry.retriever], CONFIG.indexes.get(entry.index)
-    base = CONFIG.retrievers.get(retriever.base)
-    return dump(
-        {
-            **(numbers or {"top_k": entry.top_k, "continuation": entry.continuation}),
-            "retriever": retriever.model_dump(mode="json"),
-            "base": base and base.model_dump(mode="json"),
-            "index": index and index.model_dump(mode="json"),
-        }
-    )
-
-
-def measured_depth(retrieval):
-    """Passages per question that measuring searches; a degraded retriever is measured on those that models get.
-
-    Of more neighbors others are replaced, and of all passages of a document none could be.
-    """
-    entry, depth = CONFIG.retrievals[retrieval], CONFIG.evaluation.retrieval_depth
-    return min(depth, entry.top_k) if CONFIG.retrievers[entry.retriever].kind == "degraded" else depth
+    return vectors if source not in CONFIG.corpora else {**vectors, "index": PATHS.index(*key, entry.index)}
 
 
 def pretraining_search(wildcards):
@@ -193,11 +147,6 @@ def corpus_passages(entry):
 def texts_of(entry):
     """Files of the text that base models are trained on."""
     return [path for name in entry.corpora for path in raw(CONFIG.corpora[name])]
-
-
-def corpora_of(entry):
-    """Corpora that base models are trained on, as a rule's params hold them."""
-    return {name: CONFIG.corpora[name].model_dump(mode="json") for name in entry.corpora}
 
 
 def models_from(source):
@@ -240,54 +189,16 @@ def per_chunk(recipe, chunk_length):
     return 0 if recipe.neighbors_per == "document" else chunk_length
 
 
-def pretraining_params(wildcards):
-    """All entries that determine a pretrained model."""
-    entry = CONFIG.models[wildcards.model]
-    pretraining = CONFIG.pretrainings[entry.pretraining]
-    retrieval = CONFIG.retrievals.get(pretraining.retrieval)
-    size = CONFIG.sizes.get(entry.size)
-    return dump(
-        {
-            "family": entry.family,
-            "size": size.model_dump(mode="json") if size else entry.size,
-            "pretraining": pretraining.model_dump(mode="json"),
-            "passages": retrieval.passages(entry.family).model_dump(mode="json") if retrieval else None,
-            "corpora": corpora_of(pretraining),
-        }
-    )
-
-
-def retrofitting_params(wildcards):
-    """All entries that determine a retrofitted model, beside the GPT itself."""
-    entry = CONFIG.models[wildcards.model]
-    recipe = CONFIG.retrofittings[entry.retrofitting]
-    retrieval = CONFIG.retrievals.get(recipe.retrieval)
-    return dump(
-        {
-            "family": entry.family,
-            "source": entry.retrofit_from,
-            "retrofitting": recipe.model_dump(mode="json"),
-            "passages": retrieval.passages(entry.family).model_dump(mode="json") if retrieval else None,
-            "corpora": corpora_of(recipe),
-        }
-    )
-
-
 def trained(wildcards):
     """What training cost, written last by fine-tuning; nothing for zero-shot."""
-    zeroshot = CONFIG.methods[wildcards.method].kind == "zeroshot"
-    return [] if zeroshot else f"{CELL}/train.json".format(**dict(wildcards.items()))
+    trained = CONFIG.methods[wildcards.method].trained
+    return f"{CELL}/train.json".format(**dict(wildcards.items())) if trained else []
 
 
 def adapter(wildcards):
     """The folder of trained weights; nothing for zero-shot."""
     train = trained(wildcards)
     return str(Path(train).parent / "adapter") if train else []
-
-
-def dataset_version(dataset):
-    """Params entry that reruns what a dataset's prompts, splits and answers determine when its file says so."""
-    return get_spec(CONFIG.datasets[dataset].reader).version
 
 
 def warn_missing_checkpoints():
@@ -310,13 +221,13 @@ warn_missing_checkpoints()
 
 
 wildcard_constraints:
-    download=r"[a-z-]+",
+    download=one_of({entry.download or "none" for entry in (*CONFIG.datasets.values(), *CONFIG.corpora.values())}),
     model=one_of(CONFIG.models),
     method=one_of(CONFIG.methods),
     dataset=one_of(CONFIG.datasets),
     retrieval=one_of(CONFIG.retrievals),
     corpus=one_of(CONFIG.corpora),
-    source=one_of([*CONFIG.corpora, *CONFIG.datasets]),
+    source=one_of([*CONFIG.corpora, *(f"{name}/{split}" for name in CONFIG.datasets for split in ("train", "test"))]),
     chunking=one_of(CONFIG.chunkings),
     retriever=one_of(CONFIG.retrievers),
     index=one_of(CONFIG.indexes),

@@ -9,8 +9,7 @@ rule write_world:
     conda:
         ENV
     params:
-        world=dump(CONFIG.world),
-        version=version("write_world"),
+        uses=uses("write_world"),
     script:
         "../scripts/write_world.py"
 
@@ -23,40 +22,45 @@ rule download_source:
     conda:
         ENV
     params:
-        folder=lambda wildcards: download_folder(wildcards.download),
-        version=version("download_source"),
+        uses=uses("download_source"),
     script:
         "../scripts/download_source.py"
 
 
-rule prepare_examples:
+rule prepare_train:
     input:
-        lambda wildcards: raw(CONFIG.datasets[wildcards.dataset]),
+        lambda wildcards: raw(CONFIG.datasets[wildcards.dataset], "train"),
     output:
-        train=PATHS.examples("{dataset}", "train"),
-        test=PATHS.examples("{dataset}", "test"),
+        examples=PATHS.examples("{dataset}", "train"),
+        references=PATHS.references("{dataset}", "train"),
+        documents=PATHS.documents("{dataset}", "train"),
     log:
-        PATHS.log("prepare_examples/{dataset}.log"),
-    wildcard_constraints:
-        dataset=one_of(name for name in CONFIG.datasets if is_open_domain(CONFIG, name)),
+        PATHS.log("prepare_train/{dataset}.log"),
     conda:
         ENV
     params:
-        dataset=lambda wildcards: dump(CONFIG.datasets[wildcards.dataset]),
-        dataset_version=lambda wildcards: dataset_version(wildcards.dataset),
+        uses=uses("prepare_train"),
         root=CONFIG.raw,
-        version=version("prepare_examples"),
     script:
         "../scripts/prepare_examples.py"
 
 
-use rule prepare_examples as prepare_document_examples with:
+rule prepare_test:
+    input:
+        lambda wildcards: raw(CONFIG.datasets[wildcards.dataset], "test"),
     output:
-        train=PATHS.examples("{dataset}", "train"),
-        test=PATHS.examples("{dataset}", "test"),
-        documents=PATHS.documents("{dataset}"),
-    wildcard_constraints:
-        dataset=one_of(name for name in CONFIG.datasets if not is_open_domain(CONFIG, name)),
+        examples=PATHS.examples("{dataset}", "test"),
+        references=PATHS.references("{dataset}", "test"),
+        documents=PATHS.documents("{dataset}", "test"),
+    log:
+        PATHS.log("prepare_test/{dataset}.log"),
+    conda:
+        ENV
+    params:
+        uses=uses("prepare_test"),
+        root=CONFIG.raw,
+    script:
+        "../scripts/prepare_examples.py"
 
 
 rule chunk_corpus:
@@ -73,27 +77,24 @@ rule chunk_corpus:
     resources:
         **ask("chunk_corpus"),
     params:
-        corpus=lambda wildcards: dump(CONFIG.corpora[wildcards.corpus]),
-        chunking=lambda wildcards: dump(CONFIG.chunkings[wildcards.chunking]),
+        uses=uses("chunk_corpus"),
         root=CONFIG.raw,
-        version=version("chunk_corpus"),
     script:
         "../scripts/chunk_corpus.py"
 
 
 rule chunk_documents:
     input:
-        documents=PATHS.documents("{dataset}"),
+        documents=PATHS.documents("{dataset}", "{split}"),
         tokenizer=tokenizer_of_chunking,
     output:
-        PATHS.passages("{dataset}", "{chunking}"),
+        PATHS.passages("{dataset}/{split}", "{chunking}"),
     log:
-        PATHS.log("chunk_documents/{dataset}-{chunking}.log"),
+        PATHS.log("chunk_documents/{dataset}-{split}-{chunking}.log"),
     conda:
         ENV
     params:
-        chunking=lambda wildcards: dump(CONFIG.chunkings[wildcards.chunking]),
-        version=version("chunk_corpus"),
+        uses=uses("chunk_documents"),
     script:
         "../scripts/chunk_documents.py"
 
@@ -110,14 +111,7 @@ rule train_tokenizer:
     conda:
         ENV
     params:
-        tokenizer=lambda wildcards: dump(CONFIG.tokenizers[wildcards.tokenizer]),
-        corpora=lambda wildcards: dump(
-            {
-                name: CONFIG.corpora[name].model_dump(mode="json")
-                for name in CONFIG.tokenizers[wildcards.tokenizer].corpora
-            }
-        ),
+        uses=uses("train_tokenizer"),
         root=CONFIG.raw,
-        version=version("train_tokenizer"),
     script:
         "../scripts/train_tokenizer.py"

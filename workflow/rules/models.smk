@@ -20,10 +20,9 @@ rule pretrain_model:
     resources:
         **ask(training=True),
     params:
-        model=pretraining_params,
+        uses=uses("pretrain_model"),
         root=CONFIG.raw,
         work=PATHS.model_work("{model}"),
-        version=version("pretrain_model"),
     script:
         "../scripts/pretrain_model.py"
 
@@ -46,10 +45,9 @@ rule retrofit_model:
     resources:
         **ask(training=True),
     params:
-        model=retrofitting_params,
+        uses=uses("retrofit_model"),
         root=CONFIG.raw,
         work=PATHS.model_work("{model}"),
-        version=version("retrofit_model"),
     script:
         "../scripts/retrofit_model.py"
 
@@ -64,8 +62,7 @@ rule fetch_model:
     conda:
         ENV
     params:
-        model=lambda wildcards: dump({key: getattr(CONFIG.models[wildcards.model], key) for key in ("hub", "path")}),
-        version=version("fetch_model"),
+        uses=uses("fetch_model"),
     script:
         "../scripts/fetch_model.py"
 
@@ -83,9 +80,7 @@ rule convert_model:
     resources:
         **ask("convert_model"),
     params:
-        family=lambda wildcards: CONFIG.models[wildcards.model].family,
-        checkpoint=lambda wildcards: dump(CONFIG.models[wildcards.model].checkpoint),
+        uses=uses("convert_model"),
         packages=PATHS.packages(),
-        version=version("convert_model"),
     script:
         "../scripts/convert_model.py"

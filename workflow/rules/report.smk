@@ -12,8 +12,7 @@ rule collect_metrics:
     conda:
         ENV
     params:
-        cells=dump([list(astuple(cell)) for cell in CELLS]),
-        version=version("collect_metrics"),
+        uses=uses("collect_metrics"),
     script:
         "../scripts/collect_metrics.py"
 
@@ -43,7 +42,7 @@ rule make_tables:
     conda:
         ENV
     params:
-        version=version("make_tables"),
+        uses=uses("make_tables"),
     script:
         "../scripts/make_tables.py"
 
@@ -64,7 +63,7 @@ rule plot_scaling:
     conda:
         ENV
     params:
-        version=version("plot_scaling"),
+        uses=uses("plot_scaling"),
     script:
         "../scripts/plot_scaling.py"
 
@@ -92,7 +91,6 @@ rule report_retrieval:
     conda:
         ENV
     params:
-        pairs=dump(MEASURED),
-        version=version("report_retrieval"),
+        uses=uses("report_retrieval"),
     script:
         "../scripts/report_retrieval.py"

@@ -16,8 +16,7 @@ rule embed_passages:
     resources:
         **ask("embed_passages"),
     params:
-        retriever=lambda wildcards: dump(CONFIG.retrievers[wildcards.retriever]),
-        version=version("embed_passages"),
+        uses=uses("embed_passages"),
     script:
         "../scripts/embed_passages.py"
 
@@ -35,21 +34,14 @@ rule build_index:
     resources:
         **ask("build_index"),
     params:
-        index=lambda wildcards: dump(CONFIG.indexes[wildcards.index]),
-        version=version("build_index"),
+        uses=uses("build_index"),
     script:
         "../scripts/build_index.py"
 
 
 rule cache_neighbors:
     input:
-        unpack(
-            lambda wildcards: vectors_of(
-                wildcards.retrieval, CONFIG.dataset_source(wildcards.dataset, wildcards.retrieval)
-            )
-        ),
-        examples=PATHS.examples("{dataset}", "{split}"),
-        passages=lambda wildcards: passages_of(wildcards.retrieval, wildcards.dataset),
+        unpack(lambda wildcards: question_search(wildcards, wildcards.split)),
     output:
         PATHS.neighbors("{retrieval}", "{dataset}", "{split}"),
     log:
@@ -60,9 +52,7 @@ rule cache_neighbors:
     resources:
         **ask("cache_neighbors"),
     params:
-        search=lambda wildcards: search_params(wildcards.retrieval),
-        own_documents=lambda wildcards: not is_open_domain(CONFIG, wildcards.dataset),
-        version=version("cache_neighbors"),
+        uses=uses("cache_neighbors"),
     script:
         "../scripts/cache_neighbors.py"
 
@@ -70,12 +60,11 @@ rule cache_neighbors:
 rule measure_retrieval:
     input:
         unpack(
-            lambda wildcards: vectors_of(
-                wildcards.retrieval, CONFIG.dataset_source(wildcards.dataset, wildcards.retrieval)
-            )
+            lambda wildcards: {
+                **question_search(wildcards, "test"),
+                "references": PATHS.references("{dataset}", "test"),
+            }
         ),
-        examples=PATHS.examples("{dataset}", "test"),
-        passages=lambda wildcards: passages_of(wildcards.retrieval, wildcards.dataset),
     output:
         PATHS.quality("{retrieval}", "{dataset}"),
     log:
@@ -83,13 +72,7 @@ rule measure_retrieval:
     conda:
         ENV
     params:
-        search=lambda wildcards: search_params(
-            wildcards.retrieval,
-            depth=measured_depth(wildcards.retrieval),
-            bootstrap_samples=CONFIG.evaluation.bootstrap_samples,
-        ),
-        own_documents=lambda wildcards: not is_open_domain(CONFIG, wildcards.dataset),
-        version=version("measure_retrieval"),
+        uses=uses("measure_retrieval"),
     script:
         "../scripts/measure_retrieval.py"
 
@@ -109,12 +92,8 @@ rule cache_pretraining_neighbors:
     resources:
         **ask("cache_pretraining_neighbors"),
     params:
-        search=lambda wildcards: search_params(CONFIG.pretrainings[wildcards.pretraining].retrieval),
-        source=lambda wildcards: CONFIG.retrievals[CONFIG.pretrainings[wildcards.pretraining].retrieval].corpus,
-        neighbors_per=lambda wildcards: CONFIG.pretrainings[wildcards.pretraining].neighbors_per,
-        corpora=lambda wildcards: dump(corpora_of(CONFIG.pretrainings[wildcards.pretraining])),
+        uses=uses("cache_pretraining_neighbors"),
         root=CONFIG.raw,
-        version=version("cache_pretraining_neighbors"),
     script:
         "../scripts/cache_pretraining_neighbors.py"
 
@@ -129,9 +108,5 @@ use rule cache_pretraining_neighbors as cache_retrofitting_neighbors with:
     # it wants all cores: before the GPT arm, which needs no neighbors, takes one of them for long
     priority: 20
     params:
-        search=lambda wildcards: search_params(CONFIG.retrofittings[wildcards.retrofitting].retrieval),
-        source=lambda wildcards: CONFIG.retrievals[CONFIG.retrofittings[wildcards.retrofitting].retrieval].corpus,
-        neighbors_per=lambda wildcards: CONFIG.retrofittings[wildcards.retrofitting].neighbors_per,
-        corpora=lambda wildcards: dump(corpora_of(CONFIG.retrofittings[wildcards.retrofitting])),
+        uses=uses("cache_pretraining_neighbors"),
         root=CONFIG.raw,
-        version=version("cache_pretraining_neighbors"),

@@ -1,6 +1,6 @@
-from retrotune.config import IndexEntry
 from retrotune.log import stage_log
 from retrotune.retrieval.index import build_index
+from retrotune.stages import BuildIndexParams
 
 with stage_log(snakemake.log[0]):
-    build_index(snakemake.input[0], IndexEntry.model_validate_json(snakemake.params.index), snakemake.output[0])
+    build_index(BuildIndexParams.of(snakemake.params.uses), snakemake.input[0], snakemake.output[0])

@@ -1,11 +1,11 @@
-from retrotune.config import ChunkingEntry, CorpusEntry
-from retrotune.corpus.chunking import chunk_corpus, cut_of
 from retrotune.log import stage_log
+from retrotune.preparing.chunking import chunk_corpus
+from retrotune.stages import ChunkCorpusParams
 
 with stage_log(snakemake.log[0]):
     chunk_corpus(
-        CorpusEntry.model_validate_json(snakemake.params.corpus),
+        ChunkCorpusParams.of(snakemake.params.uses),
         snakemake.params.root,
-        cut_of(ChunkingEntry.model_validate_json(snakemake.params.chunking), snakemake.input.get("tokenizer")),
         snakemake.output[0],
+        snakemake.input.get("tokenizer"),
     )

@@ -1,10 +1,11 @@
-from retrotune.config import ChunkingEntry
-from retrotune.corpus.chunking import chunk_documents, cut_of
 from retrotune.log import stage_log
+from retrotune.preparing.chunking import chunk_documents
+from retrotune.stages import ChunkParams
 
 with stage_log(snakemake.log[0]):
     chunk_documents(
+        ChunkParams.of(snakemake.params.uses),
         snakemake.input.documents,
-        cut_of(ChunkingEntry.model_validate_json(snakemake.params.chunking), snakemake.input.get("tokenizer")),
         snakemake.output[0],
+        snakemake.input.get("tokenizer"),
     )

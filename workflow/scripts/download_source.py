@@ -1,7 +1,8 @@
-from retrotune.datasets.download import download_source
 from retrotune.files import write_json
 from retrotune.log import stage_log
+from retrotune.preparing.download import download_source
+from retrotune.stages import DownloadSourceParams
 
 with stage_log(snakemake.log[0]):
-    files = download_source(snakemake.wildcards.download, snakemake.params.folder)
+    files = download_source(DownloadSourceParams.of(snakemake.params.uses))
     write_json(snakemake.output[0], {"files": [str(file) for file in files]})

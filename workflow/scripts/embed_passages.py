@@ -1,10 +1,6 @@
-from retrotune.config import RetrieverEntry
 from retrotune.log import stage_log
 from retrotune.retrieval.embeddings import embed_passages
+from retrotune.stages import EmbedParams
 
 with stage_log(snakemake.log[0]):
-    embed_passages(
-        snakemake.input[0],
-        RetrieverEntry.model_validate_json(snakemake.params.retriever),
-        snakemake.output[0],
-    )
+    embed_passages(EmbedParams.of(snakemake.params.uses), snakemake.input[0], snakemake.output[0])

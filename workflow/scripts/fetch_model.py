@@ -1,8 +1,8 @@
-import json
 from pathlib import Path
 
 from retrotune.log import stage_log
-from retrotune.models.fetch import fetch_model
+from retrotune.models.fetch import fetch_base_model
+from retrotune.stages import FetchParams
 
 with stage_log(snakemake.log[0]):
-    fetch_model(Path(snakemake.output[0]).parent, **json.loads(snakemake.params.model))
+    fetch_base_model(FetchParams.of(snakemake.params.uses), Path(snakemake.output[0]).parent)

@@ -4,10 +4,11 @@ warm.continue_in_fork()
 
 from pathlib import Path
 
-from retrotune.cells import ResolvedCell
+from retrotune.cells import Cell
 from retrotune.config import SaveEvery
 from retrotune.launching import Launch, run_stage
 from retrotune.log import stage_log
+from retrotune.stages import FinetuneParams
 
 with stage_log(snakemake.log[0]):
     run_stage(
@@ -15,7 +16,8 @@ with stage_log(snakemake.log[0]):
         Launch.of(snakemake.resources),
         snakemake.params.work,
         snakemake.threads,
-        resolved=ResolvedCell.model_validate_json(snakemake.params.cell),
+        params=FinetuneParams.of(snakemake.params.uses),
+        cell=Cell.of(snakemake.wildcards),
         model_dir=Path(snakemake.input.model).parent,
         examples=snakemake.input.examples,
         neighbors=snakemake.input.get("neighbors") or None,

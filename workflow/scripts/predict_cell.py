@@ -4,13 +4,15 @@ warm.continue_in_fork()
 
 from pathlib import Path
 
-from retrotune.cells import ResolvedCell
+from retrotune.cells import Cell
 from retrotune.evaluation.generate import predict_cell
 from retrotune.log import stage_log
+from retrotune.stages import PredictParams
 
 with stage_log(snakemake.log[0]):
     predict_cell(
-        ResolvedCell.model_validate_json(snakemake.params.cell),
+        PredictParams.of(snakemake.params.uses),
+        Cell.of(snakemake.wildcards),
         Path(snakemake.input.model).parent,
         snakemake.input.get("adapter") or None,
         snakemake.input.examples,

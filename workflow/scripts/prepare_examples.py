@@ -1,12 +1,12 @@
-from retrotune.config import DatasetEntry
-from retrotune.datasets.prepare import prepare_examples
 from retrotune.log import stage_log
+from retrotune.preparing.examples import prepare_examples
+from retrotune.stages import STAGES
 
 with stage_log(snakemake.log[0]):
     prepare_examples(
-        DatasetEntry.model_validate_json(snakemake.params.dataset),
+        STAGES[snakemake.rule].of(snakemake.params.uses),
         snakemake.params.root,
-        snakemake.output.train,
-        snakemake.output.test,
-        snakemake.output.get("documents"),
+        snakemake.output.examples,
+        snakemake.output.references,
+        snakemake.output.documents,
     )

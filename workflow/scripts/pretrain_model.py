@@ -2,25 +2,20 @@ from retrotune import warm
 
 warm.continue_in_fork()
 
-import json
 from pathlib import Path
 
-from retrotune.config import CorpusEntry, Passages, PretrainingEntry, SaveEvery, SizeEntry
+from retrotune.config import SaveEvery
 from retrotune.launching import Launch, run_stage
 from retrotune.log import stage_log
+from retrotune.stages import PretrainParams
 
 with stage_log(snakemake.log[0]):
-    model = json.loads(snakemake.params.model)
     run_stage(
         "retrotune.training.pretrain:pretrain_model",
         Launch.of(snakemake.resources),
         snakemake.params.work,
         snakemake.threads,
-        family=model["family"],
-        size=model["size"] if isinstance(model["size"], str) else SizeEntry(**model["size"]),
-        pretraining=PretrainingEntry(**model["pretraining"]),
-        passages=Passages(**model["passages"]) if model["passages"] else None,
-        corpora={name: CorpusEntry(**entry) for name, entry in model["corpora"].items()},
+        params=PretrainParams.of(snakemake.params.uses),
         root=snakemake.params.root,
         tokenizer_json=snakemake.input.tokenizer,
         neighbors=snakemake.input.get("neighbors"),

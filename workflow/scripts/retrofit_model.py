@@ -2,26 +2,21 @@ from retrotune import warm
 
 warm.continue_in_fork()
 
-import json
 from pathlib import Path
 
-from retrotune.config import CorpusEntry, Passages, RetrofittingEntry, SaveEvery
+from retrotune.config import SaveEvery
 from retrotune.launching import Launch, run_stage
 from retrotune.log import stage_log
+from retrotune.stages import RetrofitParams
 
 with stage_log(snakemake.log[0]):
-    model = json.loads(snakemake.params.model)
     run_stage(
         "retrotune.training.retrofit:retrofit_model",
         Launch.of(snakemake.resources),
         snakemake.params.work,
         snakemake.threads,
-        family=model["family"],
-        source=model["source"],
+        params=RetrofitParams.of(snakemake.params.uses),
         source_dir=Path(snakemake.input.source).parent,
-        retrofitting=RetrofittingEntry(**model["retrofitting"]),
-        passages=Passages(**model["passages"]) if model["passages"] else None,
-        corpora={name: CorpusEntry(**entry) for name, entry in model["corpora"].items()},
         root=snakemake.params.root,
         neighbors=snakemake.input.get("neighbors"),
         out_dir=Path(snakemake.output[0]).parent,

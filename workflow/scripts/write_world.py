@@ -1,8 +1,8 @@
 from pathlib import Path
 
-from retrotune.config import World
-from retrotune.demo.world import write_world
 from retrotune.log import stage_log
+from retrotune.preparing.world import write_world
+from retrotune.stages import WriteWorldParams
 
 with stage_log(snakemake.log[0]):
-    write_world(Path(snakemake.output[0]).parent, World.model_validate_json(snakemake.params.world))
+    write_world(WriteWorldParams.of(snakemake.params.uses), Path(snakemake.output[0]).parent)

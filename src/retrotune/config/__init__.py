@@ -5,18 +5,9 @@ names. Descriptions of the fields are the documentation: `config/schema.json` an
 are generated from them (`make docs`).
 """
 
-from retrotune.config.base import OPEN_DOMAIN, PAPER_SIZES, WITHOUT_GOLD, Reader
+from retrotune.config.base import PAPER_SIZES, Reader
 from retrotune.config.indexes import IndexEntry
 from retrotune.config.loading import load_config, nearest, read_config, read_yaml
-from retrotune.config.methods import (
-    AdapterMethod,
-    Finetuning,
-    FullMethod,
-    LoraMethod,
-    MethodEntry,
-    PtuningMethod,
-    ZeroshotMethod,
-)
 from retrotune.config.models import (
     BaseTraining,
     Checkpoint,
@@ -24,8 +15,10 @@ from retrotune.config.models import (
     ModelEntry,
     ModelResources,
     PretrainingEntry,
+    Recipe,
     Resources,
     RetrofittingEntry,
+    RetrofittingRecipe,
     SizeEntry,
     TokenizerEntry,
 )
@@ -40,11 +33,15 @@ from retrotune.config.retrieval import (
 from retrotune.config.retrievers import RetrieverEntry
 from retrotune.config.study import Config, Evaluation, Grid, RuleResources, SaveEvery, Select
 from retrotune.entries import Entry, Family
+from retrotune.methods import Finetuning, MethodEntry
+from retrotune.methods.adapter import AdapterMethod
+from retrotune.methods.full import FullMethod
+from retrotune.methods.lora import LoraMethod
+from retrotune.methods.ptuning import PtuningMethod
+from retrotune.methods.zeroshot import ZeroshotMethod
 
 __all__ = [
-    "OPEN_DOMAIN",
     "PAPER_SIZES",
-    "WITHOUT_GOLD",
     "AdapterMethod",
     "BaseTraining",
     "Checkpoint",
@@ -68,10 +65,12 @@ __all__ = [
     "PretrainingEntry",
     "PtuningMethod",
     "Reader",
+    "Recipe",
     "Resources",
     "RetrievalEntry",
     "RetrieverEntry",
     "RetrofittingEntry",
+    "RetrofittingRecipe",
     "RuleResources",
     "SaveEvery",
     "Select",

@@ -1,10 +1,13 @@
-"""Which datasets the configuration knows, and what it must know of them."""
+"""What entries name that is no entry: dataset readers and layouts, as the datasets' records have them, and sizes."""
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-Reader = Literal["nq", "triviaqa", "narrativeqa", "qasper", "quality", "qmsum"]
-OPEN_DOMAIN: frozenset[str] = frozenset({"nq", "triviaqa"})
-"""Readers whose questions retrieve from a corpus; all others retrieve from the question's own document."""
-WITHOUT_GOLD: frozenset[str] = frozenset({"qmsum"})
-"""Readers whose answers are summaries: no passage holds one."""
+from retrotune.datasets import SPECS
+
+if TYPE_CHECKING:
+    Reader = str
+    LayoutName = str
+else:
+    Reader = Literal[tuple(SPECS)]
+    LayoutName = Literal[tuple(dict.fromkeys(name for spec in SPECS.values() for name in spec.layouts))]
 PAPER_SIZES = ("xs", "s", "m", "l", "xxl")

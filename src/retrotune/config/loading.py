@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from retrotune.config.base import OPEN_DOMAIN, PAPER_SIZES, WITHOUT_GOLD
+from retrotune.config.base import PAPER_SIZES
 from retrotune.config.models import BaseTraining, ModelEntry, RetrofittingEntry
 from retrotune.config.study import Config
 from retrotune.errors import ConfigError
@@ -167,7 +167,7 @@ def _dangling(config: Config) -> Iterator[str]:
         for retrieval_name in grid.retrievals:
             named = config.retrievals.get(retrieval_name)
             for dataset in grid.datasets or config.datasets:
-                open_domain = dataset in config.datasets and config.datasets[dataset].reader in OPEN_DOMAIN
+                open_domain = dataset in config.datasets and config.datasets[dataset].record.open_domain
                 if named is not None and named.retriever is not None and open_domain and named.corpus is None:
                     yield f"retrievals.{retrieval_name}.corpus: needed, because {dataset} is open-domain"
 
@@ -201,7 +201,7 @@ def _control_problems(config: Config) -> Iterator[str]:
     for grid in config.grid:
         for retrieval in filter(seeks_answers, grid.retrievals):
             for dataset in grid.datasets or config.datasets:
-                if dataset in config.datasets and config.datasets[dataset].reader in WITHOUT_GOLD:
+                if dataset in config.datasets and not config.datasets[dataset].record.gold:
                     yield (
                         f"retrievals.{retrieval}: gold, but answers of {dataset} are summaries, which no passage "
                         "holds: leave the dataset out of this grid"

@@ -1,8 +1,8 @@
 """Entries of base models: shapes, tokenizers, pretraining, and where a model comes from."""
 
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, model_validator
 
 from retrotune.entries import Count, Entry, Family, Name, PositiveInt, Share
 
@@ -56,13 +56,9 @@ class Emphasis(Entry):
     other_weight: Share = Field(0.15, description="weight of all other tokens")
 
 
-class BaseTraining(Entry):
-    """What training of base models on text has in common, from scratch or from a GPT."""
+class Recipe(Entry):
+    """How base models learn from text, from scratch or from a GPT."""
 
-    corpora: tuple[Name, ...] = Field(min_length=1, description="entries of `corpora` to train on")
-    retrieval: Name | None = Field(
-        None, description="entry of `retrievals` that gives contexts and neighbors; null: none"
-    )
     neighbors_per: Literal["document", "chunk"] = Field(
         "chunk", description="one neighbor set per document (short texts), or one per chunk (long texts)"
     )
@@ -83,14 +79,8 @@ class BaseTraining(Entry):
     seed: int = Field(0, description="seed of first weights, order of sequences and left-out passages")
 
 
-class PretrainingEntry(BaseTraining):
-    """How base models are trained from scratch in this study."""
-
-    tokenizer: Name = Field(description="entry of `tokenizers`")
-
-
-class RetrofittingEntry(BaseTraining):
-    """How a GPT becomes a RETRO, or is trained further as a GPT on the same tokens, the RETRO's fair baseline."""
+class RetrofittingRecipe(Recipe):
+    """What a GPT that becomes a RETRO, or goes on as the GPT that it is, learns by."""
 
     train: Literal["all", "new"] = Field(
         "all", description="new: neighbor encoder and cross-attention only; the baseline is then the GPT itself"
@@ -110,7 +100,7 @@ class RetrofittingEntry(BaseTraining):
     retrieved_length: PositiveInt = Field(128, description="tokens per neighbor")
 
     @model_validator(mode="after")
-    def _consistent(self) -> "RetrofittingEntry":
+    def _consistent(self) -> "RetrofittingRecipe":
         if self.neighbors_per == "chunk" and self.sequence_length % self.chunk_length:
             raise ValueError(
                 f"sequence_length={self.sequence_length} is no multiple of chunk_length={self.chunk_length}: neighbors "
@@ -121,6 +111,39 @@ class RetrofittingEntry(BaseTraining):
                 f"new_learning_rate={self.new_learning_rate} needs optimizer: adamw, found {self.optimizer}"
             )
         return self
+
+
+class _FromText(Entry):
+    """The entries that a recipe takes its text and passages from."""
+
+    corpora: tuple[Name, ...] = Field(min_length=1, description="entries of `corpora` to train on")
+    retrieval: Name | None = Field(
+        None, description="entry of `retrievals` that gives contexts and neighbors; null: none"
+    )
+
+
+class PretrainingEntry(Recipe, _FromText):
+    """How base models are trained from scratch in this study."""
+
+    tokenizer: Name = Field(description="entry of `tokenizers`")
+
+    @property
+    def recipe(self) -> Recipe:
+        """The entry without the names of others."""
+        return Recipe(**{name: getattr(self, name) for name in Recipe.model_fields})
+
+
+class RetrofittingEntry(RetrofittingRecipe, _FromText):
+    """How a GPT becomes a RETRO, or is trained further as a GPT on the same tokens, the RETRO's fair baseline."""
+
+    @property
+    def recipe(self) -> RetrofittingRecipe:
+        """The entry without the names of others."""
+        return RetrofittingRecipe(**{name: getattr(self, name) for name in RetrofittingRecipe.model_fields})
+
+
+BaseTraining = PretrainingEntry | RetrofittingEntry
+"""What base models are trained by."""
 
 
 class Resources(Entry):
@@ -147,17 +170,6 @@ class ModelResources(Resources):
         False,
         description="training spreads weights, gradients and optimizer over its processes, where no GPU holds them",
     )
-
-    @model_serializer(mode="wrap")
-    def _without_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """What is not used is left out, so that studies made before these keys do not run again."""
-        values: dict[str, Any] = handler(self)
-        own = {
-            key: field.default
-            for key, field in ModelResources.model_fields.items()
-            if key not in Resources.model_fields
-        }
-        return {key: value for key, value in values.items() if key not in own or value != own[key]}
 
     @property
     def processes_per_node(self) -> int:

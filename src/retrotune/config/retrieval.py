@@ -4,7 +4,8 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from retrotune.config.base import OPEN_DOMAIN, Reader
+from retrotune.config.base import LayoutName, Reader
+from retrotune.datasets import SPECS, DatasetSpec
 from retrotune.entries import Count, Entry, Name, PositiveInt
 
 
@@ -22,7 +23,7 @@ class DatasetEntry(Entry):
     """A question set, read from its official files."""
 
     reader: Reader = Field(description="which dataset's files, prompts and metric")
-    layout: Literal["official", "scrolls", "dpr"] = Field("official", description="file layout below `path`")
+    layout: LayoutName = Field("official", description="file layout below `path`")
     path: str = Field(description="folder or file, relative to `data_root`")
     prompt: Literal["base", "instruct"] | None = Field(None, description="prompts; null: as the model's `instruct`")
     max_train: Count | None = Field(None, description="use the first N training questions; null: all")
@@ -32,17 +33,20 @@ class DatasetEntry(Entry):
 
     @model_validator(mode="after")
     def _known_layout(self) -> "DatasetEntry":
-        other = "dpr" if self.reader in OPEN_DOMAIN else "scrolls"
-        if self.layout not in ("official", other):
-            raise ValueError(f"{self.reader} has no layout {self.layout!r}; it has official and {other}")
+        if self.layout not in self.record.layouts:
+            known = " and ".join(self.record.layouts)
+            raise ValueError(f"{self.reader} has no layout {self.layout!r}; it has {known}")
         return self
+
+    @property
+    def record(self) -> DatasetSpec:
+        """What is known of the dataset."""
+        return SPECS[self.reader]
 
     @property
     def download(self) -> str:
         """Name of the official source of these files."""
-        if self.layout == "scrolls":
-            return f"scrolls-{self.reader}"
-        return self.reader if self.layout == "official" else f"{self.reader}-{self.layout}"
+        return self.record.source(self.layout)
 
 
 class CorpusEntry(Entry):

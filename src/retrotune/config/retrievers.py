@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, model_validator
 
 from retrotune.entries import Count, Entry, Name, PositiveInt, Share
 
@@ -149,10 +149,19 @@ class RetrieverEntry(Entry):
             raise ValueError("a degraded retriever needs `base`, the retriever whose neighbors are replaced")
         return self
 
-    @model_serializer(mode="wrap")
-    def _written_without_foreign_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        values: dict[str, Any] = handler(self)
-        return {key: value for key, value in values.items() if key in self._keys()}
+    def for_passages(self) -> "RetrieverEntry":
+        """The encoder of passages alone, as the only model, without what concerns questions."""
+        model = self.passage_model or self.query_model
+        return self.model_copy(
+            update={"preset": None, "query_model": model, "passage_model": None, "query_prefix": None}
+        )
+
+    def for_search(self) -> "RetrieverEntry":
+        """What a search works with: the preset's keys without its name, and no blocks of passages."""
+        if self.kind != "dense":
+            return self
+        default = type(self).model_fields["block_passages"].default
+        return self.model_copy(update={"preset": None, "block_passages": default})
 
     def _keys(self) -> frozenset[str]:
         """Keys that say something for this kind."""

@@ -2,9 +2,7 @@
 
 from pydantic import Field
 
-from retrotune.config.base import OPEN_DOMAIN
 from retrotune.config.indexes import IndexEntry
-from retrotune.config.methods import Finetuning, MethodEntry, ZeroshotMethod
 from retrotune.config.models import (
     ModelEntry,
     PretrainingEntry,
@@ -23,6 +21,7 @@ from retrotune.config.retrieval import (
 from retrotune.config.retrievers import RetrieverEntry
 from retrotune.entries import Count, Entry, Name, PositiveInt
 from retrotune.errors import ConfigError
+from retrotune.methods import Finetuning, MethodEntry
 
 
 class Evaluation(Entry):
@@ -128,10 +127,14 @@ class Config(Entry):
         """Folder of raw files."""
         return self.data_root or f"{self.resources}/raw"
 
-    def dataset_source(self, dataset: str, retrieval: str) -> str:
-        """Name of what a dataset's questions retrieve from: the retrieval's corpus, or the dataset's own documents."""
-        if self.datasets[dataset].reader not in OPEN_DOMAIN:
-            return dataset
+    def is_open_domain(self, dataset: str) -> bool:
+        """Whether a dataset's questions retrieve from a corpus rather than from their own document."""
+        return self.datasets[dataset].record.open_domain
+
+    def dataset_source(self, dataset: str, retrieval: str, split: str) -> str:
+        """Name of what a split's questions retrieve from: the retrieval's corpus, or the split's own documents."""
+        if not self.is_open_domain(dataset):
+            return f"{dataset}/{split}"
         corpus = self.retrievals[retrieval].corpus
         if corpus is None:
             raise ConfigError(f"retrievals.{retrieval}.corpus is not set, but {dataset} is open-domain: name a corpus")
@@ -144,6 +147,7 @@ class Config(Entry):
     def finetuning_of(self, method: str) -> Finetuning:
         """Fine-tuning values of a trained method: the defaults with its overrides."""
         entry = self.methods[method]
-        if isinstance(entry, ZeroshotMethod):
-            raise ConfigError(f"methods.{method} is zeroshot and is not trained")
-        return self.finetuning.model_copy(update=entry.finetuning.model_dump(exclude_none=True))
+        recipe = entry.recipe(self.finetuning)
+        if recipe is None:
+            raise ConfigError(f"methods.{method} is {entry.kind} and is not trained")
+        return recipe

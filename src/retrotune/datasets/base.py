@@ -12,12 +12,13 @@ from typing import Any, Literal, Self
 
 from pydantic import model_validator
 
-from retrotune.corpus.documents import Document
-from retrotune.corpus.records import BadRecordError, BadRecords, check_unicode, find_file, squeeze
+from retrotune.corpus.records import BadRecordError, BadRecords, Document, check_unicode, find_file, squeeze
+from retrotune.demo.layouts import Demo
 from retrotune.entries import Entry
 from retrotune.errors import ConfigError, DataError
 
 VARIANTS = ("base", "instruct")
+GITHUB = "https://raw.githubusercontent.com"
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -27,13 +28,27 @@ class Example:
 
     `doc_id` names the question's own document (None: open domain). `options` are the choices of a multiple-choice
     question in the order of their letters; its first answer is the text of the right one. `evidence` are paragraphs of
-    the document in which annotators found the answer, where a dataset marks them.
+    the document in which annotators found the answer, where a dataset marks them; `types` says of what type each answer
+    is, one answer per annotator, where a dataset has types.
     """
 
     question_id: str
     question: str
     answers: tuple[str, ...]
     doc_id: str | None = None
+    options: tuple[str, ...] = ()
+    evidence: tuple[str, ...] = ()
+    types: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What an answer to a question is held against; the fields are those of `Example`."""
+
+    question_id: str
+    doc_id: str | None
+    answers: tuple[str, ...]
+    types: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
     evidence: tuple[str, ...] = ()
 
@@ -67,8 +82,9 @@ def make_example(
     doc_id: str | None = None,
     options: tuple[str, ...] = (),
     evidence: tuple[str, ...] = (),
+    types: tuple[str, ...] = (),
 ) -> Example:
-    """An example with white space squeezed, empty and repeated answers left out.
+    """An example with white space squeezed, empty answers left out, and repeated ones unless answers have `types`.
 
     Raises `BadRecordError` for an empty id or question, an answer that is not text, text that UTF-8 cannot hold, and if
     no answer is left.
@@ -80,12 +96,17 @@ def make_example(
         if not isinstance(answer, str):
             raise BadRecordError(f"an answer is not text (but {type(answer).__name__}, {owner})")
     check_unicode(owner, question_id, question, *answers, *options, *evidence, doc_id or "")
-    kept = tuple(dict.fromkeys(answer for answer in map(squeeze, answers) if answer))
+    squeezed = [squeeze(answer) for answer in answers]
+    kept = tuple(answer for answer in squeezed if answer)
+    if types:
+        types = tuple(type_ for answer, type_ in zip(squeezed, types, strict=True) if answer)
+    else:
+        kept = tuple(dict.fromkeys(kept))
     if not squeeze(question):
         raise BadRecordError(f"empty question ({owner})")
     if not kept:
         raise BadRecordError(f"no answers ({owner})")
-    return Example(question_id, squeeze(question), kept, doc_id, options, evidence)
+    return Example(question_id, squeeze(question), kept, doc_id, options, evidence, types)
 
 
 def make_document(doc_id: str, title: str, text: str) -> Document:
@@ -116,13 +137,29 @@ def any_answer(verdicts: Iterable[bool | None]) -> bool:
 
 
 @dataclass(frozen=True)
+class RawFile:
+    """One file of an official source: where it is, its name below the source's folder, and what is known of its bytes.
+
+    Size and checksum are given only where they are published for that very file. An archive (zip, tar) is unpacked: the
+    members whose last path part matches one of `members` land in the folder `into`, and the archive is deleted.
+    """
+
+    url: str
+    name: str
+    size: int | None = None
+    sha256: str | None = None
+    members: tuple[str, ...] = ()
+    into: str = "."
+
+
+@dataclass(frozen=True)
 class Layout:
     """A way in which a dataset's raw files lie in a folder.
 
     `patterns` are globs with `{split}` for the raw split's name, best first; one file per split is read, the highest
     version of the first pattern that matches. `test` names the raw splits to test on in order of preference: the one
     that papers report comes first, and the first that is there with its answers (`usable`) is taken. `companions` are
-    files and folders beside a split's file that belong to it.
+    files and folders beside a split's file that belong to it. `download` are the official files, where there are some.
     """
 
     patterns: tuple[str, ...]
@@ -131,6 +168,7 @@ class Layout:
     read: Callable[[Path, str, BadRecords], Iterator[Record]]
     usable: Callable[[Path, str], bool] = field(default=lambda file, split: True)
     companions: tuple[str, ...] = ()
+    download: tuple[RawFile, ...] = ()
 
     def find(self, path: Path, split: str) -> Path | None:
         """The file with raw split `split` below `path` (or `path` itself), if it is there, usable or not."""
@@ -248,8 +286,10 @@ INSTRUCT_LONG = Template(
 class DatasetSpec:
     """Everything that the other rooms need to know of a dataset.
 
-    `version` is raised whenever prompts, splits or answers change such that scores do. `metric` is the primary metric.
+    `version` is raised whenever splits or answers change such that scores do. `metric` is the primary metric.
     `templates` are its prompt variants: `base` for models that continue text, `instruct` for those that follow orders.
+    `gold`: a passage can hold an answer, which is not so of summaries. `demo` is the dataset's part of the demo world;
+    None: it has none.
     """
 
     name: str
@@ -260,12 +300,18 @@ class DatasetSpec:
     max_new_tokens: int
     layouts: dict[str, Layout]
     templates: dict[str, Template]
+    gold: bool = True
+    demo: Demo | None = None
 
     def layout(self, name: str) -> Layout:
         """The layout called `name`; `ConfigError` if the dataset has no such layout."""
         if name not in self.layouts:
             raise ConfigError(f"dataset {self.name} has no layout {name!r}; it has {', '.join(self.layouts)}")
         return self.layouts[name]
+
+    def source(self, layout: str) -> str:
+        """Name of the official source of a layout's files."""
+        return self.name if layout == "official" else f"{self.name}-{layout}"
 
     def prompt_of(self, variant: str) -> Template:
         """The prompt of a variant; `ConfigError` if the dataset has no such variant."""

@@ -1,24 +1,31 @@
 """NarrativeQA: questions about whole books and film scripts."""
 
 import html
+import random
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from retrotune.corpus.documents import Document
-from retrotune.corpus.records import BadRecordError, BadRecords, open_bytes, read_table
+from retrotune.corpus.records import BadRecordError, BadRecords, Document, open_bytes, read_table
 from retrotune.datasets.base import (
     BASE,
+    GITHUB,
     INSTRUCT_SHORT,
     DatasetSpec,
     Example,
     Layout,
+    RawFile,
     Record,
     make_document,
     make_example,
 )
 from retrotune.datasets.scrolls import scrolls_layout
+from retrotune.demo.facts import CHARACTER
+from retrotune.demo.layouts import Demo, Scenes, identifier, tokenized, write_csv
+from retrotune.demo.names import Split
+from retrotune.demo.scenes import listing
 from retrotune.errors import DataError
+from retrotune.files import write_text
 
 # Film scripts come as web pages: what is never text, block elements (a new line), and all other tags.
 _INVISIBLE = re.compile(r"(?is)<(script|style|head)\b.*?</\1\s*>|<!--.*?-->")
@@ -27,6 +34,7 @@ _TAG = re.compile(r"</?[a-zA-Z!][^<>]*>")
 _IS_HTML = re.compile(r"(?i)<(?:!doctype\s+html|html|body|pre)\b")
 _FILE_NAME = re.compile(r"[\w.-]{1,200}", re.ASCII)
 _SETS = ("train", "valid", "test")
+_REPOSITORY = f"{GITHUB}/google-deepmind/narrativeqa/master"
 _COMPANIONS = ("documents.csv", "tmp")
 
 
@@ -93,6 +101,42 @@ def _read_narrativeqa(file: Path, split: str, bad: BadRecords) -> Iterator[Recor
             yield Record(tuple(placed), document, (documents, story))
 
 
+def write_demo(folder: Path, scenes: Scenes, rng: random.Random) -> None:
+    """NarrativeQA: `documents.csv`, `qaps.csv`, the summaries, and one story per file `tmp/<document id>.content`.
+
+    Both answers are the same, as no second person has answered.
+    """
+    documents: list[list[object]] = []
+    pairs: list[list[object]] = []
+    summaries: list[list[object]] = []
+    names: dict[Split, str] = {"train": "train", "dev": "valid", "test": "test"}
+    for split, name in names.items():
+        for number, scene in enumerate(scenes[split]):
+            document_id = identifier("narrativeqa", split, number, scene.title)
+            story = "\n\n".join([scene.intro, *(page.text for page in scene.pages)]) + "\n"
+            words = story.split()
+            start, end = " ".join(words[:3]), " ".join(words[-3:])
+            url = f"https://example.org/tales/{document_id}"
+            size = len(story.encode("utf-8"))
+            documents.append([document_id, name, "made-up", url, size, "", scene.title, len(words), start, end])
+            subjects = listing([page.subject for page in scene.pages])
+            summary = f"{scene.title} tells of {subjects}. " + " ".join(page.facts[0].statement for page in scene.pages)
+            summaries.append([document_id, name, summary, tokenized(summary)])
+            for question in scene.questions:
+                answer = question.fact.answer
+                row = [document_id, name, question.text, answer, answer, tokenized(question.text)]
+                pairs.append([*row, tokenized(answer), tokenized(answer)])
+            write_text(folder / "tmp" / f"{document_id}.content", story)
+    columns = "document_id set question answer1 answer2 question_tokenized answer1_tokenized answer2_tokenized"
+    write_csv(folder / "qaps.csv", columns.split(), pairs)
+    columns = "document_id set summary summary_tokenized"
+    write_csv(folder / "third_party/wikipedia/summaries.csv", columns.split(), summaries)
+    columns = (
+        "document_id set kind story_url story_file_size wiki_url wiki_title story_word_count story_start story_end"
+    )
+    write_csv(folder / "documents.csv", columns.split(), documents)
+
+
 SPEC = DatasetSpec(
     name="narrativeqa",
     version=1,
@@ -108,8 +152,24 @@ SPEC = DatasetSpec(
             read=_read_narrativeqa,
             usable=_has_split,
             companions=_COMPANIONS,
+            # The official repository scrapes the stories from their websites; the archive holds the result.
+            download=(
+                *(
+                    RawFile(f"{GITHUB}/google-deepmind/narrativeqa/master/{n}", n)
+                    for n in ("documents.csv", "qaps.csv")
+                ),
+                RawFile(
+                    "https://huggingface.co/datasets/deepmind/narrativeqa/resolve/main/data/narrativeqa_full_text.zip",
+                    "narrativeqa_full_text.zip",
+                    187416846,
+                    "3e179a579d348da37b4929f20ece277a721f853fdc5efc11f915904de2a71727",
+                    members=("*.content",),
+                    into="tmp",
+                ),
+            ),
         ),
         "scrolls": scrolls_layout("narrative_qa"),
     },
     templates={"base": BASE, "instruct": INSTRUCT_SHORT},
+    demo=Demo(CHARACTER, ("train", "test", "dev"), write_demo),
 )

@@ -1,11 +1,16 @@
 """Natural Questions, open form: NQ-open files, or DPR's retriever JSON as the source of questions."""
 
+import random
 from collections.abc import Iterator
 from pathlib import Path
 
 from retrotune.corpus.dpr import read_retriever_json
 from retrotune.corpus.records import BadRecords, need, read_json_lines
-from retrotune.datasets.base import BASE, INSTRUCT_SHORT, DatasetSpec, Layout, Record, make_example
+from retrotune.datasets.base import BASE, GITHUB, INSTRUCT_SHORT, DatasetSpec, Layout, RawFile, Record, make_example
+from retrotune.demo.facts import PERSON
+from retrotune.demo.layouts import Demo, Scenes
+from retrotune.demo.names import Split
+from retrotune.files import write_jsonl
 
 
 def _read_nq_open(file: Path, split: str, bad: BadRecords) -> Iterator[Record]:
@@ -28,7 +33,27 @@ def read_dpr(file: Path, split: str, bad: BadRecords) -> Iterator[Record]:
 def dpr_layout(name: str) -> Layout:
     """DPR's `biencoder-{name}-{train,dev}.json`, plain or compressed, as downloaded or in DPR's own folders."""
     file = f"biencoder-{name}-{{split}}*.json"
-    return Layout((file, f"{file}.gz", f"*/{file}", f"*/{file}.gz"), train="train", test=("dev",), read=read_dpr)
+    names = [f"biencoder-{name}-{split}.json.gz" for split in ("train", "dev")]
+    return Layout(
+        (file, f"{file}.gz", f"*/{file}", f"*/{file}.gz"),
+        train="train",
+        test=("dev",),
+        read=read_dpr,
+        download=tuple(RawFile(f"https://dl.fbaipublicfiles.com/dpr/data/retriever/{name}", name) for name in names),
+    )
+
+
+_REPOSITORY = f"{GITHUB}/google-research-datasets/natural-questions/master/nq_open"
+
+
+def write_demo(folder: Path, scenes: Scenes, rng: random.Random) -> None:
+    """NQ-open: `NQ-open.{train,dev}.jsonl`. As in the literature, dev is the test set."""
+    names: dict[Split, str] = {"train": "train", "test": "dev"}
+    for split, name in names.items():
+        questions = [question for scene in scenes[split] for question in scene.questions]
+        rng.shuffle(questions)
+        records = ({"question": question.text, "answer": [question.fact.answer]} for question in questions)
+        write_jsonl(folder / f"NQ-open.{name}.jsonl", records)
 
 
 SPEC = DatasetSpec(
@@ -45,8 +70,23 @@ SPEC = DatasetSpec(
             train="train",
             test=("dev",),
             read=_read_nq_open,
+            download=(
+                RawFile(
+                    f"{_REPOSITORY}/NQ-open.train.jsonl",
+                    "NQ-open.train.jsonl",
+                    8522298,
+                    "0c93aaf13b12f855628489665e4ef85ffb8573ad444646f11f4fabdc57a0aabf",
+                ),
+                RawFile(
+                    f"{_REPOSITORY}/NQ-open.dev.jsonl",
+                    "NQ-open.dev.jsonl",
+                    391316,
+                    "f15567f38099f3615f5b8a685c0aef449c11ad90d3da3735e8d1b98115b40616",
+                ),
+            ),
         ),
         "dpr": dpr_layout("nq"),
     },
     templates={"base": BASE, "instruct": INSTRUCT_SHORT},
+    demo=Demo(PERSON, ("train", "test"), write_demo),
 )

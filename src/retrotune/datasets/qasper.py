@@ -1,31 +1,47 @@
 """Qasper: questions about papers on natural language processing."""
 
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from retrotune.corpus.json_places import JsonPlaces
 from retrotune.corpus.records import BadRecords, need, need_texts, optional, read_json_document
-from retrotune.datasets.base import BASE, INSTRUCT_SHORT, DatasetSpec, Layout, Record, make_document, make_example
+from retrotune.datasets.base import (
+    BASE,
+    INSTRUCT_SHORT,
+    DatasetSpec,
+    Layout,
+    RawFile,
+    Record,
+    make_document,
+    make_example,
+)
 from retrotune.datasets.scrolls import scrolls_layout
+from retrotune.demo.facts import METHOD
+from retrotune.demo.layouts import Demo, Scenes, identifier
+from retrotune.demo.names import Split
+from retrotune.demo.scenes import Question, Scene, fill
 from retrotune.errors import DataError
+from retrotune.files import write_json
 
 
-def answer_text(answer: Any) -> str:
-    """One annotator's answer as text, as the official evaluator and SCROLLS have it.
+def answer_and_type(answer: Any) -> tuple[str, str]:
+    """One annotator's answer as text, and its type, as the official evaluator and SCROLLS have them.
 
-    Extractive spans joined by ", ", the free form, Yes or No, or Unanswerable; "" if the annotation is empty.
+    Extractive spans joined by ", ", the free form (abstractive), Yes or No (boolean), or Unanswerable (none); "" if the
+    annotation is empty.
     """
     if need(answer, "unanswerable", bool):
-        return "Unanswerable"
+        return "Unanswerable", "none"
     spans = need_texts(answer, "extractive_spans")
     if spans:
-        return ", ".join(spans)
+        return ", ".join(spans), "extractive"
     free_form = need(answer, "free_form_answer", str)
     if free_form.strip():
-        return free_form
+        return free_form, "abstractive"
     yes = optional(answer, "yes_no", bool)
-    return "" if yes is None else "Yes" if yes else "No"
+    return "" if yes is None else "Yes" if yes else "No", "boolean"
 
 
 def evidence_paragraphs(qa: Any) -> tuple[str, ...]:
@@ -56,12 +72,91 @@ def _read_qasper(file: Path, split: str, bad: BadRecords) -> Iterator[Record]:
             for number, qa in enumerate(need(paper, "qas", list)):
                 place = places.of(paper_id, "qas", number, name=f"paper {paper_id} question {number}")
                 with bad.at(place):
-                    answers = [answer_text(need(entry, "answer", dict)) for entry in need(qa, "answers", list)]
+                    pairs = [answer_and_type(need(entry, "answer", dict)) for entry in need(qa, "answers", list)]
+                    answers, types = [text for text, _ in pairs], tuple(type_ for _, type_ in pairs)
                     question_id, question = need(qa, "question_id", str), need(qa, "question", str)
                     evidence = evidence_paragraphs(qa)
-                    placed.append((place, make_example(question_id, question, answers, paper_id, evidence=evidence)))
+                    example = make_example(question_id, question, answers, paper_id, evidence=evidence, types=types)
+                    placed.append((place, example))
             yield Record(tuple(placed), document)
 
+
+BOOLEAN_SHARE = UNANSWERABLE_SHARE = 0.1
+FREE_FORM_SHARE = 0.2
+_PAPER_INTRODUCTION = "Some languages are hard to read for machines. We therefore ask which method reads best."
+_PAPER_CONCLUSION = "No method is best in everything. We hope that others will go on from here."
+
+
+def write_demo(folder: Path, scenes: Scenes, rng: random.Random) -> None:
+    """Qasper: `qasper-{train,dev,test}-v0.3.json`. Most answers are spans, few are yes or no, or unanswerable.
+
+    Some questions have a second annotator, who gives the span in free form.
+    """
+    splits: tuple[Split, ...] = ("train", "dev", "test")
+    for split in splits:
+        papers = {}
+        for number, scene in enumerate(scenes[split]):
+            paper_id = f"demo.{split}.{number:05d}"
+            sections = {
+                "Introduction": [_PAPER_INTRODUCTION],
+                "Methods": [page.text for page in scene.pages],
+                "Conclusion": [_PAPER_CONCLUSION],
+            }
+            papers[paper_id] = {
+                "title": scene.title,
+                "abstract": scene.intro,
+                "full_text": [{"section_name": name, "paragraphs": texts} for name, texts in sections.items()],
+                "qas": [
+                    _qasper_question(scene, question, identifier("qasper", paper_id, index), rng)
+                    for index, question in enumerate(scene.questions)
+                ],
+                "figures_and_tables": [],
+            }
+        write_json(folder / f"qasper-{split}-v0.3.json", papers)
+
+
+def _qasper_question(scene: Scene, question: Question, question_id: str, rng: random.Random) -> dict[str, Any]:
+    fact, page, text = question.fact, scene.pages[question.page], question.text
+    kind = rng.random()
+    answers: list[dict[str, Any]]
+    if kind < BOOLEAN_SHARE:
+        truth = rng.random() < 0.5
+        claim = fill(fact.relation.statements[0], fact.subject, fact.value if truth else question.distractors[0])
+        text = f"Is it true that {claim[:1].lower() if claim.startswith('The ') else claim[:1]}{claim[1:-1]}?"
+        answers = [{"yes_no": truth}]
+    elif kind < BOOLEAN_SHARE + UNANSWERABLE_SHARE:
+        told = {known.relation for known in page.facts}
+        untold = rng.choice([relation for relation in scene.family.relations if relation not in told])
+        text = fill(rng.choice(untold.held_out), page.subject, "")
+        answers = [{"unanswerable": True}]
+    else:
+        answers = [{"extractive_spans": [fact.answer]}]
+        if rng.random() < FREE_FORM_SHARE:
+            answers.append({"free_form_answer": f"It is {fact.answer}"})
+    evidence = {"evidence": [page.text], "highlighted_evidence": [fact.statement]}
+    nothing = {"unanswerable": False, "extractive_spans": [], "yes_no": None, "free_form_answer": ""}
+    return {
+        "question": text,
+        "question_id": question_id,
+        "nlp_background": "",
+        "topic_background": "",
+        "paper_read": "",
+        "search_query": "",
+        "question_writer": identifier("qasper", "writer"),
+        "answers": [
+            {
+                "answer": nothing
+                | ({"evidence": [], "highlighted_evidence": []} if "unanswerable" in answer else evidence)
+                | answer,
+                "annotation_id": identifier("qasper", question_id, annotator),
+                "worker_id": identifier("qasper", "worker", annotator),
+            }
+            for annotator, answer in enumerate(answers)
+        ],
+    }
+
+
+_BUCKET = "https://qasper-dataset.s3.us-west-2.amazonaws.com"
 
 SPEC = DatasetSpec(
     name="qasper",
@@ -76,8 +171,24 @@ SPEC = DatasetSpec(
             train="train",
             test=("test", "dev"),
             read=_read_qasper,
+            download=(
+                RawFile(
+                    f"{_BUCKET}/qasper-train-dev-v0.3.tgz",
+                    "qasper-train-dev-v0.3.tgz",
+                    sha256="a28fdf966db827bcee3d873107d6b6669864fb7ca8fbf73a192f5e39191bdb5a",
+                    members=("qasper-*.json",),
+                ),
+                RawFile(
+                    f"{_BUCKET}/qasper-test-and-evaluator-v0.3.tgz",
+                    "qasper-test-and-evaluator-v0.3.tgz",
+                    3865061,
+                    "72a52a41193e2838b8074f80ac074b94f956b84886c36a61c58a7df4171bdd72",
+                    members=("qasper-*.json",),
+                ),
+            ),
         ),
         "scrolls": scrolls_layout("qasper"),
     },
     templates={"base": BASE, "instruct": INSTRUCT_SHORT},
+    demo=Demo(METHOD, ("train", "test", "dev"), write_demo),
 )

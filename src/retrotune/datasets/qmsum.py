@@ -1,5 +1,6 @@
 """QMSum: query-based summarization of meetings."""
 
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -7,15 +8,22 @@ from typing import Any
 from retrotune.corpus.records import BadRecordError, BadRecords, need, optional, read_json_lines, squeeze
 from retrotune.datasets.base import (
     BASE,
+    GITHUB,
     INSTRUCT_LONG,
     DatasetSpec,
     Layout,
+    RawFile,
     Record,
     any_answer,
     make_document,
     make_example,
 )
 from retrotune.datasets.scrolls import scrolls_layout
+from retrotune.demo.facts import COLLEAGUE
+from retrotune.demo.layouts import Demo, Scenes
+from retrotune.demo.names import Split
+from retrotune.demo.scenes import listing
+from retrotune.files import write_jsonl
 
 _QUERIES = ("general_query_list", "specific_query_list")
 
@@ -65,6 +73,44 @@ def _read_qmsum(file: Path, split: str, bad: BadRecords) -> Iterator[Record]:
             yield Record(tuple(placed), document)
 
 
+def write_demo(folder: Path, scenes: Scenes, rng: random.Random) -> None:
+    """QMSum: `ALL/jsonl/{train,val,test}.jsonl`. The chair names whose plans are heard, then one turn per page.
+
+    Summaries are one sentence. There is one general query per meeting, the others are specific.
+    """
+    names: dict[Split, str] = {"train": "train", "dev": "val", "test": "test"}
+    for split, name in names.items():
+        meetings = []
+        for scene in scenes[split]:
+            subjects = listing([page.subject for page in scene.pages])
+            turns = [{"speaker": "Chair", "content": scene.intro}]
+            turns += [{"speaker": page.speaker, "content": page.text} for page in scene.pages]
+            meetings.append(
+                {
+                    "topic_list": [
+                        {"topic": f"The plans of {page.subject}", "relevant_text_span": [[str(turn), str(turn)]]}
+                        for turn, page in enumerate(scene.pages, start=1)
+                    ],
+                    "general_query_list": [
+                        {
+                            "query": "Summarize the whole meeting",
+                            "answer": f"The meeting heard about the plans of {subjects}.",
+                        }
+                    ],
+                    "specific_query_list": [
+                        {
+                            "query": question.text,
+                            "answer": f"{question.fact.answer}.",
+                            "relevant_text_span": [[str(question.page + 1), str(question.page + 1)]],
+                        }
+                        for question in scene.questions
+                    ],
+                    "meeting_transcripts": turns,
+                }
+            )
+        write_jsonl(folder / "ALL" / "jsonl" / f"{name}.jsonl", meetings)
+
+
 SPEC = DatasetSpec(
     name="qmsum",
     version=1,
@@ -79,6 +125,10 @@ SPEC = DatasetSpec(
             test=("test", "val"),
             read=_read_qmsum,
             usable=_has_answers,
+            download=tuple(
+                RawFile(f"{GITHUB}/Yale-LILY/QMSum/main/data/ALL/jsonl/{split}.jsonl", f"ALL/jsonl/{split}.jsonl")
+                for split in ("train", "val", "test")
+            ),
         ),
         "scrolls": scrolls_layout("qmsum"),
     },
@@ -86,4 +136,6 @@ SPEC = DatasetSpec(
         name: template.model_copy(update={"cut_at_period": False})  # summaries are sentences
         for name, template in (("base", BASE), ("instruct", INSTRUCT_LONG))
     },
+    gold=False,  # answers are summaries
+    demo=Demo(COLLEAGUE, ("train", "test", "dev"), write_demo),
 )

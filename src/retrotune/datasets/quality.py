@@ -1,11 +1,26 @@
 """QuALITY: multiple-choice questions about long articles and stories."""
 
+import random
 from collections.abc import Iterator
 from pathlib import Path
 
 from retrotune.corpus.records import BadRecordError, BadRecords, need, need_texts, optional, read_json_lines, squeeze
-from retrotune.datasets.base import LETTERS, SYSTEM, DatasetSpec, Layout, Record, Template, make_document, make_example
+from retrotune.datasets.base import (
+    LETTERS,
+    SYSTEM,
+    DatasetSpec,
+    Layout,
+    RawFile,
+    Record,
+    Template,
+    make_document,
+    make_example,
+)
 from retrotune.datasets.scrolls import scrolls_layout
+from retrotune.demo.facts import SHIP
+from retrotune.demo.layouts import Demo, Scenes
+from retrotune.demo.names import Split
+from retrotune.files import write_jsonl
 
 
 def _read_quality(file: Path, split: str, bad: BadRecords) -> Iterator[Record]:
@@ -36,6 +51,50 @@ def _read_quality(file: Path, split: str, bad: BadRecords) -> Iterator[Record]:
             yield Record(tuple(placed), document)
 
 
+def write_demo(folder: Path, scenes: Scenes, rng: random.Random) -> None:
+    """QuALITY: `QuALITY.v1.0.1.htmlstripped.{train,dev}`, four options; dev is the test set."""
+    names: dict[Split, str] = {"train": "train", "test": "dev"}
+    for split, name in names.items():
+        articles = []
+        for number, scene in enumerate(scenes[split]):
+            unique = f"demo-{name}-{number}_DEMO"
+            questions = []
+            for index, question in enumerate(scene.questions, start=1):
+                options = [question.fact.answer, *question.distractors]
+                rng.shuffle(options)
+                gold = options.index(question.fact.answer) + 1
+                questions.append(
+                    {
+                        "question": question.text,
+                        "question_unique_id": f"{unique}_{index}",
+                        "options": options,
+                        "writer_label": gold,
+                        "gold_label": gold,
+                        "validation": [],
+                        "speed_validation": [],
+                        "difficult": 0,
+                    }
+                )
+            articles.append(
+                {
+                    "article_id": f"demo-{name}-{number}",
+                    "set_unique_id": unique,
+                    "batch_num": "",
+                    "writer_id": "",
+                    "source": "retrotune demo world",
+                    "title": scene.title,
+                    "year": None,
+                    "author": "",
+                    "topic": "",
+                    "article": "\n\n".join([scene.intro, *(page.text for page in scene.pages)]),
+                    "questions": questions,
+                    "url": "",
+                    "license": "Apache-2.0",
+                }
+            )
+        write_jsonl(folder / f"QuALITY.v1.0.1.htmlstripped.{name}", articles)
+
+
 _CHOOSE = "{question} Choose one based on the following options: {options}"
 
 SPEC = DatasetSpec(
@@ -52,6 +111,13 @@ SPEC = DatasetSpec(
             train="train",
             test=("dev",),
             read=_read_quality,
+            download=(
+                RawFile(
+                    "https://github.com/nyu-mll/quality/raw/main/data/v1.0.1/QuALITY.v1.0.1.zip",
+                    "QuALITY.v1.0.1.zip",
+                    members=("QuALITY.*.htmlstripped.train", "QuALITY.*.htmlstripped.dev"),
+                ),
+            ),
         ),
         "scrolls": scrolls_layout("quality", multiple_choice=True),
     },
@@ -65,4 +131,5 @@ SPEC = DatasetSpec(
             answer_ends="blank_line",
         ),
     },
+    demo=Demo(SHIP, ("train", "test"), write_demo),
 )

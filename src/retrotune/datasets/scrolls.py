@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from retrotune.corpus.records import BadRecordError, BadRecords, check_unicode, need, optional, read_json_lines, squeeze
-from retrotune.datasets.base import Layout, Record, any_answer, make_document, make_example
+from retrotune.datasets.base import Layout, RawFile, Record, any_answer, make_document, make_example
 from retrotune.files import sha256_text
 
+_RELEASE = "https://huggingface.co/datasets/tau/scrolls/resolve/main"
+_MEMBERS = ("train.jsonl", "validation.jsonl", "test.jsonl")
 _OPTION = re.compile(r"^\s*\(([A-Z])\)\s*", re.MULTILINE)
 
 
@@ -80,4 +82,5 @@ def scrolls_layout(task: str, multiple_choice: bool = False) -> Layout:
         test=("test", "validation"),
         read=lambda file, split, bad: _read(file, bad, multiple_choice),
         usable=_has_outputs,
+        download=(RawFile(f"{_RELEASE}/{task}.zip", f"{task}.zip", members=_MEMBERS),),
     )

@@ -1,13 +1,20 @@
 """TriviaQA: the unfiltered release (open domain), the reading-comprehension release, or DPR's retriever JSON."""
 
+import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from retrotune.corpus.json_places import JsonPlaces
 from retrotune.corpus.records import BadRecords, need, read_json_document
-from retrotune.datasets.base import BASE, INSTRUCT_SHORT, DatasetSpec, Layout, Record, make_example
+from retrotune.datasets.base import BASE, INSTRUCT_SHORT, DatasetSpec, Layout, RawFile, Record, make_example
 from retrotune.datasets.nq import dpr_layout
+from retrotune.demo.facts import TOWN
+from retrotune.demo.layouts import Demo, Scenes
+from retrotune.demo.names import Split
+from retrotune.demo.scenes import Question
 from retrotune.errors import DataError
+from retrotune.files import write_json
 
 
 def _read_triviaqa(file: Path, split: str, bad: BadRecords) -> Iterator[Record]:
@@ -33,6 +40,44 @@ def _read_triviaqa(file: Path, split: str, bad: BadRecords) -> Iterator[Record]:
             yield Record(((place, example),))
 
 
+def write_demo(folder: Path, scenes: Scenes, rng: random.Random) -> None:
+    """TriviaQA unfiltered: `triviaqa-unfiltered/unfiltered-web-{train,dev}.json`; dev is the test set."""
+    names: dict[Split, str] = {"train": "train", "test": "dev"}
+    for split, name in names.items():
+        questions = [question for scene in scenes[split] for question in scene.questions]
+        rng.shuffle(questions)
+        content = {
+            "Data": [_trivia(question, f"demo_{name}_{number}") for number, question in enumerate(questions)],
+            "Domain": "unfiltered-web",
+            "Split": name,
+            "VerifiedEval": False,
+            "Version": 1.0,
+        }
+        write_json(folder / "triviaqa-unfiltered" / f"unfiltered-web-{name}.json", content)
+
+
+def _trivia(question: Question, question_id: str) -> dict[str, Any]:
+    answer = question.fact.answer
+    aliases = list(dict.fromkeys([answer, answer.removeprefix("the ")]))
+    normalized = list(dict.fromkeys(alias.lower().removeprefix("the ") for alias in aliases))
+    return {
+        "Answer": {
+            "Aliases": aliases,
+            "MatchedWikiEntityName": "",
+            "NormalizedAliases": normalized,
+            "NormalizedMatchedWikiEntityName": "",
+            "NormalizedValue": normalized[0],
+            "Type": "FreeForm",
+            "Value": answer,
+        },
+        "EntityPages": [],
+        "Question": question.text,
+        "QuestionId": question_id,
+        "QuestionSource": "",
+        "SearchResults": [],
+    }
+
+
 _FILES = ("unfiltered-web-{split}.json", "qa/web-{split}.json", "web-{split}.json")
 _WIKIPEDIA = ("qa/wikipedia-{split}.json", "wikipedia-{split}.json")
 
@@ -50,8 +95,18 @@ SPEC = DatasetSpec(
             train="train",
             test=("dev",),
             read=_read_triviaqa,
+            download=(
+                RawFile(
+                    "https://nlp.cs.washington.edu/triviaqa/data/triviaqa-unfiltered.tar.gz",
+                    "triviaqa-unfiltered.tar.gz",
+                    632549060,
+                    "7f0c94207fd0a1eb7bba3d52cdfe0735c98de850b9e5aa4e75f2776ef9a531d0",
+                    members=("unfiltered-web-train.json", "unfiltered-web-dev.json"),
+                ),
+            ),
         ),
         "dpr": dpr_layout("trivia"),
     },
     templates={"base": BASE, "instruct": INSTRUCT_SHORT},
+    demo=Demo(TOWN, ("train", "test"), write_demo),
 )

@@ -274,15 +274,5 @@ COLLEAGUE = Family(
     spoken=True,
 )
 
-FAMILIES: dict[str, Family] = {
-    "nq": PERSON,
-    "triviaqa": TOWN,
-    "narrativeqa": CHARACTER,
-    "qasper": METHOD,
-    "quality": SHIP,
-    "qmsum": COLLEAGUE,
-}
-"""The family that each dataset's documents are about."""
-
 SPEAKERS = ("Clerk", "Editor", "Engineer", "Reporter", "Secretary")
 """Who speaks in a meeting, besides the chair."""

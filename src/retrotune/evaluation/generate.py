@@ -16,13 +16,10 @@ import torch
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
 from retrotune import interruption
-from retrotune.cells import ResolvedCell
+from retrotune.cells import Cell
 from retrotune.config import Passages
 from retrotune.datasets import Example, Passage
-from retrotune.datasets.prepare import load_examples
 from retrotune.errors import DataError
-from retrotune.evaluation import ANSWERS
-from retrotune.evaluation.metrics import score_prediction
 from retrotune.files import read_jsonl, sha256, sha256_text, write_json, write_jsonl
 from retrotune.log import logger, progress
 from retrotune.methods import load_trained
@@ -34,19 +31,23 @@ from retrotune.models.loading import (
     model_facts,
     reads_neighbors,
 )
+from retrotune.preparing.examples import load_examples
 from retrotune.prompting.assemble import special_ids
 from retrotune.prompting.examples import EncodedExample, select_passages
 from retrotune.retrieval.neighbors import load_neighbors
-from retrotune.stages import STAGE_VERSIONS
+from retrotune.stages import PredictParams
 from retrotune.training.batches import cell_batching
 from retrotune.training.loop import peak_memory_bytes
 
+ANSWERS = "partial.jsonl"
+"""In a cell's work folder: answers of a prediction that was interrupted."""
 _PROBES = ("x", " y", "\n\nz", " the answer is w")
 """Continuations that between them reach every rule of `Template.postprocess`."""
 
 
 def predict_cell(
-    resolved: ResolvedCell,
+    params: PredictParams,
+    cell: Cell,
     model_dir: str | Path,
     adapter_dir: str | Path | None,
     examples: str | Path,
@@ -58,12 +59,11 @@ def predict_cell(
 ) -> None:
     """Answer a cell's test questions: a line each in `out` (predictions.jsonl), what it took in `out_summary` (JSON).
 
-    Lines come in the order of `examples`, with scores from 0 to 100. `adapter_dir` is None for zeroshot, `neighbors`
-    for a cell without retrieval. Finished batches are kept in `work_dir` until the cell is scored, and used again
-    if neither the cell, its weights nor the questions' prompts have changed: scoring shares a job with prediction, and
-    Snakemake deletes what a failed job has made; a signal stops between two batches (`Interrupted`). `threads` are
-    torch's on a CPU (None: as set outside). A model that one GPU cannot hold is spread over all that are in sight.
-    Raises `DataError` if there are no questions.
+    Lines come in the order of `examples` and say what the model said, not how good it is. `adapter_dir` is None for
+    zeroshot, `neighbors` for a cell without retrieval. Finished batches are kept in `work_dir` until all questions are
+    answered, and used again if neither what the stage uses, the weights nor the questions' prompts have changed; a
+    signal stops between two batches (`Interrupted`). `threads` are torch's on a CPU (None: as set outside). A model
+    that one GPU cannot hold is spread over all that are in sight. Raises `DataError` if there are no questions.
     """
     if threads is not None:
         torch.set_num_threads(threads)
@@ -73,28 +73,28 @@ def predict_cell(
         raise DataError(f"{examples}: no test questions; check max_test and the dataset's files")
     passages = load_neighbors(neighbors) if neighbors is not None else {}
     tokenizer = load_tokenizer(model_dir)
-    dtype = torch.bfloat16 if resolved.model_entry.precision == "bfloat16" else torch.float32
+    dtype = torch.bfloat16 if params.base.precision == "bfloat16" else torch.float32
     device_map = gpu_map(model_dir, dtype)
-    model = load_model(model_dir, dtype, device, resolved.model_entry.retrieval_gate, device_map=device_map)
+    model = load_model(model_dir, dtype, device, params.base.retrieval_gate, device_map=device_map)
     if adapter_dir is not None:
         model = load_trained(model, adapter_dir)
     if device_map is None:
         model.to(device)
     model.eval()
 
-    encoder, collator = cell_batching(resolved, model.config, tokenizer)
+    encoder, collator = cell_batching(params.prompting, cell.model, model.config, tokenizer)
     encoded = encoder.encode_all(questions, passages, with_answer=False)
     hashes = [item.prompt_hash for item in encoded]
-    store = _Partial(Path(work_dir) / ANSWERS, _identity(resolved, model_dir, adapter_dir))
+    store = _Partial(Path(work_dir) / ANSWERS, _identity(params, model_dir, adapter_dir))
     done = store.read({q.question_id: prompt for q, prompt in zip(questions, hashes, strict=True)})
     # A batch is answered whole, as in a run that was not interrupted: rounding depends on a batch's shape.
     batches = [
         batch
-        for batch in _batches(encoded, resolved.evaluation.batch_size)
+        for batch in _batches(encoded, params.batch_size)
         if any(questions[place].question_id not in done for place in batch)
     ]
     if done:
-        logger.info("%s: %d of %d answers from an interrupted run", resolved.cell.name, len(done), len(questions))
+        logger.info("%s: %d of %d answers from an interrupted run", cell.name, len(done), len(questions))
 
     postprocess = encoder.template.postprocess
     answer = _Generator(model, tokenizer, encoder.max_new_tokens, postprocess)
@@ -112,9 +112,8 @@ def predict_cell(
             interruption.stop_if_requested(f"{len(done)} of {len(questions)} answers are kept in {store.path}")
 
     answers = [done[question.question_id] for question in questions]
-    # Scored here, not when generated: an answer of an interrupted run may meet other references now.
     records = [
-        _record(question, passages.get(question.question_id, ()), resolved.passages, item, entry, postprocess)
+        _record(question, passages.get(question.question_id, ()), params.prompting.layout, item, entry, postprocess)
         for question, item, entry in zip(questions, encoded, answers, strict=True)
     ]
     write_jsonl(out, records)
@@ -132,8 +131,10 @@ def predict_cell(
             "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
             "model": model_facts(model_dir),
             "inputs": input_digests(model_dir, examples, neighbors),
+            "params": params.recorded(),
         },
     )
+    store.path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -157,20 +158,16 @@ def _record(
 ) -> dict[str, Any]:
     """One question's line of predictions.jsonl."""
     contexts, neighbors = select_passages(passages, layout, question.question_id, may_be_fewer=True)
-    prediction = postprocess(answer.text)
     return {
         "question_id": question.question_id,
         "question": question.question,
-        "prediction": prediction,
+        "prediction": postprocess(answer.text),
         "text": answer.text,
-        "answers": list(question.answers),
-        "options": list(question.options),
         "context_ids": [passage.passage_id for passage in contexts],
         "neighbor_ids": [passage.passage_id for passage in neighbors],
         "prompt_hash": answer.prompt_hash,
         "num_prompt_tokens": len(encoded.prompt_ids),
         "num_truncated_tokens": encoded.truncated,
-        "scores": score_prediction(prediction, question.answers, question.options),
     }
 
 
@@ -239,14 +236,13 @@ def _batches(encoded: Sequence[EncodedExample], size: int) -> Iterator[list[int]
         yield order[start : start + size]
 
 
-def _identity(resolved: ResolvedCell, model_dir: str | Path, adapter_dir: str | Path | None) -> str:
-    """Digest of all that determines the cell's answers beside the prompts; the batch size does not."""
+def _identity(params: PredictParams, model_dir: str | Path, adapter_dir: str | Path | None) -> str:
+    """Digest of all that determines a cell's answers beside the prompts; the batch size does not."""
     files = [Path(model_dir) / "manifest.json"]
     if adapter_dir is not None:
         files += sorted(path for path in Path(adapter_dir).rglob("*") if path.is_file())
     digests = [sha256(file) for file in files if file.exists()]
-    cell = resolved.model_dump(mode="json", exclude={"evaluation", "finetuning"})
-    return sha256_text(json.dumps([cell, digests, STAGE_VERSIONS["predict_cell"]], sort_keys=True))
+    return sha256_text(json.dumps([params.model_copy(update={"batch_size": 1}).text(), digests]))
 
 
 class _Partial:

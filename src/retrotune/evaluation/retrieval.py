@@ -9,36 +9,32 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from retrotune.config import RetrieverEntry
 from retrotune.datasets.base import Example
-from retrotune.datasets.prepare import load_examples
 from retrotune.errors import DataError
 from retrotune.evaluation.statistics import bootstrap_interval
 from retrotune.files import sha256, write_json
 from retrotune.log import logger
+from retrotune.preparing.examples import load_examples, with_references
 from retrotune.retrieval.answers import evidence_places, holds_answer
 from retrotune.retrieval.neighbors import find_for_questions
 from retrotune.retrieval.passages import PassageTable
 from retrotune.retrieval.search import open_searcher
-from retrotune.stages import STAGE_VERSIONS
+from retrotune.stages import MeasureRetrievalParams
 
 RANKS = (1, 5, 20, 100)
 QUESTIONS_AT_ONCE = 2000
 
 
 def measure_retrieval(
+    params: MeasureRetrievalParams,
     retrieval: str,
     dataset: str,
     examples: str | Path,
+    references: str | Path,
     passages: str | Path,
-    retriever: RetrieverEntry,
-    depth: int,
-    own_documents: bool,
-    bootstrap_samples: int,
     out: str | Path,
     embeddings: str | Path | None = None,
     index: str | Path | None = None,
-    base: RetrieverEntry | None = None,
 ) -> None:
     """Search the best `depth` passages of every question and write what they are worth to `out`.
 
@@ -46,12 +42,13 @@ def measure_retrieval(
     Each k of `RANKS` is reported up to the most passages that a question got. `metrics` holds value, 95 % bootstrap
     interval and number of questions. Raises as `cache_neighbors` does, and `DataError` without questions.
     """
-    questions = load_examples(examples)
+    own_documents = params.own_documents
+    questions = with_references(load_examples(examples), references)
     if not questions:
         raise DataError(f"{examples}: no questions to measure retrieval with; prepare the dataset with some")
     table = PassageTable(passages)
-    searcher = open_searcher(retriever, table, embeddings, None if own_documents else index, base)
-    depth = min(depth, table.rows)
+    searcher = open_searcher(params.retriever, table, embeddings, None if own_documents else index, params.base)
+    depth = min(params.depth, table.rows)
     answers: list[int | None] = []
     golds: list[int | None] = []
     most = 0
@@ -70,15 +67,15 @@ def measure_retrieval(
     write_json(
         out,
         {
-            "stage_version": STAGE_VERSIONS["measure_retrieval"],
+            "params": params.recorded(),
             "retrieval": retrieval,
             "dataset": dataset,
             "scale": "0 to 100",
             "questions": len(questions),
             "depth": most,
             "passages": table.rows,
-            "metrics": {name: _summarize(scores, bootstrap_samples) for name, scores in values.items()},
-            "inputs": {"examples": sha256(examples), "passages": table.sha256},
+            "metrics": {name: _summarize(scores, params.bootstrap_samples) for name, scores in values.items()},
+            "inputs": {"examples": sha256(examples), "references": sha256(references), "passages": table.sha256},
         },
     )
     means = ", ".join(f"{name} {sum(scores) / len(scores):.1f}" for name, scores in values.items())

@@ -1,23 +1,27 @@
-"""A cell's `metrics.json`: its predictions' scores brought together, with all that is needed to doubt them."""
+"""A cell's scores: `scores.jsonl` per question and `metrics.json`, made from predictions and references alone.
+
+Neither a model nor a GPU is needed, so that a new metric or interval asks for no prediction again.
+"""
 
 import importlib.metadata
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from retrotune import __version__
-from retrotune.cells import ResolvedCell
-from retrotune.datasets import get_spec
-from retrotune.errors import ResultError
-from retrotune.evaluation import ANSWERS
+from retrotune.cells import Cell
+from retrotune.datasets.base import Reference
+from retrotune.errors import DataError, ResultError
+from retrotune.evaluation.metrics import score_prediction
 from retrotune.evaluation.statistics import bootstrap_interval
-from retrotune.files import read_jsonl, read_result, sha256, write_json, write_text
+from retrotune.files import read_jsonl, read_result, sha256, write_json, write_jsonl, write_text
 from retrotune.log import logger
-from retrotune.stages import STAGE_VERSIONS
+from retrotune.preparing.examples import load_references
+from retrotune.stages import VERSIONS, ScoreParams
 
 DISTRIBUTIONS = {
     "torch": ("torch",),
@@ -30,56 +34,67 @@ DISTRIBUTIONS = {
 
 
 def score_cell(
-    resolved: ResolvedCell,
+    params: ScoreParams,
+    cell: Cell,
     predictions: str | Path,
     predict_json: str | Path,
+    references: str | Path,
     train_json: str | Path | None,
-    out: str | Path,
-    out_config: str | Path,
-    work_dir: str | Path,
+    out_scores: str | Path,
+    out_metrics: str | Path,
 ) -> None:
-    """Aggregate a cell's per-question scores into `metrics.json`, the proof that the cell is done.
+    """Score a cell's answers: a line per question in `out_scores`, their means in `out_metrics`, written last.
 
-    The resolved configuration goes to `out_config` as YAML first.
-    `train_json` is None for zeroshot. Values are means over questions, 0 to 100, with 95 % bootstrap intervals. What
-    prediction says of the base model and of the files that it read (their sha256) is taken over; what it keeps in
-    `work_dir` is removed. Raises `ResultError`
-    if the predictions are empty, incomplete, or do not hold the primary metric.
+    Existence of the latter is the proof that the cell is done. `config.yaml` beside it says what each stage used.
+    `train_json` is None for zeroshot. Scores are from 0 to 100, with 95 % bootstrap intervals of their means over
+    questions. What prediction says of the base model and of the files that it read (their sha256) is taken over.
+    Raises `ResultError` if predictions are empty, repeated, of other questions than the references', or not scored by
+    the primary metric.
     """
-    metric = get_spec(resolved.dataset_entry.reader).metric
-    scores = _read_scores(predictions, metric)
+    known = load_references(references)
+    rows = _scored(predictions, known, params.metric)
     predicted = read_result(predict_json)
+    trained = None if train_json is None else read_result(train_json)
     model, inputs = predicted.pop("model"), predicted.pop("inputs")
-    wanted, found = predicted["num_questions"], len(next(iter(scores.values())))
-    if wanted != found:
-        raise ResultError(f"{predictions}: holds {found} of {wanted} questions; delete it and predict the cell again")
-    write_text(out_config, yaml.safe_dump(resolved.model_dump(mode="json"), sort_keys=False))
+    used = {
+        **({} if trained is None else {"finetune_cell": trained.pop("params", None)}),
+        "predict_cell": predicted.pop("params", None),
+        "score_cell": params.recorded(),
+        "base_model": model.get("params"),
+    }
+    write_jsonl(out_scores, rows)
+    write_text(Path(out_metrics).with_name("config.yaml"), yaml.safe_dump(used, sort_keys=False))
+    names = list(rows[0]["scores"])
     write_json(
-        out,
+        out_metrics,
         {
-            "cell": resolved.model_dump(include={"model", "method", "dataset", "retrieval", "seed"}),
+            "cell": vars(cell),
             "status": "done",
             "scale": "0 to 100",
             "model": {
-                "family": resolved.family,
-                "size": resolved.size,
-                "instruct": resolved.model_entry.instruct,
                 "num_parameters": model["num_parameters"],
-                "departures": model["departures"] + _gate_departure(resolved.model, predicted),
+                "fingerprint": model.get("fingerprint"),
+                "departures": model["departures"] + _gate_departure(cell.model, predicted),
             },
             "metrics": {
-                name: summarize(values, resolved.evaluation.bootstrap_samples, primary=name == metric)
-                for name, values in scores.items()
+                name: summarize(
+                    [row["scores"][name] for row in rows], params.bootstrap_samples, primary=name == params.metric
+                )
+                for name in names
             },
-            "train": None if train_json is None else read_result(train_json),
+            "train": trained,
             "predict": predicted,
-            "inputs": {**inputs, "predictions": sha256(predictions)},
+            "inputs": {
+                **inputs,
+                "predictions": sha256(predictions),
+                "references": sha256(references),
+                "scores": sha256(out_scores),
+            },
             "versions": versions(),
         },
     )
-    (Path(work_dir) / ANSWERS).unlink(missing_ok=True)
-    value = sum(scores[metric]) / found
-    logger.info("%s: %s %.2f over %d questions", resolved.cell.name, metric, value, found)
+    value = sum(row["scores"][params.metric] for row in rows) / len(rows)
+    logger.info("%s: %s %.2f over %d questions", cell.name, params.metric, value, len(rows))
 
 
 def summarize(values: list[float], samples: int, primary: bool) -> dict[str, Any]:
@@ -106,29 +121,53 @@ def _gate_departure(model: str, predicted: Mapping[str, Any]) -> list[str]:
     return [f"{model} scales what it reads from neighbors (retrieval_gate {gate:g})"]
 
 
-def _read_scores(predictions: str | Path, metric: str) -> dict[str, list[float]]:
-    """Scores per metric in the order of the questions."""
-    scores: dict[str, list[float]] = {}
+def _scored(predictions: str | Path, references: Mapping[str, Reference], metric: str) -> list[dict[str, Any]]:
+    """A row per prediction, in the order of the predictions: question_id, doc_id, scores by metric."""
+    rows: list[dict[str, Any]] = []
     seen: set[str] = set()
     remedy = "delete it and predict the cell again"
     for line, record in read_jsonl(predictions):
-        question_id, found = record["question_id"], record["scores"]
+        place = f"{predictions}:{line}"
+        question_id = record.get("question_id")
         if question_id in seen:
-            raise ResultError(f"{predictions}:{line}: question {question_id!r} appears twice; {remedy}")
-        if metric not in found or (scores and found.keys() != scores.keys()):
-            raise ResultError(f"{predictions}:{line}: unexpected scores {sorted(found)}, wanted {metric}; {remedy}")
+            raise ResultError(f"{place}: question {question_id!r} appears twice; {remedy}")
+        if question_id not in references:
+            raise ResultError(f"{place}: question {question_id!r} is not in the references; {remedy}")
+        if not isinstance(record.get("prediction"), str):
+            raise ResultError(f"{place}: question {question_id!r} has no prediction; {remedy}")
+        reference = references[question_id]
+        scores = _scores(record, reference, metric, place)
+        rows.append({"question_id": question_id, "doc_id": reference.doc_id, "scores": scores})
         seen.add(question_id)
-        for name, value in found.items():
-            scores.setdefault(name, []).append(value)
-    if not scores:
+    if not rows:
         raise ResultError(f"{predictions}: holds no prediction; {remedy}")
+    if missing := _missing(references, seen):
+        raise ResultError(
+            f"{predictions}: lacks {len(missing)} of {len(references)} questions, first {missing[0]!r}; {remedy}"
+        )
+    return rows
+
+
+def _scores(record: Mapping[str, Any], reference: Reference, metric: str, place: str) -> dict[str, float]:
+    try:
+        scores = score_prediction(record["prediction"], reference.answers, reference.options)
+    except DataError as error:
+        raise ResultError(f"{place}: {error}; the references lack them: prepare the dataset again") from error
+    if metric not in scores:
+        raise ResultError(
+            f"{place}: question {reference.question_id!r} cannot be scored by {metric}, only by {', '.join(scores)}"
+        )
     return scores
+
+
+def _missing(references: Mapping[str, Reference], seen: set[str]) -> Sequence[str]:
+    return [question_id for question_id in references if question_id not in seen]
 
 
 def versions() -> dict[str, Any]:
     """Versions of stages, packages and the machine; null for what is not installed or not known."""
     return {
-        "stages": dict(STAGE_VERSIONS),
+        "stages": dict(VERSIONS),
         "retrotune": __version__,
         **{name: _installed(distributions) for name, distributions in DISTRIBUTIONS.items()},
         "python": platform.python_version(),

@@ -3,17 +3,19 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from retrotune.cells import Cell, Paths, resolve_cell
+from retrotune.cells import Cell, Paths
 from retrotune.config import Config
 from retrotune.datasets import Example
-from retrotune.datasets.prepare import load_examples
 from retrotune.errors import DataError
 from retrotune.files import read_jsonl
 from retrotune.models.loading import load_config, load_tokenizer
+from retrotune.preparing.examples import load_examples, load_references
 from retrotune.prompting.examples import select_passages
+from retrotune.resolve import cell_stages
 from retrotune.retrieval.neighbors import load_neighbors
+from retrotune.stages import PredictParams
 from retrotune.training.batches import cell_batching
 
 _NAMED = 5
@@ -26,7 +28,8 @@ class Seen:
 
     `left_padding` is that of the question alone: in a batch shorter prompts have more. `neighbors` are those for the
     encoder (RETRO), whose texts end after `retrieved_length` tokens. `cut_tokens` counts context tokens that did not
-    fit. `predicted` is the question's line of predictions.jsonl, None if there is none yet.
+    fit. `answers` are the references, if they are there, `predicted` is the question's line of predictions.jsonl, None
+    if there is none yet.
     """
 
     cell: str
@@ -54,13 +57,13 @@ def what_was_seen(config: Config, cell: Cell, question: str) -> Seen:
     Reads the base model's folder (not its weights), the questions and the neighbors. Raises `DataError` if no question
     fits or several do, and what loading raises for files that are not there yet.
     """
-    paths, resolved = Paths.of(config), resolve_cell(config, cell)
+    paths, params = Paths.of(config), cast(PredictParams, cell_stages(config, cell)["predict_cell"])
     folder = paths.model(cell.model)
     tokenizer = load_tokenizer(folder)
-    encoder, collator = cell_batching(resolved, load_config(folder), tokenizer)
+    encoder, collator = cell_batching(params.prompting, cell.model, load_config(folder), tokenizer)
     file = paths.examples(cell.dataset, "test")
     example = find_question(load_examples(file), question, file)
-    retrieves = resolved.retrieval_entry.retriever is not None
+    retrieves = config.retrievals[cell.retrieval].retriever is not None
     cache = load_neighbors(paths.neighbors(cell.retrieval, cell.dataset, "test")) if retrieves else {}
     passages = cache.get(example.question_id, ())
     encoded = encoder.encode(example, passages, with_answer=False)
@@ -68,6 +71,8 @@ def what_was_seen(config: Config, cell: Cell, question: str) -> Seen:
     mask_T = collator.prompts([encoded])["attention_mask"][0]
     predictions = Path(paths.cell(cell, "predictions.jsonl"))
     lines: list[dict[str, Any]] = [line for _, line in read_jsonl(predictions)] if predictions.is_file() else []
+    references = Path(paths.references(cell.dataset, "test"))
+    found = load_references(references).get(example.question_id) if references.is_file() else None
     return Seen(
         cell=cell.name,
         question_id=example.question_id,
@@ -82,7 +87,7 @@ def what_was_seen(config: Config, cell: Cell, question: str) -> Seen:
             for passage, ids in zip(neighbors, encoded.neighbor_ids, strict=True)
         ],
         prompt_hash=encoded.prompt_hash,
-        answers=list(example.answers),
+        answers=list(found.answers) if found else [],
         predicted=next((line for line in lines if line.get("question_id") == example.question_id), None),
     )
 
@@ -126,5 +131,6 @@ def as_text(seen: Seen) -> str:
         lines.append("--- not answered yet")
     else:
         lines.append(f"--- answered: {seen.predicted.get('prediction')!r}, generated {seen.predicted.get('text')!r}")
-    lines.append(f"--- reference answers: {', '.join(map(repr, seen.answers))}")
+    if seen.answers:
+        lines.append(f"--- reference answers: {', '.join(map(repr, seen.answers))}")
     return "\n".join(lines)

@@ -1,52 +1,85 @@
-"""Methods: what is trained on top of a base model, one file each. Importing this package makes peft know them.
+"""Methods: what is trained on top of a base model, one file with one record each. Importing this imports no torch.
 
-attach(model, method)            a model to train (zeroshot: the frozen base model)
+A new method is a file beside these, and a line in `_RECORDS`; all else follows from its record (`base.Method`).
+
+attach(model, entry)             a model to train (zeroshot: the frozen base model)
 save_trained(model, folder)      its trained weights on disk
 load_trained(base, folder)       and back, refused for another base model
 """
 
-from collections.abc import Callable
-from typing import Any
+import operator
+from functools import reduce
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
-from torch import nn
+from pydantic import Field
 
-from retrotune.config import MethodEntry, PtuningMethod
 from retrotune.errors import MethodError
-from retrotune.methods.adapter import attach_adapter
-from retrotune.methods.full import attach_full
-from retrotune.methods.lora import attach_lora
-from retrotune.methods.ptuning import attach_ptuning
-from retrotune.methods.storage import fingerprint, load_trained, save_trained
-from retrotune.methods.zeroshot import attach_zeroshot
+from retrotune.methods import adapter, full, ia3, lora, ptuning, zeroshot
+from retrotune.methods.base import Finetuning, FinetuningOverride, Method, MethodSchema, Shape, TrainedMethod
 
-__all__ = ["attach", "count_parameters", "fingerprint", "load_trained", "num_virtual_tokens", "save_trained"]
+if TYPE_CHECKING:
+    from retrotune.methods.attaching import attach, count_parameters
+    from retrotune.methods.storage import base_identity, fingerprint, load_trained, save_trained
 
-_ATTACH: dict[str, Callable[[nn.Module, Any], nn.Module]] = {
-    "zeroshot": attach_zeroshot,
-    "lora": attach_lora,
-    "ptuning": attach_ptuning,
-    "adapter": attach_adapter,
-    "full": attach_full,
-}
+__all__ = [
+    "METHODS",
+    "Finetuning",
+    "FinetuningOverride",
+    "Method",
+    "MethodEntry",
+    "MethodSchema",
+    "Shape",
+    "TrainedMethod",
+    "attach",
+    "base_identity",
+    "count_parameters",
+    "fingerprint",
+    "load_trained",
+    "method_of",
+    "num_virtual_tokens",
+    "save_trained",
+]
+
+_RECORDS: tuple[Method, ...] = (
+    zeroshot.METHOD,
+    lora.METHOD,
+    ptuning.METHOD,
+    adapter.METHOD,
+    ia3.METHOD,
+    full.METHOD,
+)
+
+METHODS: dict[str, Method] = {record.kind: record for record in _RECORDS}
+"""Records by kind."""
+if len(METHODS) < len(_RECORDS):
+    raise MethodError(f"two methods share a kind: {', '.join(record.kind for record in _RECORDS)}; rename one")
+
+if TYPE_CHECKING:
+    MethodEntry: TypeAlias = MethodSchema
+else:
+    MethodEntry = Annotated[reduce(operator.or_, (record.schema for record in _RECORDS)), Field(discriminator="kind")]
 
 
-def attach(model: nn.Module, method: MethodEntry) -> nn.Module:
-    """Make `model` ready to train as `method` says; the base model is changed in place, and frozen but for `full`.
-
-    New weights are drawn from torch's global generator and are in float32 even where the base model is in bfloat16, as
-    peft does. Raises `MethodError` for an unknown method or a model that the method does not fit.
-    """
-    if method.kind not in _ATTACH:
-        raise MethodError(f"unknown method kind {method.kind!r}; known: {', '.join(_ATTACH)}")
-    return _ATTACH[method.kind](model, method)
+def method_of(entry: MethodSchema) -> Method:
+    """The record of an entry's method; `MethodError` for a kind that is not known."""
+    if entry.kind not in METHODS:
+        raise MethodError(f"unknown method kind {entry.kind!r}; known: {', '.join(METHODS)}")
+    return METHODS[entry.kind]
 
 
-def num_virtual_tokens(method: MethodEntry) -> int:
-    """Placeholder tokens that each row of a batch must carry for `method`."""
-    return method.num_virtual_tokens if isinstance(method, PtuningMethod) else 0
+def num_virtual_tokens(entry: MethodSchema) -> int:
+    """Placeholder tokens that each row of a batch must carry for a method."""
+    return method_of(entry).num_virtual_tokens(entry)
 
 
-def count_parameters(model: nn.Module) -> tuple[int, int]:
-    """(trained, all) weights of `model`; shared ones count once, the prompt encoder of P-tuning counts as a whole."""
-    parameters = list(model.parameters())
-    return sum(p.numel() for p in parameters if p.requires_grad), sum(p.numel() for p in parameters)
+def __getattr__(name: str) -> Any:
+    """What needs torch and peft, imported when it is first asked for."""
+    if name in ("attach", "count_parameters"):
+        from retrotune.methods import attaching
+
+        return getattr(attaching, name)
+    if name in ("base_identity", "fingerprint", "load_trained", "save_trained"):
+        from retrotune.methods import storage
+
+        return getattr(storage, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

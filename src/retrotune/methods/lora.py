@@ -8,21 +8,39 @@ Decoder and neighbor encoder are covered, cross-attention is not, as in the auth
 - peft scales the update by alpha / rank; alpha is the rank unless the configuration says otherwise: scale 1, as theirs.
 """
 
-from peft import LoraConfig, PeftModel, TaskType, get_peft_model
-from torch import nn
+from typing import TYPE_CHECKING, Literal
 
-from retrotune.config import LoraMethod
-from retrotune.methods import targets
+from pydantic import Field
+
+from retrotune.entries import PositiveInt, Share
+from retrotune.methods.base import Method, Shape, TrainedMethod
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from torch import nn
 
 
-def attach_lora(model: nn.Module, method: LoraMethod) -> PeftModel:
+class LoraMethod(TrainedMethod):
+    """Low-rank updates of the self-attention's query, key and value projections, in decoder and encoder."""
+
+    kind: Literal["lora"]
+    rank: PositiveInt = Field(32, description="rank")
+    alpha: float | None = Field(None, gt=0, description="scale is alpha / rank; null: alpha = rank, scale 1")
+    dropout: Share = Field(0.0, description="dropout before the down projection")
+
+
+def attach_lora(model: "nn.Module", entry: LoraMethod) -> "PeftModel":
     """Wrap `model` with a fresh LoRA, which changes nothing until trained. `MethodError` if it finds no projection."""
-    targets.find(model, targets.QUERY_KEY_VALUE, "query, key and value projections", "lora")
+    from peft import LoraConfig, TaskType, get_peft_model
+
+    from retrotune.methods import targets
+
+    targets.find(model, targets.QUERY_KEY_VALUE, "query, key and value projections", entry.kind)
     config = LoraConfig(
         task_type=TaskType.CAUSAL_LM,
-        r=method.rank,
-        lora_alpha=method.rank if method.alpha is None else method.alpha,
-        lora_dropout=method.dropout,
+        r=entry.rank,
+        lora_alpha=entry.rank if entry.alpha is None else entry.alpha,
+        lora_dropout=entry.dropout,
         target_modules=targets.QUERY_KEY_VALUE,
     )
     return get_peft_model(model, config)
@@ -35,3 +53,17 @@ def num_lora_parameters(num_layers: int, hidden_size: int, rank: int, fused: boo
     share the down projection: width x rank + rank x 3 width, two thirds as many.
     """
     return num_layers * hidden_size * rank * (4 if fused else 6)
+
+
+def _num_parameters(entry: LoraMethod, shape: Shape) -> int:
+    return shape.all_layers * entry.rank * (3 * shape.hidden_size + shape.query_size + 2 * shape.key_size)
+
+
+METHOD = Method(
+    schema=LoraMethod,
+    attach=attach_lora,
+    saves="adapter",
+    peft_type="LORA",
+    prefix="lora_",
+    num_parameters=_num_parameters,
+)

@@ -5,7 +5,8 @@ grow. Once a name is added, peft treats the method like its own: `get_peft_model
 `PeftModel.from_pretrained`, several adapters in one model.
 
 peft writes the name into `adapter_config.json` and, when it does not know it, raises a `KeyError` with that name and
-nothing else. The names therefore say what to do: `KeyError: 'ADAPTER__IMPORT_RETROTUNE_METHODS'`.
+nothing else. The names therefore say whose they are: `KeyError: 'ADAPTER__IMPORT_RETROTUNE_METHODS'`. Importing
+`retrotune.methods.storage` makes all of them known; `retrotune.methods` alone imports no peft.
 """
 
 from typing import Any

@@ -1,11 +1,12 @@
 """Saving and loading what a method has trained.
 
-A folder is in peft's layout (`adapter_config.json`, `adapter_model.safetensors`), or for full fine-tuning in that of
+A folder is in peft's layout (`adapter_config.json`, `adapter_model.safetensors`), or for a whole model in that of
 transformers, plus `retrotune.json`: the method and what the base model was, so that weights trained for one model are
-never put into another. It is written whole or not at all.
+never put into another. It is written whole or not at all. Importing this module makes peft know all methods.
 """
 
 import hashlib
+import importlib
 import shutil
 import tempfile
 from pathlib import Path
@@ -20,14 +21,13 @@ from transformers import PreTrainedModel
 
 from retrotune.errors import DataError, MethodError
 from retrotune.files import read_json, write_json, write_text
-from retrotune.methods.adapter import ADAPTER
-from retrotune.methods.full import load_full, save_full
-from retrotune.methods.ptuning import PTUNING
+from retrotune.methods import METHODS
+from retrotune.methods.attaching import mark, marked
+from retrotune.methods.base import parts_begin
+from retrotune.methods.whole_model import load_whole, save_whole
 
 MANIFEST = "retrotune.json"
 WEIGHTS = "adapter_model.safetensors"
-_KINDS = {"LORA": "lora", ADAPTER: "adapter", PTUNING: "ptuning"}
-_TRAINED_PARTS = ("lora_", "bottleneck_", "ptuning_")
 _SAMPLES = 16
 _README = """Weights trained by the method `{kind}`. Load them with
 
@@ -35,8 +35,11 @@ _README = """Weights trained by the method `{kind}`. Load them with
 
     model = load_trained(base_model, "this folder")
 
-or, after `import retrotune.methods`, with `peft.PeftModel.from_pretrained` (full fine-tuning: with transformers).
+or, after `import retrotune.methods.storage`, with `peft.PeftModel.from_pretrained` (a whole model: with transformers).
 """
+
+for _extension in sorted({record.extension for record in METHODS.values() if record.extension}):
+    importlib.import_module(_extension)
 
 
 def fingerprint(model: nn.Module, weights: bool = True) -> dict[str, Any]:
@@ -52,10 +55,11 @@ def fingerprint(model: nn.Module, weights: bool = True) -> dict[str, Any]:
     }
     if not weights:
         return shape
+    added = _added_parts(model)
     digest = hashlib.sha256()
     samples = []
     for name, parameter in base.named_parameters():
-        if any(part.startswith(_TRAINED_PARTS) for part in name.split(".")):
+        if parts_begin(name, added):
             continue
         digest.update(f"{name.replace('.base_layer', '')} {list(parameter.shape)}\n".encode())
         values = parameter.detach().reshape(-1)
@@ -64,17 +68,20 @@ def fingerprint(model: nn.Module, weights: bool = True) -> dict[str, Any]:
     return {**shape, "weights": digest.hexdigest()[:16]}
 
 
-def _kind(model: nn.Module) -> str:
-    if isinstance(model, PeftModel):
-        kind = _KINDS.get(model.active_peft_config.peft_type)
-        if kind is None:
-            raise MethodError(
-                f"cannot save a model with {model.active_peft_config.peft_type}: no method of this package"
-            )
-        return kind
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise MethodError("nothing to save: no weight of the model is trained (zeroshot keeps the base model)")
-    return "full"
+def base_identity(model: nn.Module) -> dict[str, Any]:
+    """The fingerprint of the base model of what `attach` returned; without its weights where these are trained."""
+    return fingerprint(model, weights=marked(model).saves == "adapter")
+
+
+def _added_parts(model: nn.Module) -> tuple[str, ...]:
+    """How names of weights begin that are not the base model's: none, or the prefixes of all its adapters' methods.
+
+    Another method's prefix says nothing of this model's weights, so that a new method leaves fingerprints as they are.
+    """
+    if not isinstance(model, PeftModel):
+        return ()
+    types = {str(getattr(config.peft_type, "value", config.peft_type)) for config in model.peft_config.values()}
+    return tuple(sorted({record.prefix for record in METHODS.values() if record.prefix and record.peft_type in types}))
 
 
 def save_trained(
@@ -88,9 +95,11 @@ def save_trained(
     Of a model whose weights are spread over several processes they are given whole as `weights`, by name, and the
     fingerprint as `base_model`, made before the weights were spread.
 
-    Raises `MethodError` if the model has no trained weights.
+    Raises `MethodError` if the model's method trains nothing, or if `attach` has not seen the model.
     """
-    folder, kind = Path(folder), _kind(model)
+    folder, method = Path(folder), marked(model)
+    if method.saves == "nothing":
+        raise MethodError(f"nothing to save: {method.kind} keeps the base model")
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".tmp"))
     try:
@@ -100,11 +109,11 @@ def save_trained(
             adapters = [model.active_adapter]
             model.save_pretrained(temporary, save_embedding_layers=False, selected_adapters=adapters, **given)
         else:
-            save_full(model, temporary, weights)
-        write_text(temporary / "README.md", _README.format(kind=kind))
+            save_whole(model, temporary, weights)
+        write_text(temporary / "README.md", _README.format(kind=method.kind))
         write_json(
             temporary / MANIFEST,
-            {"method": kind, "base_model": base_model or fingerprint(model, weights=kind != "full")},
+            {"method": method.kind, "base_model": base_model or base_identity(model)},
         )
         temporary.chmod(0o755)
         for file in temporary.iterdir():
@@ -119,8 +128,8 @@ def save_trained(
 def load_trained(base_model: nn.Module, folder: str | Path) -> nn.Module:
     """Put the weights of `folder` into `base_model` and return the model, frozen and in evaluation mode.
 
-    For full fine-tuning a new model is returned. Raises `MethodError` if the folder is damaged or was made for another
-    base model; the message names both.
+    Of a method that saves whole models a new model is returned. Raises `MethodError` if the folder is damaged, or was
+    made by an unknown method or for another base model; the message names both.
     """
     folder = Path(folder)
     try:
@@ -128,13 +137,18 @@ def load_trained(base_model: nn.Module, folder: str | Path) -> nn.Module:
         kind, wanted = manifest["method"], manifest["base_model"]
     except (DataError, KeyError, TypeError) as error:
         raise MethodError(f"{folder}: no trained weights ({error}); run the cell again") from error
+    if kind not in METHODS:
+        raise MethodError(f"{folder}: trained by the unknown method {kind!r}; known: {', '.join(METHODS)}")
+    method = METHODS[kind]
     found = fingerprint(base_model, weights="weights" in wanted)
     if found != wanted:
         raise MethodError(
             f"{folder}: trained for another model: {_describe(wanted)}, but this one is {_describe(found)}"
         )
-    if kind == "full":
-        return load_full(base_model, folder)
+    if method.saves == "model":
+        model = load_whole(base_model, folder)
+        mark(model, method)
+        return model
     try:
         with safe_open(folder / WEIGHTS, framework="pt") as weights:
             saved = set(weights.keys())
@@ -146,6 +160,7 @@ def load_trained(base_model: nn.Module, folder: str | Path) -> nn.Module:
     if saved != needed:
         odd = sorted(saved ^ needed)
         raise MethodError(f"{folder}: holds other weights than its method needs, first of {len(odd)}: {odd[0]}")
+    mark(model, method)
     return model
 
 

@@ -1,10 +1,22 @@
 """Zero-shot: the base model as it is."""
 
-from torch import nn
+from typing import TYPE_CHECKING, Literal
 
-from retrotune.config import ZeroshotMethod
+from retrotune.methods.base import Method, MethodSchema
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
-def attach_zeroshot(model: nn.Module, method: ZeroshotMethod) -> nn.Module:
+class ZeroshotMethod(MethodSchema):
+    """The base model as it is."""
+
+    kind: Literal["zeroshot"]
+
+
+def attach_zeroshot(model: "nn.Module", entry: ZeroshotMethod) -> "nn.Module":
     """Freeze `model` and return it."""
     return model.requires_grad_(False)
+
+
+METHOD = Method(schema=ZeroshotMethod, attach=attach_zeroshot, saves="nothing")

@@ -9,12 +9,18 @@ from typing import Any
 from retrotune.errors import ModelError
 from retrotune.files import read_json, sha256, sha256_text, write_json, write_text
 from retrotune.log import logger
+from retrotune.stages import FetchParams
 
 PATTERNS = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.txt"]
 """Files of a model folder that are used; pickled weights are not among them."""
 
 
-def fetch_model(out_dir: str | Path, hub: str | None = None, path: str | Path | None = None) -> None:
+def fetch_model(
+    out_dir: str | Path,
+    hub: str | None = None,
+    path: str | Path | None = None,
+    params: Mapping[str, Any] | None = None,
+) -> None:
     """Make `out_dir` a model folder: downloaded from the hub, or links to the files of the local folder `path`.
 
     `manifest.json` is written last: source, number of parameters (read from the safetensors headers), and sha256 of
@@ -28,7 +34,12 @@ def fetch_model(out_dir: str | Path, hub: str | None = None, path: str | Path | 
         _download(hub, out)
     else:
         raise ModelError(f"{out}: a fetched model needs `hub` or `path`")
-    write_manifest(out, {"hub": hub, "path": None if path is None else str(path)})
+    write_manifest(out, {"hub": hub, "path": None if path is None else str(path)}, params=params)
+
+
+def fetch_base_model(params: FetchParams, out_dir: str | Path) -> None:
+    """Make `out_dir` the model folder that a study asks for; raises as `fetch_model` does."""
+    fetch_model(out_dir, params.hub, params.path, params.recorded())
 
 
 def write_manifest(folder: str | Path, source: Mapping[str, Any], **more: Any) -> None:

@@ -1,6 +1,7 @@
 """Loading base models and tokenizers from folders in transformers layout."""
 
 import contextlib
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from retrotune.errors import ModelError
-from retrotune.files import read_result, sha256
+from retrotune.files import read_result, sha256, sha256_text
 from retrotune.models.scratch import nearby
 
 NAMED_WEIGHTS = 3
@@ -136,10 +137,19 @@ def input_digests(model_dir: str | Path, examples: str | Path, neighbors: str | 
 
 
 def model_facts(model_dir: str | Path) -> dict[str, Any]:
-    """What a base model's manifest says for tables: `num_parameters` and `departures`, where it says so."""
+    """What a base model's manifest says: `num_parameters`, `departures`, and `params`, what made it, where it says so.
+
+    `fingerprint` is a digest of its weights, the same for the same weights wherever they come from.
+    """
     path = Path(model_dir) / "manifest.json"
     manifest = read_result(path) if path.is_file() else {}
-    return {"num_parameters": manifest.get("num_parameters"), "departures": manifest.get("departures", [])}
+    weights = manifest.get("weights_sha256")
+    return {
+        "num_parameters": manifest.get("num_parameters"),
+        "departures": manifest.get("departures", []),
+        "params": manifest.get("params"),
+        "fingerprint": None if weights is None else sha256_text(json.dumps(sorted(weights.values())))[:16],
+    }
 
 
 def _check_whole(folder: Path, info: Mapping[str, Any]) -> None:

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from retrotune.cells import Paths, expand_grid
-from retrotune.config import ChunkingEntry, Config, CorpusEntry, IndexEntry, RetrieverEntry
+from retrotune.config import BaseTraining, ChunkingEntry, Config, CorpusEntry, IndexEntry, RetrieverEntry
 from retrotune.errors import ConfigError, DataError, RetrotuneError
+from retrotune.preparing.examples import split_files
 from retrotune.retrieval.places import locate_model
 
 BYTES_PER_WORD = 6.0
@@ -109,7 +110,7 @@ def study_collections(config: Config, passages: int | None = None) -> tuple[list
     could not be counted, and why.
     """
     needs: dict[tuple[str, str, str], dict[str, set[str]]] = {}
-    asked: dict[tuple[str, str, str], set[tuple[str, bool]]] = {}
+    asked: dict[tuple[str, str, str], set[tuple[str, str | None]]] = {}
     depth: dict[tuple[str, str, str], int] = {}
     for retrieval_name, source, asks in _searches(config):
         retrieval = config.retrievals[retrieval_name]
@@ -133,8 +134,8 @@ def study_collections(config: Config, passages: int | None = None) -> tuple[list
             notes.append(f"{source}/{chunking}, {retriever}: not counted ({error})")
             continue
         entry = config.retrievers[retriever]
-        questions = sum(_questions(config, dataset) for dataset, pretraining in asked[key] if not pretraining)
-        pretraining = count if any(pretraining for _, pretraining in asked[key]) else 0
+        questions = sum(_questions(config, dataset, split) for dataset, split in asked[key] if split is not None)
+        pretraining = count if any(split is None for _, split in asked[key]) else 0
         found.append(
             Collection(
                 f"{source}/{chunking}, {retriever}",
@@ -152,18 +153,20 @@ def study_collections(config: Config, passages: int | None = None) -> tuple[list
     return found, notes
 
 
-def _searches(config: Config) -> Iterable[tuple[str, str, tuple[str, bool]]]:
-    """(retrieval, source, (who asks, whether it is pretraining text)) of all cells and base models, each once."""
-    seen: dict[tuple[str, str, tuple[str, bool]], None] = {}
+def _searches(config: Config) -> Iterable[tuple[str, str, tuple[str, str | None]]]:
+    """(retrieval, source, (who asks, split; None: text to train on)) of all cells and base models, each once."""
+    seen: dict[tuple[str, str, tuple[str, str | None]], None] = {}
     for cell in expand_grid(config):
         if config.retrievals[cell.retrieval].retriever is not None:
-            source = config.dataset_source(cell.dataset, cell.retrieval)
-            seen[cell.retrieval, source, (cell.dataset, False)] = None
-    for name, training in [*config.pretrainings.items(), *config.retrofittings.items()]:
+            for split in ("train", "test") if config.methods[cell.method].trained else ("test",):
+                source = config.dataset_source(cell.dataset, cell.retrieval, split)
+                seen[cell.retrieval, source, (cell.dataset, split)] = None
+    trainings: dict[str, BaseTraining] = {**config.pretrainings, **config.retrofittings}
+    for name, training in trainings.items():
         if training.retrieval is not None:
             corpus = config.retrievals[training.retrieval].corpus
             if corpus is not None:
-                seen[training.retrieval, corpus, (name, True)] = None
+                seen[training.retrieval, corpus, (name, None)] = None
     return seen
 
 
@@ -204,22 +207,24 @@ def count_passages(config: Config, source: str, chunking: str, given: int | None
         raise ConfigError("write_world makes its raw files; run it first or give their number: --passages N")
     if source in config.corpora:
         return _corpus_passages(config.corpora[source], config.raw, words)
-    documents = Path(Paths.of(config).documents(source))
+    dataset, split = source.rsplit("/", 1)
+    documents = Path(Paths.of(config).documents(dataset, split))
     if documents.is_file():
         import pyarrow.parquet as pq
 
         texts = pq.ParquetFile(documents).metadata
         size = sum(texts.row_group(group).total_byte_size for group in range(texts.num_row_groups))
         return max(1, round(size / BYTES_PER_WORD / words)), f"size of {documents}"
-    folder = Path(config.raw) / config.datasets[source].path
-    files = [file for file in folder.rglob("*") if file.is_file()] if folder.is_dir() else []
-    if not files:
-        raise ConfigError(f"{folder}: no raw files of {source}; make them or set data_root")
-    return max(1, round(_text_bytes(files) / BYTES_PER_WORD / words)), f"size of {folder}"
+    entry = config.datasets[dataset]
+    found = split_files(entry, config.raw, split)
+    if not found:
+        raise ConfigError(f"{Path(config.raw) / entry.path}: no raw files of {source}; make them or set data_root")
+    files = [file for place in found for file in (place.rglob("*") if place.is_dir() else [place]) if file.is_file()]
+    return max(1, round(_text_bytes(files) / BYTES_PER_WORD / words)), f"size of {', '.join(map(str, found))}"
 
 
 def _corpus_passages(entry: CorpusEntry, root: str, words: float) -> tuple[int, str]:
-    from retrotune.corpus.documents import find_corpus_files
+    from retrotune.preparing.documents import find_corpus_files
 
     try:
         files = find_corpus_files(entry, root)
@@ -237,15 +242,11 @@ def _text_bytes(files: Iterable[Path]) -> float:
     return sum(file.stat().st_size / (GZIP_SHARE if file.suffix == ".gz" else 1) for file in files)
 
 
-def _questions(config: Config, dataset: str) -> int:
-    """Questions of a dataset, from its files if they are made, else from the configuration's limits."""
-    paths, entry, total = Paths.of(config), config.datasets[dataset], 0
-    for split, limit in (("train", entry.max_train), ("test", entry.max_test)):
-        made = Path(paths.examples(dataset, split))
-        if made.is_file():
-            import pyarrow.parquet as pq
+def _questions(config: Config, dataset: str, split: str) -> int:
+    """Questions of a split, from its file if it is made, else from the configuration's limit."""
+    entry, made = config.datasets[dataset], Path(Paths.of(config).examples(dataset, split))
+    if made.is_file():
+        import pyarrow.parquet as pq
 
-            total += pq.ParquetFile(made).metadata.num_rows
-        else:
-            total += limit or 0
-    return total
+        return int(pq.ParquetFile(made).metadata.num_rows)
+    return (entry.max_train if split == "train" else entry.max_test) or 0

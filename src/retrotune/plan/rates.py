@@ -83,7 +83,7 @@ def _per_second(work: float, run: Callable[[], Any], seconds: float = 0.5) -> fl
 
 
 def _chunking() -> float:
-    from retrotune.corpus.chunking import split_passages
+    from retrotune.preparing.chunking import split_passages
 
     sentence = "The river was measured in 1907 by J. Smith, who found it longer than any other. "
     text = sentence * 500

@@ -69,8 +69,8 @@ class ExampleEncoder:
 
     `max_length` counts everything: left padding, virtual tokens, prompt, answer and eos. `max_new_tokens` are kept free
     for the answer in training too, so that a question has the same prompt in training and in prediction; a longer
-    answer is learned only as far as it could be generated. A document of a dataset that is not `open_domain` may have
-    fewer passages than the layout needs, and any question if it `may_lack_passages`.
+    answer is learned only as far as it could be generated. `may_lack_passages`: a question may have fewer passages than
+    the layout needs.
     """
 
     tokenizer: Any
@@ -81,7 +81,6 @@ class ExampleEncoder:
     chunk_length: int = 1
     retrieved_length: int = 128
     num_virtual_tokens: int = 0
-    open_domain: bool = True
     may_lack_passages: bool = False
 
     @cached_property
@@ -99,8 +98,7 @@ class ExampleEncoder:
 
         Raises `DataError` if the question does not fit without any context, `RetrievalError` if passages are missing.
         """
-        may_be_fewer = self.may_lack_passages or (example.doc_id is not None and not self.open_domain)
-        contexts, neighbors = select_passages(passages, self.passages, example.question_id, may_be_fewer)
+        contexts, neighbors = select_passages(passages, self.passages, example.question_id, self.may_lack_passages)
         head_ids, *context_pieces, question_ids, answer_ids = self.assembler.pieces(
             [
                 self.template.system,

@@ -5,17 +5,18 @@ in and no cell disappears.
 """
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from retrotune.cells import Cell, Paths, expand_grid
 from retrotune.config import Config
-from retrotune.datasets import get_spec
 from retrotune.errors import ResultError
-from retrotune.files import atomic_write, read_result, write_json
+from retrotune.files import atomic_write, read_result, sha256, write_json
 from retrotune.log import End, logger, read_end
+from retrotune.resolve import cell_labels
+from retrotune.stages import CellLabels, CollectParams
 
 FAMILIES = {"gpt": "GPT", "retro": "RETRO"}
 VALUES = ("value", "ci_low", "ci_high", "n", "higher_is_better", "primary")
@@ -37,7 +38,7 @@ class Result:
     family: str
     size: str
     instruct: bool
-    kind: str
+    trained: bool
     metric: str
     status: str
     problem: str | None
@@ -47,6 +48,8 @@ class Result:
     predict: dict[str, Any]
     departures: list[str] = field(default_factory=list)
     retrieval_gate: float | None = None
+    fingerprint: str | None = None
+    """Digest of the base model's weights: cells of one model must not rest on different ones unsaid."""
 
     @property
     def name(self) -> str:
@@ -67,18 +70,18 @@ class Result:
         return self.metrics.get(self.metric) if self.status == "done" else None
 
 
-def collect_metrics(config: Config, out_csv: str | Path, out_json: str | Path) -> None:
+def collect_metrics(params: CollectParams, paths: Paths, out_csv: str | Path, out_json: str | Path) -> None:
     """Gather the study's `metrics.json` files: a row per cell and metric in `out_csv`, a record per cell in `out_json`.
 
     A missing, unreadable or failed cell keeps its row, with a status and no value.
     """
-    write_results(config.study, read_cells(config), out_csv, out_json)
+    write_results(params.study, [_result(paths, labels) for labels in params.cells], out_csv, out_json)
 
 
 def read_cells(config: Config) -> list[Result]:
     """Results of the study's cells as they are on disk now, in the order of the config."""
     paths = Paths.of(config)
-    return [_result(config, paths, cell) for cell in expand_grid(config)]
+    return [_result(paths, cell_labels(config, cell)) for cell in expand_grid(config)]
 
 
 def write_results(study: str, results: Sequence[Result], out_csv: str | Path, out_json: str | Path) -> None:
@@ -139,8 +142,8 @@ def _last_end(logs: Sequence[str]) -> tuple[str, End | None]:
     return log, read_end(log) if log else None
 
 
-def _result(config: Config, paths: Paths, cell: Cell) -> Result:
-    model = config.models[cell.model]
+def _result(paths: Paths, labels: CellLabels) -> Result:
+    cell = Cell(labels.model, labels.method, labels.dataset, labels.retrieval, labels.seed)
     path = Path(paths.cell(cell, "metrics.json"))
     found: dict[str, Any] = {}
     if not path.exists():
@@ -152,26 +155,28 @@ def _result(config: Config, paths: Paths, cell: Cell) -> Result:
             named = Cell(**found["cell"])
             if named != cell:
                 raise ResultError(f"{path}: belongs to cell {named.name}; delete the cell's folder and run it again")
+            _check_scored(path, found["inputs"])
         except (ResultError, KeyError, TypeError) as error:
             found, status, problem = {}, "damaged", str(error)
             logger.warning("%s: damaged: %s", path, error)
+    model = found.get("model", {})
     return Result(
-        model=cell.model,
-        method=cell.method,
-        dataset=cell.dataset,
-        retrieval=cell.retrieval,
-        seed=cell.seed,
-        family=model.family,
-        size=model.size,
-        instruct=model.instruct,
-        kind=config.methods[cell.method].kind,
-        metric=get_spec(config.datasets[cell.dataset].reader).metric,
+        **labels.model_dump(),
         status=status,
         problem=problem,
-        num_parameters=found.get("model", {}).get("num_parameters"),
+        num_parameters=model.get("num_parameters"),
         metrics=found.get("metrics", {}) if status == "done" else {},
         train=found.get("train") or {},
         predict=found.get("predict") or {},
-        departures=found.get("model", {}).get("departures", []),
-        retrieval_gate=model.retrieval_gate,
+        departures=model.get("departures", []),
+        fingerprint=model.get("fingerprint"),
     )
+
+
+def _check_scored(metrics: Path, inputs: Mapping[str, str | None]) -> None:
+    """Raise `ResultError` if the cell's answers were made anew since they were scored."""
+    predictions = metrics.with_name("predictions.jsonl")
+    if not predictions.exists() or predictions.stat().st_mtime <= metrics.stat().st_mtime:
+        return
+    if sha256(predictions) != inputs.get("predictions"):
+        raise ResultError(f"{metrics}: older than its predictions: run snakemake, which scores them again")

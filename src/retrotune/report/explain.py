@@ -7,18 +7,21 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
-from retrotune.cells import COORDINATES, Cell, Paths, ResolvedCell, grid_cells, resolve_cell
+from retrotune.cells import COORDINATES, Cell, Paths, grid_cells
 from retrotune.config import Config, Select, nearest
 from retrotune.errors import ConfigError
 from retrotune.files import sha256_text
 from retrotune.report.collect import read_cells
-from retrotune.report.progress import log_of, read_heads, read_standings, stages_of
+from retrotune.report.progress import log_of, read_heads, read_standings
+from retrotune.resolve import cell_stages
+from retrotune.stages import STAGES, StageParams
 
 _RULE = re.compile(r"^(?:local)?rule (\w+):$|^    reason: (.*)$", flags=re.MULTILINE)
 
@@ -54,16 +57,16 @@ def explain_cell(config: Config, name: str, options: Sequence[str] = (), snakefi
     cell = find_cell(config, name)
     paths = Paths.of(config)
     alone = config.model_copy(update={"select": Select(**vars(cell))})
-    resolved = resolve_cell(config, cell)
+    used = cell_stages(config, cell)
     (standing,) = read_standings(paths, read_cells(alone), read_heads())
     state = f"{standing.state}{f' ({standing.stage})' if standing.stage else ''}"
     target = paths.cell(cell, "metrics.json")
     run = ["snakemake", "--cores", "1", *options]
-    stages = stages_of(resolved.method_entry.kind)
-    named = f"{cell.name}: {resolved.family}, size {resolved.size}, {state}"
+    model = config.models[cell.model]
+    named = f"{cell.name}: {model.family}, size {model.size}, {state}"
     lines = [named if not standing.note else f"{named}: {standing.note}", "", "inputs and results:"]
     lines += [f"  {_dated(file)}" for file in cell_files(config, cell)]
-    lines += ["", f"configuration: {digest(resolved)}{_compared(resolved, Path(paths.cell(cell, 'config.yaml')))}"]
+    lines += ["", f"configuration: {digest(used)}{_compared(used, Path(paths.cell(cell, 'config.yaml')))}"]
     lines += ["", "what would run, and why:", *_reasons([*options, target], snakefile)]
     # a list of values ends where the next option begins
     ended = ["--", target] if options else [target]
@@ -72,10 +75,10 @@ def explain_cell(config: Config, name: str, options: Sequence[str] = (), snakefi
         "alone:",
         f"  {shlex.join([*run, *ended])}",
         "again from its start:",
-        f"  {shlex.join([*run, '--forcerun', *stages, *(['--', target])])}",
+        f"  {shlex.join([*run, '--forcerun', *used, *(['--', target])])}",
         "on Slurm: the same with --profile slurm instead of --cores 1",
         "logs:",
-        *(f"  {_dated(str(log_of(paths, cell, stage)))}" for stage in stages),
+        *(f"  {_dated(str(log_of(paths, cell, stage)))}" for stage in used),
     ]
     return "\n".join(lines)
 
@@ -83,19 +86,20 @@ def explain_cell(config: Config, name: str, options: Sequence[str] = (), snakefi
 def cell_files(config: Config, cell: Cell) -> list[str]:
     """Files that a cell's rules read and write, in the order in which they are made."""
     paths = Paths.of(config)
-    trained = config.methods[cell.method].kind != "zeroshot"
+    trained = config.methods[cell.method].trained
     splits = ("train", "test") if trained else ("test",)
     files = [paths.model_manifest(cell.model), *(paths.examples(cell.dataset, split) for split in splits)]
+    files.append(paths.references(cell.dataset, "test"))
     if config.retrievals[cell.retrieval].retriever is not None:
         files += [paths.neighbors(cell.retrieval, cell.dataset, split) for split in splits]
     made = ["adapter", "train_log.jsonl", "train.json"] if trained else []
-    made += ["predictions.jsonl", "predict.json", "config.yaml", "metrics.json"]
+    made += ["predictions.jsonl", "predict.json", "scores.jsonl", "config.yaml", "metrics.json"]
     return [*files, *(paths.cell(cell, file) for file in made)]
 
 
-def digest(resolved: ResolvedCell) -> str:
-    """Twelve digits of the sha256 of everything that determines a cell's result."""
-    return sha256_text(json.dumps(_recorded(resolved), sort_keys=True))[:12]
+def digest(used: Mapping[str, StageParams]) -> str:
+    """Twelve digits of the sha256 of what a cell's stages use."""
+    return sha256_text("".join(params.text() for params in used.values()))[:12]
 
 
 def differences(now: Any, then: Any, place: str = "") -> Iterator[str]:
@@ -118,22 +122,36 @@ def read_reasons(output: str) -> list[tuple[str, str]]:
     return jobs
 
 
-def _recorded(resolved: ResolvedCell) -> dict[str, Any]:
-    """A cell's configuration as `config.yaml` holds it."""
-    return resolved.for_stage("score").model_dump(mode="json")
-
-
-def _compared(resolved: ResolvedCell, recorded: Path) -> str:
+def _compared(used: Mapping[str, StageParams], recorded: Path) -> str:
+    """Whether a cell's result was made with what its stages use now, and where not."""
     try:
         then = yaml.safe_load(recorded.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return ""
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         return f"; {recorded} cannot be read: {error}"
-    changed = list(differences(_recorded(resolved), then))
+    if not isinstance(then, dict):
+        return f"; {recorded} cannot be read: no mapping of stages"
+    changed = [
+        line
+        for stage, params in used.items()
+        for line in differences(params.recorded(), _completed(stage, then.get(stage)), stage)
+    ]
     if not changed:
         return ", the one that its result was made with"
     return "\n  its result was made with another one:\n" + "\n".join(f"    {line}" for line in changed)
+
+
+def _completed(stage: str, recorded: Any) -> Any:
+    """What a result recorded of a stage, with the defaults of keys that were not there yet."""
+    if not isinstance(recorded, dict):
+        return recorded
+    values = {key: value for key, value in recorded.items() if key != "version"}
+    try:
+        params = STAGES[stage].model_validate(values)
+    except ValidationError:
+        return recorded
+    return {**params.recorded(), "version": recorded.get("version")}
 
 
 def _dated(file: str) -> str:

@@ -99,9 +99,9 @@ def shared_failures(paths: Paths) -> list[Failure]:
     return failures
 
 
-def stages_of(kind: str) -> list[str]:
-    """Rules of a cell whose method is of this kind."""
-    return [stage for stage in STAGES if stage != "finetune_cell" or kind != "zeroshot"]
+def stages_of(trained: bool) -> list[str]:
+    """Rules of a cell whose method trains something, or nothing."""
+    return [stage for stage in STAGES if stage != "finetune_cell" or trained]
 
 
 def log_of(paths: Paths, cell: Cell, stage: str) -> Path:
@@ -167,7 +167,7 @@ def _locked(folder: Path) -> frozenset[str]:
 def _standing(paths: Paths, result: Result, heads: Heads) -> Standing:
     cell = Cell(result.model, result.method, result.dataset, result.retrieval, result.seed)
     folder = paths.cell(cell)
-    stages = stages_of(result.kind)
+    stages = stages_of(result.trained)
     if heads.markers or heads.slurm:
         for one in stages:
             if (working := _working(paths, cell, folder, one, heads)) is not None:

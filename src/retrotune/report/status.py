@@ -104,7 +104,7 @@ def estimate(paths: Paths, results: Sequence[Result], standings: Sequence[Standi
     for result, standing in zip(results, standings, strict=True):
         if standing.state == "done":
             continue
-        left = stages_of(result.kind)
+        left = stages_of(result.trained)
         left = [stage for stage in left[left.index(standing.stage or left[0]) :] if stage in _MEASURED]
         found = [next(((n, means[key]) for n, key in enumerate(_keys(result, s)) if key in means), None) for s in left]
         if None in found:

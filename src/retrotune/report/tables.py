@@ -120,7 +120,7 @@ def _notes(results: Sequence[Result], max_listed: int | None) -> list[str]:
     seeds = unique(result.seed for result in results)
     if len(seeds) > 1:
         notes.append(f"Means over {len(seeds)} seeds ({', '.join(map(str, seeds))}).")
-    notes += _departures(results)
+    notes += [*_several_bases(results), *_departures(results)]
     gaps = [result for result in results if result.primary is None]
     if gaps:
         listed = ", ".join(f"{result.name} ({result.status})" for result in gaps[:max_listed])
@@ -132,6 +132,20 @@ def _notes(results: Sequence[Result], max_listed: int | None) -> list[str]:
         listed += f"; and {len(failed) - max_listed} more" if max_listed and len(failed) > max_listed else ""
         notes.append(f"Failed, {len(failed)} of {len(results)} cells: {listed}.")
     return notes
+
+
+def _several_bases(results: Sequence[Result]) -> list[str]:
+    """A warning where cells of one model rest on different weights, as their base model was made anew in between."""
+    bases = {
+        model: unique(result.fingerprint for result in cells if result.primary is not None and result.fingerprint)
+        for model, cells in grouped(results, lambda result: result.model).items()
+    }
+    return [
+        f"Cells of {model} rest on {len(found)} different base models ({', '.join(found)}) and cannot be compared: run "
+        "snakemake, which makes the older ones again."
+        for model, found in bases.items()
+        if len(found) > 1
+    ]
 
 
 def _departures(results: Sequence[Result]) -> list[str]:

@@ -68,8 +68,8 @@ class Search:
     def request(self, manifest: str | Path) -> dict[str, Any]:
         """The search as a cache's manifest keeps it for `verify`, paths as seen from the manifest's folder."""
         return {
-            "retriever": self.retriever.model_dump(mode="json"),
-            "base": self.base and self.base.model_dump(mode="json"),
+            "retriever": self.retriever.given(),
+            "base": self.base and self.base.given(),
             "top_k": self.top_k,
             **{name: relative(getattr(self, name), manifest) for name in ("passages", "embeddings", "index")},
         }
@@ -94,7 +94,7 @@ def from_relative(path: str | None, manifest: str | Path) -> Any:
 
 def _retriever_parts(retriever: RetrieverEntry) -> dict[str, Any]:
     """A retriever's settings, those apart that change speed only, and the files of the model that encodes queries."""
-    parts = retriever.model_dump(mode="json", exclude={"batch_tokens", "block_passages"})
+    parts = retriever.for_search().model_dump(mode="json", exclude={"batch_tokens"})
     if retriever.kind == "dense":
         from retrotune.retrieval.encoders import fingerprint
 

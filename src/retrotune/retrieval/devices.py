@@ -46,7 +46,7 @@ def share_blocks(
         for number, device in enumerate(devices):
             task = {
                 "passages": str(passages),
-                "retriever": retriever.model_dump(mode="json"),
+                "retriever": retriever.given(),
                 "folder": str(folder),
                 "device": device,
                 "first": number,

@@ -19,7 +19,7 @@ from retrotune.files import block_path, read_json, write_json
 from retrotune.log import Progress, logger, setup_logging
 from retrotune.retrieval.blocks import check_sum, kept_or_made
 from retrotune.retrieval.passages import PassageTable
-from retrotune.stages import STAGE_VERSIONS
+from retrotune.stages import EmbedParams
 
 MANIFEST_KEYS = {"rows", "dim", "blocks", "retriever", "passages", "passages_sha256"}
 ROWS_AT_ONCE = 8192
@@ -27,9 +27,9 @@ ROWS_AT_ONCE = 8192
 
 
 def embed_passages(
-    passages: str | Path, retriever: RetrieverEntry, out_manifest: str | Path, devices: Sequence[str] | None = None
+    params: EmbedParams, passages: str | Path, out_manifest: str | Path, devices: Sequence[str] | None = None
 ) -> None:
-    """Make the vectors of all passages in blocks of `retriever.block_passages`, then the manifest.
+    """Make the vectors of all passages in blocks of the retriever's `block_passages`, then the manifest.
 
     `devices` are PyTorch's names, by default all GPUs or the CPU: with several, each has a process of its own.
     A block that is there is kept if it is whole and was made from the same texts by the same model; a damaged or
@@ -39,7 +39,7 @@ def embed_passages(
     from retrotune.retrieval.devices import share_blocks, visible_devices
     from retrotune.retrieval.encoders import fingerprint
 
-    table = PassageTable(passages)
+    retriever, table = params.retriever, PassageTable(passages)
     folder = Path(out_manifest).with_suffix("")
     devices = devices or visible_devices()
     num_blocks = -(-table.rows // retriever.block_passages)
@@ -47,7 +47,7 @@ def embed_passages(
         share_blocks(passages, retriever, folder, devices, num_blocks)
     records = embed_blocks(passages, retriever, folder, devices[0])
     manifest = {
-        "stage_version": STAGE_VERSIONS["embed_passages"],
+        "stage_version": params.version,
         "rows": table.rows,
         "dim": records[0]["dim"],
         "blocks": [{"rows": record["rows"], "sha256": record["sha256"]} for record in records],

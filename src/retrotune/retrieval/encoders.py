@@ -28,7 +28,7 @@ from retrotune.retrieval.declared import Side, complete
 from retrotune.retrieval.linear import prepare
 from retrotune.retrieval.passages import passage_text
 from retrotune.retrieval.places import locate_model
-from retrotune.stages import STAGE_VERSIONS
+from retrotune.stages import EmbedParams
 
 
 def model_name(entry: RetrieverEntry, which: Side) -> str:
@@ -56,7 +56,7 @@ def fingerprint(entry: RetrieverEntry, which: Side = "passage") -> str:
         *(["title_separator"] * (which == "passage")),
     }
     parts = {
-        "version": STAGE_VERSIONS["embed_passages"],
+        "version": EmbedParams.version,
         "files": {file.name: sha256(file) for file in files} or name,
         **complete(entry, location).model_dump(include=keys),
     }

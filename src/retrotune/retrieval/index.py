@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from retrotune.config import IndexEntry
 from retrotune.errors import DataError, RetrievalError
 from retrotune.files import block_path, read_json, sha256, write_json
 from retrotune.log import logger, progress
@@ -20,7 +19,7 @@ from retrotune.retrieval.embeddings import Embeddings, check_vectors
 from retrotune.retrieval.exact import ExactIndex
 from retrotune.retrieval.factory import Settings, settle
 from retrotune.retrieval.shards import Shard, best_of, build_shards
-from retrotune.stages import STAGE_VERSIONS
+from retrotune.stages import BuildIndexParams
 
 SAMPLE = 200
 RECALL_AT = (1, 5, 20, 100)
@@ -34,7 +33,7 @@ def manifest_path(index: str | Path) -> Path:
     return Path(index).with_suffix(".manifest.json")
 
 
-def build_index(embeddings_manifest: str | Path, index: IndexEntry, out_index: str | Path) -> None:
+def build_index(params: BuildIndexParams, embeddings_manifest: str | Path, out_index: str | Path) -> None:
     """Build an index over all vectors, shard by shard and block by block, measure it, and write `out_index` last.
 
     Shards of an earlier run are kept if they are whole and made from the same vectors with the same settings. Raises
@@ -43,7 +42,7 @@ def build_index(embeddings_manifest: str | Path, index: IndexEntry, out_index: s
     """
     vectors = Embeddings(embeddings_manifest)
     out_index = Path(out_index)
-    settings = settle(index, vectors.rows)
+    settings = settle(params.index, vectors.rows)
     if settings.exact:
         shards: list[dict[str, Any]] = []
         began = time.perf_counter()
@@ -53,7 +52,7 @@ def build_index(embeddings_manifest: str | Path, index: IndexEntry, out_index: s
     else:
         shards, seconds = build_shards(vectors, settings, out_index.with_suffix(""))
     content = {
-        "stage_version": STAGE_VERSIONS["build_index"],
+        "stage_version": params.version,
         "rows": vectors.rows,
         "dim": vectors.dim,
         "settings": settings.as_dict(),

@@ -4,6 +4,7 @@
 `cache.py` in the folder `{cache}/` that it was made from.
 """
 
+import dataclasses
 import functools
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -13,12 +14,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from retrotune.config import RetrieverEntry
 from retrotune.datasets.base import Example, Passage
-from retrotune.datasets.prepare import load_examples
 from retrotune.errors import DataError, RetrievalError
 from retrotune.files import read_json, read_parquet, sha256, write_json, write_parquet_parts
 from retrotune.log import Progress, logger
+from retrotune.preparing.examples import load_examples, with_references
 from retrotune.retrieval.blocks import Record
 from retrotune.retrieval.cache import (
     BLOCK_TEXTS,
@@ -34,7 +34,7 @@ from retrotune.retrieval.controls import Pool, control_hits, gold_hits
 from retrotune.retrieval.passages import PassageTable
 from retrotune.retrieval.ranking import best_rows
 from retrotune.retrieval.search import Control, Searcher, open_searcher
-from retrotune.stages import STAGE_VERSIONS
+from retrotune.stages import CacheNeighborsParams
 
 PASSAGE_COLUMNS = ("passage_id", "title", "text", "score")
 PASSAGES_AT_ONCE = 500_000
@@ -42,32 +42,30 @@ PASSAGES_AT_ONCE = 500_000
 
 
 def cache_neighbors(
+    params: CacheNeighborsParams,
     examples: str | Path,
     passages: str | Path,
-    retriever: RetrieverEntry,
-    top_k: int,
-    own_documents: bool,
     out: str | Path,
+    references: str | Path | None = None,
     embeddings: str | Path | None = None,
     index: str | Path | None = None,
-    continuation: bool = False,
     block_texts: int = BLOCK_TEXTS,
-    base: RetrieverEntry | None = None,
 ) -> None:
     """Find the best `top_k` passages of every question and write them to `out`.
 
     Open-domain questions search all passages, by BM25 or through `index`. With `own_documents` a question searches its
     own document only, exactly and without an index; BM25 weighs words by all documents of the dataset. A document with
     fewer than `top_k` passages gives all of them, which is counted and logged. With `continuation` each text goes on
-    into the next passage of its document. `base` is the entry of the retriever that a degraded one starts from. Gold
-    gives what passages are known to hold the answer, possibly none.
+    into the next passage of its document. Gold gives what passages are known to hold the answer, possibly none: only it
+    needs `references`.
 
     Columns of `out`: question_id, rank (from 0), passage_id, title, text, score (higher is better). Blocks of
     `block_texts` questions that an earlier run left are kept if they are whole and made from the same. Raises
     `RetrievalError` if `top_k` exceeds the passages of an open-domain corpus, a document has no passages, or vectors,
     index and passages do not belong together.
     """
-    questions = load_examples(examples)
+    retriever, base, top_k, own_documents = params.retriever, params.base, params.top_k, params.own_documents
+    questions = load_questions(examples, references)
     table = PassageTable(passages)
     if not own_documents:
         check_enough(top_k, table)
@@ -92,18 +90,27 @@ def cache_neighbors(
             records.append(record)
             shown.advance(len(asked), kept)
     numbers = summary(folder, records, top_k)
-    _write_texts(out, questions, table, records, numbers, continuation)
+    _write_texts(out, questions, table, records, numbers, params.continuation)
     origin = {
-        "stage_version": STAGE_VERSIONS["cache_neighbors"],
+        "params": params.recorded(),
         "examples_sha256": sha256(examples),
         "own_documents": own_documents,
-        "continuation": continuation,
+        "continuation": params.continuation,
     }
     made = {"sha256": sha256(out), "passages_sha256": table.sha256}
     manifest = manifest_path(out)
-    request = {**search.request(manifest), "examples": relative(examples, manifest), "own_documents": own_documents}
+    files = {name: relative(file, manifest) for name, file in (("examples", examples), ("references", references))}
+    request = {**search.request(manifest), **files, "own_documents": own_documents}
     write_json(manifest, {**origin, **numbers, **made, "request": request})
     logger.info("%s: %d passages for %d texts", out, numbers["hits"], len(questions))
+
+
+def load_questions(examples: str | Path, references: str | Path | None) -> list[Example]:
+    """Questions to search for, with what their answers are held against where that is given."""
+    questions = load_examples(examples)
+    if references is not None:
+        return with_references(questions, references)
+    return [dataclasses.replace(question, answers=()) for question in questions]  # a search knows no answers
 
 
 def find_for_questions(
@@ -132,7 +139,7 @@ def find_for_questions(
 
 def question_search_digest(search: Search, table: PassageTable, own_documents: bool) -> str:
     """Digest of all that determines the hits of questions, beside the questions."""
-    return search.digest(table, STAGE_VERSIONS["cache_neighbors"], own_documents=own_documents)
+    return search.digest(table, CacheNeighborsParams.version, own_documents=own_documents)
 
 
 def questions_digest(search_digest: str, questions: Sequence[Example]) -> str:

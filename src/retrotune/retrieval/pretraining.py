@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from retrotune.config import CorpusEntry, RetrieverEntry
-from retrotune.corpus.documents import Document, count_bad, read_corpus
+from retrotune.config import CorpusEntry
 from retrotune.corpus.records import BadRecords
 from retrotune.corpus.tokens import chunk_spans, open_tokenizer
 from retrotune.datasets.base import Passage
 from retrotune.errors import RetrievalError
 from retrotune.files import sha256, write_json
 from retrotune.log import Progress, logger
+from retrotune.preparing.documents import Document, count_bad, read_corpus
 from retrotune.retrieval.blocks import Record
 from retrotune.retrieval.cache import (
     Hits,
@@ -37,7 +37,7 @@ from retrotune.retrieval.controls import Pool, control_hits
 from retrotune.retrieval.neighbors import check_enough
 from retrotune.retrieval.passages import PassageTable
 from retrotune.retrieval.search import Control, Searcher, open_searcher
-from retrotune.stages import STAGE_VERSIONS
+from retrotune.stages import CacheTextNeighborsParams
 
 DOCUMENTS_AT_ONCE = 1000
 BLOCK_TEXTS = 50_000
@@ -47,33 +47,29 @@ Text = tuple[str, int, str]
 
 
 def cache_pretraining_neighbors(
-    corpora: Mapping[str, CorpusEntry],
+    params: CacheTextNeighborsParams,
     root: str | Path,
     passages: str | Path,
-    source: str,
     tokenizer_json: str | Path,
     chunk_length: int,
-    retriever: RetrieverEntry,
-    top_k: int,
     out: str | Path,
     embeddings: str | Path | None = None,
     index: str | Path | None = None,
-    continuation: bool = False,
     block_texts: int = BLOCK_TEXTS,
-    base: RetrieverEntry | None = None,
 ) -> None:
     """Find the best `top_k` passages of other documents for all text that models are pretrained on.
 
     The query is the text of each chunk of `chunk_length` tokens, cut without special tokens as training cuts it, or the
-    whole document if `chunk_length` is 0 (its chunk number is then 0). `source` is the corpus that `passages` were cut
-    from: passages of the very document that asks are left out (RETRO, arXiv 2112.04426, section 2.1). Text that has
-    fewer than `top_k` passages of other documents gets those there are, which is counted and logged. With
-    `continuation` each passage is given with the next one of its document. `base` is the entry of the retriever that a
-    degraded one starts from; gold has no answers to look for here.
+    whole document if `chunk_length` is 0 (its chunk number is then 0). Passages of the very document that asks are left
+    out (RETRO, arXiv 2112.04426, section 2.1). Text that has fewer than `top_k` passages of other documents gets those
+    there are, which is counted and logged. With `continuation` each passage is given with the next one of its document.
+    Gold has no answers to look for here.
 
     `out` is the manifest; blocks of `block_texts` texts that an earlier run left are kept if they are whole and made
     from the same. Raises `RetrievalError` as `cache_neighbors` does.
     """
+    corpora, source, top_k = params.corpora, params.source, params.top_k
+    retriever, base = params.retriever, params.base
     table = PassageTable(passages)
     check_enough(top_k, table)
     search = Search(retriever, top_k, passages, embeddings, index, base)
@@ -97,18 +93,18 @@ def cache_pretraining_neighbors(
     numbers = summary(folder, records, top_k)
     request = {
         **search.request(out),
-        "corpora": {name: entry.model_dump(mode="json") for name, entry in corpora.items()},
+        "corpora": {name: entry.given() for name, entry in corpora.items()},
         "root": relative(root, out),
         "source": source,
         "tokenizer": relative(tokenizer_json, out) if chunk_length else None,
         "chunk_length": chunk_length,
     }
     origin = {
-        "stage_version": STAGE_VERSIONS["cache_pretraining_neighbors"],
+        "params": params.recorded(),
         "chunk_length": chunk_length,
         "tokenizer_sha256": sha256(tokenizer_json) if chunk_length else None,
         "bad_records": {name: records.summary() for name, records in bad.items()},
-        "continuation": continuation,
+        "continuation": params.continuation,
         "passages": relative(passages, out),
         "passages_sha256": table.sha256,
     }
@@ -144,7 +140,7 @@ def _no_gold(ranking: Searcher) -> Hits:
 
 def text_search_digest(search: Search, table: PassageTable, source: str) -> str:
     """Digest of all that determines the hits of pretraining text, beside the texts."""
-    return search.digest(table, STAGE_VERSIONS["cache_pretraining_neighbors"], source=source)
+    return search.digest(table, CacheTextNeighborsParams.version, source=source)
 
 
 def texts_digest(search_digest: str, texts: Sequence[Text]) -> str:

@@ -21,7 +21,7 @@ from retrotune.files import atomic_write, block_path, lock, read_json, sha256, w
 from retrotune.log import logger, progress
 from retrotune.retrieval.embeddings import Embeddings, check_vectors
 from retrotune.retrieval.factory import Settings, make_index, on_device, set_search
-from retrotune.stages import STAGE_VERSIONS
+from retrotune.stages import BuildIndexParams
 
 RECORD_KEYS = {"sha256", "made_from", "seconds"}
 
@@ -33,7 +33,7 @@ def build_shards(vectors: Embeddings, settings: Settings, folder: Path) -> tuple
     that FAISS refuses and for a vector that is zero or not finite.
     """
     origin = {
-        "stage_version": STAGE_VERSIONS["build_index"],
+        "stage_version": BuildIndexParams.version,
         "embeddings_sha256": sha256(vectors.path),
         "factory": settings.factory,
         "training_vectors": settings.training_vectors,

@@ -12,7 +12,6 @@ import numpy as np
 from retrotune.cells import Paths
 from retrotune.config import Config, CorpusEntry, RetrievalEntry
 from retrotune.datasets.base import Passage
-from retrotune.datasets.prepare import load_examples
 from retrotune.errors import RetrievalError
 from retrotune.log import Progress
 from retrotune.retrieval.cache import Hits, Search, from_relative, read_blocks, read_manifest
@@ -20,6 +19,7 @@ from retrotune.retrieval.neighbors import (
     blocks_folder,
     find_for_questions,
     load_neighbors,
+    load_questions,
     manifest_path,
     question_search_digest,
     questions_digest,
@@ -196,7 +196,8 @@ class _Questions(_Asked):
         self.own: bool = request["own_documents"]
         self.continuation = continuation
         super().__init__(path, search, table, question_search_digest(search, table, self.own))
-        self.questions = load_examples(from_relative(request["examples"], manifest_path(path)))
+        files = (from_relative(request[name], manifest_path(path)) for name in ("examples", "references"))
+        self.questions = load_questions(*files)
         self.given = load_neighbors(path)
 
     def stream(self) -> Iterator[Any]:

@@ -13,14 +13,14 @@ from typing import Any
 import torch
 
 from retrotune import interruption
-from retrotune.config import BaseTraining, CorpusEntry, Family, Passages, RetrofittingEntry, SaveEvery
-from retrotune.corpus.documents import count_bad
+from retrotune.config import CorpusEntry, Family, Passages, Recipe, RetrofittingRecipe, SaveEvery
 from retrotune.errors import TrainingError
 from retrotune.files import sha256, sha256_text, write_json
 from retrotune.log import logger
 from retrotune.models import RetroForCausalLM
 from retrotune.models.retro.retrofit import new_modules
 from retrotune.models.sizes import departures
+from retrotune.preparing.documents import count_bad
 from retrotune.prompting.assemble import special_ids
 from retrotune.retrieval.pretraining import corpus_documents, load_pretraining_neighbors
 from retrotune.training.distributed import ALONE, Processes, check_shares
@@ -48,7 +48,7 @@ class TrainingText:
     layout: Passages = field(default_factory=Passages)
 
 
-def check_length(recipe: BaseTraining, chunk_length: int, window: int) -> None:
+def check_length(recipe: Recipe, chunk_length: int, window: int) -> None:
     """Raise `TrainingError` if sequences exceed the model's window or, in `chunk` mode, are not whole chunks."""
     length = recipe.sequence_length
     if length > window:
@@ -66,7 +66,7 @@ def check_length(recipe: BaseTraining, chunk_length: int, window: int) -> None:
 def planned_batches(
     model: RetroForCausalLM,
     tokenizer: Any,
-    recipe: BaseTraining,
+    recipe: Recipe,
     text: TrainingText,
     left_padded: bool,
     processes: Processes = ALONE,
@@ -107,7 +107,7 @@ def train_base_model(
     model: RetroForCausalLM,
     tokenizer: Any,
     family: Family,
-    recipe: BaseTraining,
+    recipe: Recipe,
     text: TrainingText,
     out_dir: str | Path,
     work_dir: str | Path,
@@ -187,10 +187,10 @@ def train_base_model(
     shutil.rmtree(work)
 
 
-def _optimizer(model: RetroForCausalLM, recipe: BaseTraining) -> torch.optim.Optimizer:
+def _optimizer(model: RetroForCausalLM, recipe: Recipe) -> torch.optim.Optimizer:
     if recipe.optimizer == "muon":
         other_rate = recipe.embedding_learning_rate or recipe.learning_rate
         return muon(model, recipe.learning_rate, other_rate, recipe.weight_decay)
     new = (parameter for module in new_modules(model) for parameter in module.parameters())
-    new_rate = recipe.new_learning_rate if isinstance(recipe, RetrofittingEntry) else None
+    new_rate = recipe.new_learning_rate if isinstance(recipe, RetrofittingRecipe) else None
     return adamw(model, recipe.learning_rate, recipe.weight_decay, (0.9, 0.95), apart=new, rate_apart=new_rate)

@@ -8,17 +8,17 @@ from random import Random
 import torch
 
 from retrotune import interruption
-from retrotune.cells import ResolvedCell
+from retrotune.cells import Cell
 from retrotune.config import SaveEvery
 from retrotune.datasets.base import Passage
-from retrotune.datasets.prepare import load_examples
 from retrotune.errors import TrainingError
 from retrotune.files import sha256_text, write_json
 from retrotune.log import logger
-from retrotune.methods import attach, count_parameters, fingerprint, save_trained
+from retrotune.methods import attach, base_identity, count_parameters, method_of, save_trained
 from retrotune.models.loading import input_digests, load_model, load_tokenizer
+from retrotune.preparing.examples import load_examples
 from retrotune.retrieval.neighbors import load_neighbors
-from retrotune.stages import STAGE_VERSIONS
+from retrotune.stages import FinetuneParams
 from retrotune.training.batches import cell_batching
 from retrotune.training.distributed import check_shares, join
 from retrotune.training.loop import peak_memory_bytes, run_training
@@ -29,7 +29,8 @@ from retrotune.training.sharding import gathered, shard
 
 
 def finetune_cell(
-    resolved: ResolvedCell,
+    params: FinetuneParams,
+    cell: Cell,
     model_dir: str | Path,
     examples: str | Path,
     neighbors: str | Path | None,
@@ -50,11 +51,7 @@ def finetune_cell(
     fine-tuning keeps its weights in float32 even where the model is bfloat16, which would round updates away. Raises
     `TrainingError` if there is nothing to train on, and what batching, loading and attaching raise.
     """
-    if resolved.finetuning is None:
-        raise TrainingError(
-            f"{resolved.cell.name}: {resolved.method} is not trained; only trained methods are fine-tuned"
-        )
-    recipe = resolved.finetuning
+    recipe = params.recipe
     if threads is not None:
         torch.set_num_threads(threads)
     processes = join(sharded)
@@ -62,26 +59,26 @@ def finetune_cell(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    bfloat16 = resolved.model_entry.precision == "bfloat16"
-    halved = bfloat16 and resolved.method_entry.kind != "full"
+    bfloat16 = params.base.precision == "bfloat16"
+    halved = bfloat16 and not method_of(params.method).float32
     tokenizer = load_tokenizer(model_dir)
     dtype = torch.bfloat16 if halved else torch.float32
     base = load_model(
         model_dir,
         dtype,
         None if processes.sharded else device,
-        resolved.model_entry.retrieval_gate,
+        params.base.retrieval_gate,
         without_weights=processes.sharded and not processes.leads,
     )
-    torch.manual_seed(resolved.seed)
-    model = attach(base, resolved.method_entry)
+    torch.manual_seed(cell.seed)
+    model = attach(base, params.method)
     trainable, total = count_parameters(model)
     base_model = None
     if processes.sharded:
-        base_model = fingerprint(model, weights=resolved.method_entry.kind != "full") if processes.leads else None
+        base_model = base_identity(model) if processes.leads else None
         shard(model, device)
 
-    encoder, collator = cell_batching(resolved, base.config, tokenizer)
+    encoder, collator = cell_batching(params.prompting, cell.model, base.config, tokenizer)
     questions = load_examples(examples)
     if not questions:
         raise TrainingError(f"{examples}: no training questions; raise max_train or use zeroshot")
@@ -93,14 +90,14 @@ def finetune_cell(
 
     micro = min((recipe.micro_batch_size or recipe.batch_size) * processes.count, recipe.batch_size)
     steps = recipe.max_steps or max(1, round(recipe.epochs * len(encoded) / recipe.batch_size))
-    plan = plan_batches([example.length for example in encoded], steps, recipe.batch_size, micro, resolved.seed)
-    logger.info("%s: %d steps, %d of %d parameters", resolved.cell.name, steps, trainable, total)
+    plan = plan_batches([example.length for example in encoded], steps, recipe.batch_size, micro, cell.seed)
+    logger.info("%s: %d steps, %d of %d parameters", cell.name, steps, trainable, total)
     out, work = Path(out_dir), Path(work_dir) / "finetune"
     inputs = input_digests(model_dir, examples, neighbors)
     with interruption.deferred():  # what is trained is written before a signal stops the run
         outcome = run_training(
             model,
-            PlannedBatches(plan, collate, resolved.seed, processes),
+            PlannedBatches(plan, collate, cell.seed, processes),
             adamw(model, recipe.learning_rate, recipe.weight_decay, (recipe.beta1, recipe.beta2)),
             Schedule(
                 steps=steps,
@@ -109,12 +106,12 @@ def finetune_cell(
                 final_share=0.0,
                 max_grad_norm=recipe.max_grad_norm,
                 bfloat16=bfloat16,
-                seed=resolved.seed,
+                seed=cell.seed,
                 activation_checkpointing=recipe.activation_checkpointing,
             ),
             work_dir=work,
             log_path=out / "train_log.jsonl",
-            identity=_identity(resolved, inputs),
+            identity=_identity(params, cell.seed, inputs),
             save_every=save_every,
             processes=processes,
         )
@@ -136,12 +133,12 @@ def finetune_cell(
                 "truncated": sum(example.truncated > 0 for example in encoded),
                 "truncated_answers": sum(example.truncated_answer > 0 for example in encoded),
                 "inputs": inputs,
+                "params": params.recorded(),
             },
         )
         shutil.rmtree(work)
 
 
-def _identity(resolved: ResolvedCell, inputs: Mapping[str, str | None]) -> str:
+def _identity(params: FinetuneParams, seed: int, inputs: Mapping[str, str | None]) -> str:
     """Digest of what determines a run: checkpoints are resumed only where it is the same."""
-    version = STAGE_VERSIONS["finetune_cell"]
-    return sha256_text(f"{version} {resolved.for_stage('finetune').model_dump_json()} {sorted(inputs.items())}")
+    return sha256_text(f"{params.text()} {seed} {sorted(inputs.items())}")

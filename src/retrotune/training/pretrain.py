@@ -1,27 +1,22 @@
 """Pretraining of base models from scratch, with the passages that retrieval found for the training text."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
-from retrotune.config import CorpusEntry, Family, Passages, PretrainingEntry, SaveEvery, SizeEntry
+from retrotune.config import Passages, SaveEvery
 from retrotune.models import RetroForCausalLM
 from retrotune.models.loading import without_storage
 from retrotune.models.sizes import build_config
 from retrotune.prompting.assemble import special_ids
-from retrotune.stages import STAGE_VERSIONS
+from retrotune.stages import PretrainParams
 from retrotune.training.base import TrainingText, check_length, train_base_model
 from retrotune.training.distributed import join
 from retrotune.training.tokenizer import wrap_tokenizer
 
 
 def pretrain_model(
-    family: Family,
-    size: str | SizeEntry,
-    pretraining: PretrainingEntry,
-    passages: Passages | None,
-    corpora: Mapping[str, CorpusEntry],
+    params: PretrainParams,
     root: str | Path,
     tokenizer_json: str | Path,
     neighbors: str | Path | None,
@@ -33,21 +28,21 @@ def pretrain_model(
 ) -> None:
     """Train a model of a family and size and write it to `out_dir`: weights, tokenizer, log, `manifest.json` last.
 
-    `passages` is the family's layout, `neighbors` the cache of `cache_pretraining_neighbors` (None: no passages). An
-    interrupted run goes on from its last checkpoint in `work_dir`; `save_every` says when there is one (None: its
-    defaults). Several processes that torchrun has started train together, with their weights `sharded` or not.
-    Raises `TrainingError` if a sequence does not fit the model's window, or does not consist of whole chunks in `chunk`
-    mode.
+    `neighbors` is the cache of `cache_pretraining_neighbors` (None: no passages). An interrupted run goes on from its
+    last checkpoint in `work_dir`; `save_every` says when there is one (None: its defaults). Several processes that
+    torchrun has started train together, with their weights `sharded` or not. Raises `TrainingError` if a sequence does
+    not fit the model's window, or does not consist of whole chunks in `chunk` mode.
     """
     if threads is not None:
         torch.set_num_threads(threads)
     processes = join(sharded)
     tokenizer = wrap_tokenizer(tokenizer_json)
-    torch.manual_seed(pretraining.seed)
+    family, recipe = params.family, params.recipe
+    torch.manual_seed(recipe.seed)
     pad_id, eos_id = special_ids(tokenizer)
-    config = build_config(size, family, vocab_size=len(tokenizer), pad_token_id=pad_id, eos_token_id=eos_id)
+    config = build_config(params.size, family, vocab_size=len(tokenizer), pad_token_id=pad_id, eos_token_id=eos_id)
     tokenizer.model_max_length = config.max_position_embeddings
-    check_length(pretraining, config.chunk_length, config.max_position_embeddings)
+    check_length(recipe, config.chunk_length, config.max_position_embeddings)
     with without_storage(processes.sharded and not processes.leads):
         model = RetroForCausalLM(config)
     model.tie_weights()
@@ -55,12 +50,12 @@ def pretrain_model(
         model,
         tokenizer,
         family,
-        pretraining,
-        TrainingText(corpora, root, neighbors, passages or Passages()),
+        recipe,
+        TrainingText(params.corpora, root, neighbors, params.layout or Passages()),
         out_dir,
         work_dir,
-        origin={"source": "pretraining"},
-        start=str(STAGE_VERSIONS["pretrain_model"]),
+        origin={"source": "pretraining", "params": params.recorded()},
+        start=str(params.version),
         left_padded=family == "retro",
         save_every=save_every,
         processes=processes,

@@ -1,30 +1,25 @@
 """Retrofitting: a GPT trained further, as a RETRO that reads neighbors or, its fair baseline, as the GPT that it is."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
 import torch
 
-from retrotune.config import CorpusEntry, Family, Passages, RetrofittingEntry, SaveEvery
+from retrotune.config import Passages, SaveEvery
 from retrotune.errors import ModelError, TrainingError
 from retrotune.files import read_json, sha256
 from retrotune.models import RetroForCausalLM
 from retrotune.models.loading import load_model, load_tokenizer, without_storage
 from retrotune.models.retro.retrofit import retrofit, retrofit_config, train_only_new
 from retrotune.retrieval.pretraining import check_tokenizer
-from retrotune.stages import STAGE_VERSIONS
+from retrotune.stages import RetrofitParams
 from retrotune.training.base import TrainingText, check_length, train_base_model
 from retrotune.training.distributed import join
 
 
 def retrofit_model(
-    family: Family,
-    source: str,
+    params: RetrofitParams,
     source_dir: str | Path,
-    retrofitting: RetrofittingEntry,
-    passages: Passages | None,
-    corpora: Mapping[str, CorpusEntry],
     root: str | Path,
     neighbors: str | Path | None,
     out_dir: str | Path,
@@ -33,9 +28,9 @@ def retrofit_model(
     save_every: SaveEvery | None = None,
     sharded: bool = False,
 ) -> None:
-    """Train the GPT in `source_dir` further as one of `family`; output, `passages`, `neighbors` as in `pretrain_model`.
+    """Train the GPT in `source_dir` further as one of a family; output and `neighbors` as in `pretrain_model`.
 
-    `source` is the GPT's name. With the same entry both families see the same tokens in the same order and weigh them
+    With the same recipe both families see the same tokens in the same order and weigh them
     alike; only the RETRO gets neighbors. The tokenizer is the GPT's. Raises, before any weight is read, `ModelError`
     if the source is no GPT of this package, has no layer for cross-attention or fewer embeddings than its tokenizer
     has pieces, `RetrievalError` if the neighbors were found for another tokenizer's chunks, and `TrainingError` if a
@@ -44,16 +39,16 @@ def retrofit_model(
     if threads is not None:
         torch.set_num_threads(threads)
     processes = join(sharded)
-    folder = Path(source_dir)
+    folder, family, source, recipe = Path(source_dir), params.family, params.source, params.recipe
     tokenizer = load_tokenizer(folder)
-    config = retrofit_config(read_json(folder / "config.json"), retrofitting, family, source)
-    check_length(retrofitting, config.chunk_length, config.max_position_embeddings)
+    config = retrofit_config(read_json(folder / "config.json"), recipe, family, source)
+    check_length(recipe, config.chunk_length, config.max_position_embeddings)
     if len(tokenizer) > config.vocab_size:
         raise ModelError(
             f"{source}: its tokenizer has {len(tokenizer)} pieces, but there are {config.vocab_size} embeddings: "
             "this is another model's tokenizer"
         )
-    if retrofitting.train == "new" and family == "gpt":
+    if recipe.train == "new" and family == "gpt":
         raise TrainingError(f"{source}: as a GPT it has no new parts to train: train all, or compare with {source}")
     if neighbors is not None:
         check_tokenizer(neighbors, folder / "tokenizer.json")
@@ -61,28 +56,29 @@ def retrofit_model(
     device = None if processes.sharded else "cuda" if torch.cuda.is_available() else "cpu"
     empty = processes.sharded and not processes.leads
     gpt = cast(RetroForCausalLM, load_model(folder, torch.float32, device, without_weights=empty))
-    torch.manual_seed(retrofitting.seed)
+    torch.manual_seed(recipe.seed)
     with without_storage(empty):
-        model = retrofit(gpt, config, copy_encoder=retrofitting.encoder_start == "decoder")
+        model = retrofit(gpt, config, copy_encoder=recipe.encoder_start == "decoder")
     model.tie_weights()
     del gpt
-    if retrofitting.train == "new":
+    if recipe.train == "new":
         train_only_new(model)
-    what = "new parts" if retrofitting.train == "new" else "all weights"
+    what = "new parts" if recipe.train == "new" else "all weights"
     train_base_model(
         model,
         tokenizer,
         family,
-        retrofitting,
-        TrainingText(corpora, root, neighbors, passages or Passages()),
+        recipe,
+        TrainingText(params.corpora, root, neighbors, params.layout or Passages()),
         out_dir,
         work_dir,
         origin={
             "source": {"retrofit_from": source, "manifest_sha256": sha256(folder / "manifest.json")},
+            "params": params.recorded(),
             "num_trained_parameters": model.num_parameters(only_trainable=True),
-            "departures": [f"{Path(out_dir).name} is {source} trained further for {retrofitting.steps} steps, {what}"],
+            "departures": [f"{Path(out_dir).name} is {source} trained further for {recipe.steps} steps, {what}"],
         },
-        start=f"{STAGE_VERSIONS['retrofit_model']} {sha256(folder / 'manifest.json')}",
+        start=f"{params.version} {sha256(folder / 'manifest.json')}",
         left_padded=True,
         save_every=save_every,
         processes=processes,

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from retrotune.config import Emphasis, Passages
-from retrotune.corpus.documents import Document
+from retrotune.corpus.records import Document
 from retrotune.corpus.tokens import Encoded
 from retrotune.datasets.base import BASE, Passage
 from retrotune.prompting.assemble import Assembler, special_ids

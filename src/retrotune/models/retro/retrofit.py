@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from retrotune.config import Family, RetrofittingEntry
+from retrotune.config import Family, RetrofittingRecipe
 from retrotune.errors import ModelError
 from retrotune.models.retro.configuration import RetroConfig, default_cross_attention_layers
 from retrotune.models.retro.modeling import DecoderLayer, RetroForCausalLM
@@ -19,7 +19,7 @@ from retrotune.models.retro.modeling import DecoderLayer, RetroForCausalLM
 OURS = RetroConfig.model_type
 
 
-def retrofit_config(source: Mapping[str, Any], entry: RetrofittingEntry, family: Family, name: str) -> RetroConfig:
+def retrofit_config(source: Mapping[str, Any], entry: RetrofittingRecipe, family: Family, name: str) -> RetroConfig:
     """The configuration of a GPT that is trained further as one of `family`, from the GPT's `config.json`.
 
     Both families take chunk and neighbor lengths from `entry`, so that the baseline is trained on the same sequences.

@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from retrotune.config import ChunkingEntry, CorpusEntry
-from retrotune.corpus.documents import Document, find_corpus_files, read_corpus
+from retrotune.config import CorpusEntry
 from retrotune.corpus.dpr import read_passages
 from retrotune.corpus.records import BadRecords, relative_name, squeeze
 from retrotune.corpus.tokens import open_tokenizer, split_tokens
 from retrotune.errors import DataError
 from retrotune.files import read_parquet, sha256, write_json, write_parquet_rows
 from retrotune.log import logger, progress
-from retrotune.stages import STAGE_VERSIONS
+from retrotune.preparing.documents import Document, find_corpus_files, read_corpus
+from retrotune.stages import ChunkCorpusParams, ChunkParams
 
 # Where a sentence may end: after . ! ? and closing quotes or brackets, before white space that is not followed by a
 # small letter; at a blank line; and before a line that starts a speaker's turn ("Professor E: ").
@@ -123,13 +123,12 @@ Cut = int | TokenChunks
 """Words per passage at most, or chunks of tokens."""
 
 
-def cut_of(chunking: ChunkingEntry, tokenizer_json: str | Path | None) -> Cut:
-    """How an entry cuts; `tokenizer_json` is the file of the tokenizer that it names."""
-    if chunking.passage_words is not None:
-        return chunking.passage_words
-    assert chunking.passage_tokens is not None
+def _cut(params: ChunkParams, tokenizer_json: str | Path | None) -> Cut:
+    if params.passage_words is not None:
+        return params.passage_words
+    assert params.passage_tokens is not None
     assert tokenizer_json is not None
-    return TokenChunks(chunking.passage_tokens, tokenizer_json)
+    return TokenChunks(params.passage_tokens, tokenizer_json)
 
 
 def _passage_schema(cut: Cut) -> Any:
@@ -168,13 +167,16 @@ def _article_rows(entry: CorpusEntry, root: str | Path, bad: BadRecords) -> Iter
         yield vars(passage)
 
 
-def chunk_corpus(entry: CorpusEntry, root: str | Path, cut: Cut, out_passages: str | Path) -> None:
+def chunk_corpus(
+    params: ChunkCorpusParams, root: str | Path, out_passages: str | Path, tokenizer_json: str | Path | None = None
+) -> None:
     """Write a corpus' passages as parquet (passage_id, doc_id, title, text) and a `.manifest.json` beside it.
 
-    Text documents are cut into passages of `cut` words or tokens; DPR passages come as they are, unless their articles
-    are cut into tokens. Streamed: memory holds one row group. Raises `DataError` for unreadable files and for a corpus
-    without passages.
+    Text documents are cut into words, or tokens of `tokenizer_json`; DPR passages come as they are, unless their
+    articles are cut into tokens. Streamed: memory holds one row group. Raises `DataError` for unreadable files and for
+    a corpus without passages.
     """
+    entry, cut = params.corpus, _cut(params, tokenizer_json)
     bad = BadRecords(entry.skip_bad_records)
     if entry.reader == "dpr_passages" and not isinstance(cut, TokenChunks):
         rows = _article_rows(entry, root, bad)
@@ -186,7 +188,7 @@ def chunk_corpus(entry: CorpusEntry, root: str | Path, cut: Cut, out_passages: s
         raise DataError(f"{Path(root) / entry.path}: holds no passage")
     files = {relative_name(file, root): sha256(file) for file in find_corpus_files(entry, root)}
     manifest = {
-        "stage_version": STAGE_VERSIONS["chunk_corpus"],
+        "params": params.recorded(),
         "passages": count,
         "files": files,
         "bad_records": bad.summary(),
@@ -195,11 +197,14 @@ def chunk_corpus(entry: CorpusEntry, root: str | Path, cut: Cut, out_passages: s
     logger.info("%s: %d passages, %d bad records skipped", entry.path, count, bad.reasons.total())
 
 
-def chunk_documents(documents: str | Path, cut: Cut, out_passages: str | Path) -> None:
-    """Cut the documents of a dataset (parquet with doc_id, title, text) into passages of `cut` words or tokens.
+def chunk_documents(
+    params: ChunkParams, documents: str | Path, out_passages: str | Path, tokenizer_json: str | Path | None = None
+) -> None:
+    """Cut documents (parquet with doc_id, title, text) into passages of words, or of tokens of `tokenizer_json`.
 
     Every document gets at least one passage; `DataError` for a document without words.
     """
+    cut = _cut(params, tokenizer_json)
     rows = [Document(*row) for row in read_parquet(documents, ["doc_id", "title", "text"]).itertuples(index=False)]
     empty = [document.doc_id for document in rows if not document.text.strip()]
     if empty:

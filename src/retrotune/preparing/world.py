@@ -2,28 +2,31 @@
 
 from pathlib import Path
 
-from retrotune.config import OPEN_DOMAIN, World
-from retrotune.demo.facts import FAMILIES, PASSAGE_WORDS
-from retrotune.demo.layouts import WRITERS, write_wikipedia
+from retrotune.config import World
+from retrotune.datasets import SPECS
+from retrotune.demo.facts import PASSAGE_WORDS
+from retrotune.demo.layouts import Demo, write_wikipedia
 from retrotune.demo.names import SPLITS, Namer, Split, seeded
 from retrotune.demo.scenes import Scene, draw_page, draw_quiz, draw_scene, page_title
 from retrotune.files import write_json, write_text
 from retrotune.log import logger
-from retrotune.stages import STAGE_VERSIONS
+from retrotune.stages import WriteWorldParams
 
+DEMOS = {name: spec.demo for name, spec in SPECS.items() if spec.demo is not None}
+"""Parts of the world, by dataset."""
 DEV_SHARE = 3
 """Where a dataset has a third split, it gets a third of the test documents, with names of its own."""
 
 
-def write_world(root: str | Path, world: World) -> None:
-    """Write the world below `root`; the same `world` gives the same bytes. `world.json` is written last.
+def write_world(params: WriteWorldParams, root: str | Path) -> None:
+    """Write the world below `root`; the same parameters give the same bytes. `world.json` is written last.
 
     Below `root`: nq, triviaqa, narrativeqa, qasper, quality and qmsum in their official layouts,
     wikipedia/psgs_w100.tsv.gz (one passage per page of the open-domain documents), pretraining/pages.txt (documents
     between blank lines under headings as in WikiText) and pretraining/quizzes.txt (paragraphs: questions about one
     page with their answers). Raises `ConfigError` if the counts ask for more names than there are.
     """
-    root = Path(root)
+    world, root = params.world, Path(root)
     (root / "world.json").unlink(missing_ok=True)
     for stale in (root / "narrativeqa" / "tmp").glob("*.content"):  # named by content: another world's would stay
         stale.unlink()
@@ -31,11 +34,11 @@ def write_world(root: str | Path, world: World) -> None:
     counts: dict[str, object] = {"pretraining": _write_pretraining(root / "pretraining", world, namers["pretraining"])}
 
     articles: list[tuple[str, str]] = []
-    for dataset in FAMILIES:
-        scenes = _draw_scenes(dataset, world, namers)
-        WRITERS[dataset](root / dataset, scenes, seeded(world.seed, dataset, "layout"))
+    for dataset, demo in DEMOS.items():
+        scenes = _draw_scenes(dataset, demo, world, namers)
+        demo.write(root / dataset, scenes, seeded(world.seed, dataset, "layout"))
         drawn = [scene for split in scenes.values() for scene in split]
-        if dataset in OPEN_DOMAIN:
+        if SPECS[dataset].open_domain:
             articles += [(page.subject, page.text) for scene in drawn for page in scene.pages]
         counts[dataset] = {
             split: {"documents": len(some), "questions": sum(len(scene.questions) for scene in some)}
@@ -46,8 +49,7 @@ def write_world(root: str | Path, world: World) -> None:
     counts["wikipedia"] = {"passages": len(articles)}
 
     content = {
-        "stage_version": STAGE_VERSIONS["write_world"],
-        "world": world.model_dump(),
+        "params": params.recorded(),
         "passage_words": PASSAGE_WORDS,
         "counts": counts,
     }
@@ -55,23 +57,23 @@ def write_world(root: str | Path, world: World) -> None:
     logger.info("%s: demo world of %d pages to pretrain on", root, world.pretraining_pages)
 
 
-def _draw_scenes(dataset: str, world: World, namers: dict[Split, Namer]) -> dict[Split, list[Scene]]:
-    documents: dict[Split, int] = {"train": world.train_documents, "test": world.test_documents}
-    if dataset not in OPEN_DOMAIN:
-        documents["dev"] = max(1, world.test_documents // DEV_SHARE)
-    if dataset == "quality":  # its layout has no third split with labels
-        del documents["dev"]
+def _draw_scenes(dataset: str, demo: Demo, world: World, namers: dict[Split, Namer]) -> dict[Split, list[Scene]]:
+    documents: dict[Split, int] = {
+        "train": world.train_documents,
+        "test": world.test_documents,
+        "dev": max(1, world.test_documents // DEV_SHARE),
+    }
     scenes: dict[Split, list[Scene]] = {}
-    for split, count in documents.items():
+    for split in demo.splits:
         rng = seeded(world.seed, dataset, split)
         number = world.questions_per_document
-        scenes[split] = [draw_scene(FAMILIES[dataset], namers[split], rng, number) for _ in range(count)]
+        scenes[split] = [draw_scene(demo.family, namers[split], rng, number) for _ in range(documents[split])]
     return scenes
 
 
 def _write_pretraining(folder: Path, world: World, namer: Namer) -> dict[str, int]:
     rng = seeded(world.seed, "pretraining")
-    families = list(FAMILIES.values())
+    families = [demo.family for demo in DEMOS.values()]
     pages, quizzes = [], []
     for _ in range(world.pretraining_pages):
         family = rng.choice(families)

@@ -1,7 +1,6 @@
 """Official sources of the raw files, and fetching them: resumable, verified, never half-written.
 
-Sizes and checksums stand in the table only where they are published for that very file; null means unknown, and then
-only the length that the server announces is checked.
+Where neither size nor checksum of a file is published, only the length that the server announces is checked.
 """
 
 import fnmatch
@@ -16,127 +15,36 @@ import urllib.request
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from retrotune.datasets import SPECS
+from retrotune.datasets.base import RawFile
 from retrotune.errors import ConfigError, DataError
 from retrotune.files import atomic_write, read_json, sha256, write_json
 from retrotune.log import logger
+from retrotune.stages import DownloadSourceParams
 
 MANIFEST = "download.json"
-_GITHUB = "https://raw.githubusercontent.com"
 _PIECE = 1 << 20
 
 
-@dataclass(frozen=True)
-class RawFile:
-    """One file of a source: where it is, its name below the source's folder, and what is known of its bytes.
-
-    An archive (zip, tar) is unpacked: the members whose last path part matches one of `members` land in the folder
-    `into`, and the archive is deleted.
-    """
-
-    url: str
-    name: str
-    size: int | None = None
-    sha256: str | None = None
-    members: tuple[str, ...] = ()
-    into: str = "."
-
-
-def _scrolls(task: str) -> tuple[RawFile, ...]:
-    url = f"https://huggingface.co/datasets/tau/scrolls/resolve/main/{task}.zip"
-    return (RawFile(url, f"{task}.zip", members=("train.jsonl", "validation.jsonl", "test.jsonl")),)
-
-
+WIKIPEDIA = RawFile("https://dl.fbaipublicfiles.com/dpr/wikipedia_split/psgs_w100.tsv.gz", "psgs_w100.tsv.gz")
 SOURCES: dict[str, tuple[RawFile, ...]] = {
-    "nq": (
-        RawFile(
-            f"{_GITHUB}/google-research-datasets/natural-questions/master/nq_open/NQ-open.train.jsonl",
-            "NQ-open.train.jsonl",
-            8522298,
-            "0c93aaf13b12f855628489665e4ef85ffb8573ad444646f11f4fabdc57a0aabf",
-        ),
-        RawFile(
-            f"{_GITHUB}/google-research-datasets/natural-questions/master/nq_open/NQ-open.dev.jsonl",
-            "NQ-open.dev.jsonl",
-            391316,
-            "f15567f38099f3615f5b8a685c0aef449c11ad90d3da3735e8d1b98115b40616",
-        ),
-    ),
-    "nq-dpr": tuple(
-        RawFile(f"https://dl.fbaipublicfiles.com/dpr/data/retriever/{name}", name)
-        for name in ("biencoder-nq-train.json.gz", "biencoder-nq-dev.json.gz")
-    ),
-    "triviaqa": (
-        RawFile(
-            "https://nlp.cs.washington.edu/triviaqa/data/triviaqa-unfiltered.tar.gz",
-            "triviaqa-unfiltered.tar.gz",
-            632549060,
-            "7f0c94207fd0a1eb7bba3d52cdfe0735c98de850b9e5aa4e75f2776ef9a531d0",
-            members=("unfiltered-web-train.json", "unfiltered-web-dev.json"),
-        ),
-    ),
-    "triviaqa-dpr": tuple(
-        RawFile(f"https://dl.fbaipublicfiles.com/dpr/data/retriever/{name}", name)
-        for name in ("biencoder-trivia-train.json.gz", "biencoder-trivia-dev.json.gz")
-    ),
-    # The official repository scrapes the stories from their websites; the archive holds the result.
-    "narrativeqa": (
-        RawFile(f"{_GITHUB}/google-deepmind/narrativeqa/master/documents.csv", "documents.csv"),
-        RawFile(f"{_GITHUB}/google-deepmind/narrativeqa/master/qaps.csv", "qaps.csv"),
-        RawFile(
-            "https://huggingface.co/datasets/deepmind/narrativeqa/resolve/main/data/narrativeqa_full_text.zip",
-            "narrativeqa_full_text.zip",
-            187416846,
-            "3e179a579d348da37b4929f20ece277a721f853fdc5efc11f915904de2a71727",
-            members=("*.content",),
-            into="tmp",
-        ),
-    ),
-    "qasper": (
-        RawFile(
-            "https://qasper-dataset.s3.us-west-2.amazonaws.com/qasper-train-dev-v0.3.tgz",
-            "qasper-train-dev-v0.3.tgz",
-            sha256="a28fdf966db827bcee3d873107d6b6669864fb7ca8fbf73a192f5e39191bdb5a",
-            members=("qasper-*.json",),
-        ),
-        RawFile(
-            "https://qasper-dataset.s3.us-west-2.amazonaws.com/qasper-test-and-evaluator-v0.3.tgz",
-            "qasper-test-and-evaluator-v0.3.tgz",
-            3865061,
-            "72a52a41193e2838b8074f80ac074b94f956b84886c36a61c58a7df4171bdd72",
-            members=("qasper-*.json",),
-        ),
-    ),
-    "quality": (
-        RawFile(
-            "https://github.com/nyu-mll/quality/raw/main/data/v1.0.1/QuALITY.v1.0.1.zip",
-            "QuALITY.v1.0.1.zip",
-            members=("QuALITY.*.htmlstripped.train", "QuALITY.*.htmlstripped.dev"),
-        ),
-    ),
-    "qmsum": tuple(
-        RawFile(f"{_GITHUB}/Yale-LILY/QMSum/main/data/ALL/jsonl/{split}.jsonl", f"ALL/jsonl/{split}.jsonl")
-        for split in ("train", "val", "test")
-    ),
-    "scrolls-narrativeqa": _scrolls("narrative_qa"),
-    "scrolls-qasper": _scrolls("qasper"),
-    "scrolls-quality": _scrolls("quality"),
-    "scrolls-qmsum": _scrolls("qmsum"),
-    "wikipedia": (RawFile("https://dl.fbaipublicfiles.com/dpr/wikipedia_split/psgs_w100.tsv.gz", "psgs_w100.tsv.gz"),),
+    **{spec.source(name): layout.download for spec in SPECS.values() for name, layout in spec.layouts.items()},
+    "wikipedia": (WIKIPEDIA,),
 }
+"""Official files by the name of their source: those of each dataset's layouts, and of corpora."""
 
 
-def download_source(name: str, folder: str | Path) -> list[Path]:
-    """Fetch the official files of a source (a key of `SOURCES`) into `folder`; the paths of the files to read.
+def download_source(params: DownloadSourceParams) -> list[Path]:
+    """Fetch the official files of a source (a key of `SOURCES`) into its folder; the paths of the files to read.
 
     Raises `ConfigError` for an unknown source, `DataError` as `download_files` does.
     """
-    if name not in SOURCES:
-        raise ConfigError(f"download source {name!r} is unknown; known are {', '.join(SOURCES)}")
-    return download_files(SOURCES[name], folder)
+    if params.source not in SOURCES:
+        raise ConfigError(f"download source {params.source!r} is unknown; known are {', '.join(SOURCES)}")
+    return download_files(SOURCES[params.source], params.folder)
 
 
 def download_files(files: tuple[RawFile, ...], folder: str | Path, attempts: int = 5, wait: float = 2.0) -> list[Path]:

@@ -1,0 +1,375 @@
+"""From a configuration to what each stage uses: one function per stage, called with the wildcards of its rule.
+
+Values are resolved here: a preset becomes the keys that it fills, a prompt's name its text, a retrieval the layout of
+the cell's family, a method's overrides the recipe that trains it.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from retrotune.cells import Cell, Paths, expand_grid
+from retrotune.config import Config, CorpusEntry, DatasetEntry, Passages, RetrievalEntry
+from retrotune.errors import RetrotuneError
+from retrotune.files import listing, read_json
+from retrotune.methods import num_virtual_tokens
+from retrotune.retrieval.places import locate_model
+from retrotune.stages import (
+    STAGES,
+    BaseUse,
+    BuildIndexParams,
+    CacheNeighborsParams,
+    CacheTextNeighborsParams,
+    CellLabels,
+    ChunkCorpusParams,
+    ChunkParams,
+    CollectParams,
+    ConvertParams,
+    DownloadSourceParams,
+    EmbedParams,
+    FetchParams,
+    Files,
+    FinetuneParams,
+    MeasureRetrievalParams,
+    PredictParams,
+    PrepareTestParams,
+    PrepareTrainParams,
+    PretrainParams,
+    Prompting,
+    ReportRetrievalParams,
+    RetrofitParams,
+    ScoreParams,
+    StageParams,
+    TrainTokenizerParams,
+    WriteWorldParams,
+)
+
+RERUNS_NOTHING: dict[str, str] = {
+    "study": "names the folder of results: another study is made from nothing",
+    "data_root": "raw files are inputs: other files rerun what reads them",
+    "results_dir": "a place: what is not there is made",
+    "resources_dir": "a place: what is not there is made",
+    "rule_resources": "what jobs ask of a cluster changes no result",
+    "models.resources": "what jobs ask of a cluster changes no result but for rounding",
+    "save_every": "a resumed training ends with the same bits",
+    "grid": "says which cells there are; their collection runs again",
+    "select": "says which cells there are; their collection runs again",
+}
+"""Fields that no stage of data, retrieval, models or cells uses, and why."""
+
+Wildcards = Mapping[str, str]
+Resolver = Callable[[Config, Wildcards], StageParams]
+_RESOLVERS: dict[str, Resolver] = {}
+
+
+def resolve(config: Config, stage: str, wildcards: Wildcards) -> StageParams:
+    """What a stage uses of a study, for the job with these wildcards; stages without an entry here use nothing."""
+    return _RESOLVERS[stage](config, wildcards) if stage in _RESOLVERS else STAGES[stage]()
+
+
+def cell_stages(config: Config, cell: Cell) -> dict[str, StageParams]:
+    """What each stage of a cell uses, in their order."""
+    names = [*(["finetune_cell"] if config.methods[cell.method].trained else []), "predict_cell", "score_cell"]
+    return {name: resolve(config, name, {**vars(cell), "seed": str(cell.seed)}) for name in names}
+
+
+def _resolver(stage: str) -> Callable[[Resolver], Resolver]:
+    def register(function: Resolver) -> Resolver:
+        _RESOLVERS[stage] = function
+        return function
+
+    return register
+
+
+# raw files, passages ------------------------------------------------------------------------------------------------
+@_resolver("write_world")
+def _world(config: Config, wildcards: Wildcards) -> StageParams:
+    assert config.world is not None
+    return WriteWorldParams(world=config.world)
+
+
+@_resolver("download_source")
+def _download(config: Config, wildcards: Wildcards) -> StageParams:
+    """Files go where the entry that reads them looks for them."""
+    entries: list[DatasetEntry | CorpusEntry] = [*config.datasets.values(), *config.corpora.values()]
+    path = Path(next(entry.path for entry in entries if entry.download == wildcards["download"]))
+    folder = Path(config.raw) / (path.parent if "." in path.name else path)
+    return DownloadSourceParams(source=wildcards["download"], folder=str(folder))
+
+
+def _split(config: Config, wildcards: Wildcards) -> tuple[DatasetEntry, dict[str, Any]]:
+    entry = config.datasets[wildcards["dataset"]]
+    named = {name: getattr(entry, name) for name in ("reader", "layout", "path", "skip_bad_records")}
+    return entry, {**named, "reader_version": entry.record.version}
+
+
+@_resolver("prepare_train")
+def _prepare_train(config: Config, wildcards: Wildcards) -> StageParams:
+    entry, values = _split(config, wildcards)
+    return PrepareTrainParams(**values, limit=entry.max_train)
+
+
+@_resolver("prepare_test")
+def _prepare_test(config: Config, wildcards: Wildcards) -> StageParams:
+    entry, values = _split(config, wildcards)
+    return PrepareTestParams(**values, limit=entry.max_test)
+
+
+def _cut(config: Config, chunking: str) -> dict[str, int | None]:
+    entry = config.chunkings[chunking]
+    return {"passage_words": entry.passage_words, "passage_tokens": entry.passage_tokens}
+
+
+@_resolver("chunk_corpus")
+def _chunk_corpus(config: Config, wildcards: Wildcards) -> StageParams:
+    corpus = config.corpora[wildcards["corpus"]]
+    return ChunkCorpusParams(corpus=corpus, **_cut(config, wildcards["chunking"]))
+
+
+@_resolver("chunk_documents")
+def _chunk_documents(config: Config, wildcards: Wildcards) -> StageParams:
+    return ChunkParams(**_cut(config, wildcards["chunking"]))
+
+
+def _corpora(config: Config, names: tuple[str, ...]) -> dict[str, CorpusEntry]:
+    return {name: config.corpora[name] for name in names}
+
+
+@_resolver("train_tokenizer")
+def _tokenizer(config: Config, wildcards: Wildcards) -> StageParams:
+    entry = config.tokenizers[wildcards["tokenizer"]]
+    return TrainTokenizerParams(corpora=_corpora(config, entry.corpora), vocab_size=entry.vocab_size)
+
+
+# retrieval ----------------------------------------------------------------------------------------------------------
+@_resolver("embed_passages")
+def _embed(config: Config, wildcards: Wildcards) -> StageParams:
+    entry = config.retrievers[wildcards["retriever"]]
+    encoder = entry.for_passages()
+    return EmbedParams(retriever=encoder, files=_encoder_files(encoder.query_model))
+
+
+@_resolver("build_index")
+def _index(config: Config, wildcards: Wildcards) -> StageParams:
+    entry = config.indexes[wildcards["index"]]
+    filled = {"preset": None, "factory": entry.template, "rerank": entry.candidates}
+    return BuildIndexParams(index=entry.model_copy(update=filled))
+
+
+def _searching(config: Config, retrieval: RetrievalEntry) -> dict[str, Any]:
+    """The retriever of a retrieval as a search uses it, and what a degraded one starts from."""
+    assert retrieval.retriever is not None
+    entry = config.retrievers[retrieval.retriever]
+    base = config.retrievers.get(entry.base or "")
+    searched = base or entry
+    return {
+        "retriever": entry.for_search(),
+        "base": base and base.for_search(),
+        "files": _encoder_files(searched.query_model) if searched.kind == "dense" else {},
+    }
+
+
+@_resolver("cache_neighbors")
+def _neighbors(config: Config, wildcards: Wildcards) -> StageParams:
+    entry = config.retrievals[wildcards["retrieval"]]
+    return CacheNeighborsParams(
+        **_searching(config, entry),
+        top_k=entry.top_k,
+        continuation=entry.continuation,
+        own_documents=not config.is_open_domain(wildcards["dataset"]),
+    )
+
+
+@_resolver("cache_pretraining_neighbors")
+def _text_neighbors(config: Config, wildcards: Wildcards) -> StageParams:
+    """Of the text of a pretraining or, where the wildcards name one, of a retrofitting."""
+    if "retrofitting" in wildcards.keys():  # noqa: SIM118 (Snakemake's wildcards have no `in`)
+        recipe: Any = config.retrofittings[wildcards["retrofitting"]]
+    else:
+        recipe = config.pretrainings[wildcards["pretraining"]]
+    entry = config.retrievals[recipe.retrieval]
+    assert entry.corpus is not None
+    return CacheTextNeighborsParams(
+        **_searching(config, entry),
+        top_k=entry.top_k,
+        continuation=entry.continuation,
+        source=entry.corpus,
+        corpora=_corpora(config, recipe.corpora),
+    )
+
+
+@_resolver("measure_retrieval")
+def _measure(config: Config, wildcards: Wildcards) -> StageParams:
+    """A degraded retriever is measured on the passages that models get: of more, others are replaced."""
+    entry, depth = config.retrievals[wildcards["retrieval"]], config.evaluation.retrieval_depth
+    searching = _searching(config, entry)
+    return MeasureRetrievalParams(
+        **searching,
+        depth=depth if searching["base"] is None else min(depth, entry.top_k),
+        own_documents=not config.is_open_domain(wildcards["dataset"]),
+        bootstrap_samples=config.evaluation.bootstrap_samples,
+    )
+
+
+# base models --------------------------------------------------------------------------------------------------------
+def _layout(config: Config, retrieval: str | None, family: str) -> Passages | None:
+    return None if retrieval is None else config.retrievals[retrieval].passages(family)
+
+
+@_resolver("pretrain_model")
+def _pretrain(config: Config, wildcards: Wildcards) -> StageParams:
+    entry = config.models[wildcards["model"]]
+    assert entry.pretraining is not None
+    pretraining = config.pretrainings[entry.pretraining]
+    return PretrainParams(
+        family=entry.family,
+        size=config.sizes.get(entry.size, entry.size),
+        recipe=pretraining.recipe,
+        layout=_layout(config, pretraining.retrieval, entry.family),
+        corpora=_corpora(config, pretraining.corpora),
+    )
+
+
+@_resolver("retrofit_model")
+def _retrofit(config: Config, wildcards: Wildcards) -> StageParams:
+    entry = config.models[wildcards["model"]]
+    assert entry.retrofitting is not None
+    assert entry.retrofit_from is not None
+    retrofitting = config.retrofittings[entry.retrofitting]
+    return RetrofitParams(
+        family=entry.family,
+        source=entry.retrofit_from,
+        recipe=retrofitting.recipe,
+        layout=_layout(config, retrofitting.retrieval, entry.family),
+        corpora=_corpora(config, retrofitting.corpora),
+    )
+
+
+@_resolver("fetch_model")
+def _fetch(config: Config, wildcards: Wildcards) -> StageParams:
+    entry = config.models[wildcards["model"]]
+    return FetchParams(hub=entry.hub, path=entry.path, files=listing(entry.path) if entry.path else {})
+
+
+@_resolver("convert_model")
+def _convert(config: Config, wildcards: Wildcards) -> StageParams:
+    entry = config.models[wildcards["model"]]
+    assert entry.checkpoint is not None
+    values = dict(entry.checkpoint)
+    files = {} if entry.checkpoint.package else listing(entry.checkpoint.path)
+    if not files and entry.checkpoint.package is None:
+        files = _converted_from(Paths.of(config).model_manifest(wildcards["model"]))
+    if entry.checkpoint.tokenizer:
+        files |= listing(entry.checkpoint.tokenizer)
+    return ConvertParams(family=entry.family, **values, files=files)
+
+
+def _converted_from(manifest: str) -> Files:
+    """Files that a model was converted from: a checkpoint that was deleted since does not make it anew."""
+    try:
+        found: Files = read_json(manifest)["params"]["files"]
+    except (RetrotuneError, KeyError, TypeError):
+        return {}
+    return found
+
+
+@functools.lru_cache(maxsize=256)
+def _files_of(name: str) -> Files:
+    try:
+        folder = locate_model(name)
+    except RetrotuneError:
+        return {}
+    return listing(folder)
+
+
+def _encoder_files(name: str | None) -> Files:
+    """Files of an encoder's local folder. Those of a Python package are its version's, those of the hub are cached."""
+    return {} if name is None or name.startswith("package:") else _files_of(name)
+
+
+# cells --------------------------------------------------------------------------------------------------------------
+def _prompting(config: Config, wildcards: Wildcards) -> Prompting:
+    model, dataset = config.models[wildcards["model"]], config.datasets[wildcards["dataset"]]
+    retrieval, method = config.retrievals[wildcards["retrieval"]], config.methods[wildcards["method"]]
+    return Prompting(
+        family=model.family,
+        template=dataset.record.prompt_of(dataset.prompt or ("instruct" if model.instruct else "base")),
+        layout=retrieval.passages(model.family),
+        max_length=config.max_length,
+        max_new_tokens=dataset.max_new_tokens or dataset.record.max_new_tokens,
+        virtual_tokens=num_virtual_tokens(method),
+        may_lack_passages=not dataset.record.open_domain or _is_gold(config, retrieval),
+    )
+
+
+def _is_gold(config: Config, retrieval: RetrievalEntry) -> bool:
+    return retrieval.retriever is not None and config.retrievers[config.searching(retrieval.retriever)].kind == "gold"
+
+
+def _base_use(config: Config, wildcards: Wildcards) -> BaseUse:
+    model = config.models[wildcards["model"]]
+    return BaseUse(precision=model.precision, retrieval_gate=model.retrieval_gate)
+
+
+@_resolver("finetune_cell")
+def _finetune(config: Config, wildcards: Wildcards) -> StageParams:
+    method = config.methods[wildcards["method"]]
+    return FinetuneParams(
+        prompting=_prompting(config, wildcards),
+        base=_base_use(config, wildcards),
+        method=method.without_overrides(),
+        recipe=config.finetuning_of(wildcards["method"]),
+    )
+
+
+@_resolver("predict_cell")
+def _predict(config: Config, wildcards: Wildcards) -> StageParams:
+    return PredictParams(
+        prompting=_prompting(config, wildcards),
+        base=_base_use(config, wildcards),
+        batch_size=config.evaluation.batch_size,
+    )
+
+
+@_resolver("score_cell")
+def _score(config: Config, wildcards: Wildcards) -> StageParams:
+    metric = config.datasets[wildcards["dataset"]].record.metric
+    return ScoreParams(metric=metric, bootstrap_samples=config.evaluation.bootstrap_samples)
+
+
+# report -------------------------------------------------------------------------------------------------------------
+def cell_labels(config: Config, cell: Cell) -> CellLabels:
+    """What tables say of a cell beside its results."""
+    model = config.models[cell.model]
+    return CellLabels(
+        **vars(cell),
+        family=model.family,
+        size=model.size,
+        instruct=model.instruct,
+        trained=config.methods[cell.method].trained,
+        metric=config.datasets[cell.dataset].record.metric,
+        retrieval_gate=model.retrieval_gate,
+    )
+
+
+@_resolver("collect_metrics")
+def _collect(config: Config, wildcards: Wildcards) -> StageParams:
+    return CollectParams(study=config.study, cells=tuple(cell_labels(config, cell) for cell in expand_grid(config)))
+
+
+def measured(config: Config) -> list[tuple[str, str]]:
+    """(retrieval, dataset) whose quality is measured: those of cells that search, where a passage can hold answers."""
+    pairs = dict.fromkeys((cell.retrieval, cell.dataset) for cell in expand_grid(config))
+    return [
+        (retrieval, dataset)
+        for retrieval, dataset in pairs
+        if config.evaluation.retrieval_depth
+        and config.retrievals[retrieval].retriever is not None
+        and config.datasets[dataset].record.gold
+    ]
+
+
+@_resolver("report_retrieval")
+def _report_retrieval(config: Config, wildcards: Wildcards) -> StageParams:
+    return ReportRetrievalParams(pairs=tuple(measured(config)))
