@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from methods_cases import ADAPTER, LORA, PTUNING, VIRTUAL, greedy, method_id, perturb, prompts, tiny_model
+from methods_cases import ADAPTER, FULL, LORA, PTUNING, VIRTUAL, greedy, method_id, perturb, prompts, tiny_model
 from test_generate import Study, save_model
 from test_retro_model import NEIGHBORS, RETRIEVED, make, tokens
 
@@ -108,7 +108,7 @@ def test_the_gate_of_a_cell(tmp_path, folder):
 
 def test_full_fine_tuning_keeps_the_gate_of_its_cell(tmp_path, folder):
     base = load_model(folder, retrieval_gate=0)
-    save_trained(base.requires_grad_(True), tmp_path / "adapter")
+    save_trained(attach(base, FULL), tmp_path / "adapter")
     assert load_trained(load_model(folder), tmp_path / "adapter").config.retrieval_gate == 0.0
 
 
