@@ -18,10 +18,10 @@ import numpy as np
 import torch
 
 from retrotune.config import CorpusEntry, RetrieverEntry, World
-from retrotune.preparing.chunking import split_passages
-from retrotune.preparing.documents import find_corpus_files, read_corpus
 from retrotune.corpus.dpr import read_passages
 from retrotune.corpus.records import BadRecords
+from retrotune.preparing.chunking import split_passages
+from retrotune.preparing.documents import find_corpus_files, read_corpus
 from retrotune.preparing.world import write_world
 from retrotune.retrieval.encoders import load_encoder, locate_model
 from retrotune.retrieval.linear import bfloat16_unit

@@ -9,11 +9,11 @@ import tempfile
 from pathlib import Path
 
 from retrotune.config import CorpusEntry, DatasetEntry, IndexEntry, RetrieverEntry
-from retrotune.preparing.chunking import chunk_corpus
-from retrotune.preparing.examples import load_examples, prepare_examples
 from retrotune.evaluation.retrieval import measure_retrieval
 from retrotune.files import read_json
 from retrotune.log import setup_logging
+from retrotune.preparing.chunking import chunk_corpus
+from retrotune.preparing.examples import load_examples, prepare_examples
 from retrotune.retrieval.answers import holds_answer
 from retrotune.retrieval.embeddings import embed_passages
 from retrotune.retrieval.index import build_index

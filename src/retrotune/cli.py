@@ -1,4 +1,4 @@
-"""The `retrotune` command: a study's plan, status and tables, checks of its neighbors, conversion, docs."""
+"""The `retrotune` command: a study's plan, status, tables and prompts, checks of its neighbors, conversion, docs."""
 
 import argparse
 import json
@@ -85,6 +85,17 @@ def show_explanation(arguments: argparse.Namespace) -> None:
     config = merged_config(arguments.configfile, arguments.config)
     options = [item for key in ("configfile", "config") for item in _option(key, getattr(arguments, key))]
     print(explain_cell(config, arguments.cell, options))
+
+
+def show_prompt(arguments: argparse.Namespace) -> None:
+    """Print what a cell's model saw of one test question, and what it answered."""
+    from retrotune.evaluation.seen import as_text, what_was_seen
+    from retrotune.report.explain import find_cell
+
+    setup_logging(plain=True, level=logging.WARNING)
+    config = merged_config(arguments.configfile, arguments.config)
+    seen = what_was_seen(config, find_cell(config, arguments.cell), arguments.question)
+    print(json.dumps({**vars(seen), "differs": seen.differs}, indent=2) if arguments.json else as_text(seen))
 
 
 def _option(name: str, values: Sequence[str]) -> list[str]:
@@ -208,6 +219,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     explain.add_argument("cell", metavar="CELL", help="MODEL/METHOD/DATASET/RETRIEVAL/seedN")
     _add_study(explain)
     explain.set_defaults(run=show_explanation)
+    seen = commands.add_parser("prompt", help="show what a cell's model saw of one test question, and its answer")
+    seen.add_argument("cell", metavar="CELL", help="MODEL/METHOD/DATASET/RETRIEVAL/seedN, or a path in its folder")
+    seen.add_argument("question", metavar="QUESTION", help="its id, or a part of its text that no other holds")
+    _add_study(seen)
+    seen.add_argument("--json", action="store_true", help="print JSON")
+    seen.set_defaults(run=show_prompt)
     docs = commands.add_parser("docs", help="generate the configuration's schema and key tables")
     docs.add_argument("folder", nargs="?", default="config")
     docs.set_defaults(run=write_docs)

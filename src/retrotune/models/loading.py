@@ -74,9 +74,8 @@ def load_model(
 
 
 def _empty(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
-    config = AutoConfig.from_pretrained(folder)
     with without_storage():
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(load_config(folder), dtype=dtype)
     model.tie_weights()
     return model
 
@@ -169,6 +168,15 @@ def _check_whole(folder: Path, info: Mapping[str, Any]) -> None:
     ]
     if problems:
         raise ModelError(f"{folder}: weights do not fit config.json: {'; '.join(problems)}; {REMEDY}")
+
+
+def load_config(path: str | Path) -> Any:
+    """The configuration of the model in folder `path`. Raises `ModelError` if there is none."""
+    folder = _folder(path)
+    try:
+        return AutoConfig.from_pretrained(folder)
+    except (ValueError, OSError, KeyError) as error:
+        raise ModelError(f"{folder}: no usable configuration: {error}") from error
 
 
 def load_tokenizer(path: str | Path) -> Any:
