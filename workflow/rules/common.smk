@@ -26,8 +26,10 @@ from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
 slurm.continue_in_step()
-# Not for a single script, as in many jobs of a cluster: it would only wait for the imports in another process.
-warm.own_scripts(not workflow.remote_exec or sum("_cell:" in argument for argument in sys.argv) > 1)
+# Not for a single script, as in many jobs of a cluster: it would only wait for the imports in another process. Nor for the
+# head of a run on a cluster, which only scores: 0.5 GB of torch that nothing there needs.
+here = not workflow.remote_exec and workflow.resource_settings.nodes is None
+warm.own_scripts(here or sum("_cell:" in argument for argument in sys.argv) > 1)
 
 try:
     slurm.check_profile(workflow.resource_settings.default_resources or ())
