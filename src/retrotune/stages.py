@@ -7,7 +7,7 @@ number here reruns what the rule made. Raise it when a stage's output changes fo
 STAGE_VERSIONS: dict[str, int] = {
     "write_world": 1,
     "download_source": 1,
-    "prepare_examples": 2,
+    "prepare_examples": 3,
     "chunk_corpus": 1,
     "train_tokenizer": 1,
     "embed_passages": 2,
@@ -17,7 +17,7 @@ STAGE_VERSIONS: dict[str, int] = {
     "measure_retrieval": 1,
     "pretrain_model": 1,
     "retrofit_model": 1,
-    "fetch_model": 2,
+    "fetch_model": 3,
     "convert_model": 1,
     "finetune_cell": 2,
     "predict_cell": 4,

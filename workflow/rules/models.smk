@@ -64,7 +64,9 @@ rule fetch_model:
     conda:
         ENV
     params:
-        model=lambda wildcards: dump({key: getattr(CONFIG.models[wildcards.model], key) for key in ("hub", "path")}),
+        model=lambda wildcards: dump(
+            {key: getattr(CONFIG.models[wildcards.model], key) for key in ("hub", "path", "trust_remote_code")}
+        ),
         version=version("fetch_model"),
     script:
         "../scripts/fetch_model.py"

@@ -66,6 +66,7 @@ def score_cell(
                 "instruct": resolved.model_entry.instruct,
                 "num_parameters": model["num_parameters"],
                 "departures": model["departures"] + _gate_departure(resolved.model, predicted),
+                **({"trust_remote_code": True} if model.get("trust_remote_code") else {}),
             },
             "metrics": {
                 name: summarize(values, resolved.evaluation.bootstrap_samples, primary=name == metric)

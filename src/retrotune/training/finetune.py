@@ -64,7 +64,8 @@ def finetune_cell(
         torch.cuda.reset_peak_memory_stats()
     bfloat16 = resolved.model_entry.precision == "bfloat16"
     halved = bfloat16 and resolved.method_entry.kind != "full"
-    tokenizer = load_tokenizer(model_dir)
+    trusted = resolved.model_entry.trust_remote_code
+    tokenizer = load_tokenizer(model_dir, trusted)
     dtype = torch.bfloat16 if halved else torch.float32
     base = load_model(
         model_dir,
@@ -72,6 +73,7 @@ def finetune_cell(
         None if processes.sharded else device,
         resolved.model_entry.retrieval_gate,
         without_weights=processes.sharded and not processes.leads,
+        trust_remote_code=trusted,
     )
     torch.manual_seed(resolved.seed)
     model = attach(base, resolved.method_entry)
