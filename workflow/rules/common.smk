@@ -18,7 +18,7 @@ signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 from retrotune import slurm, warm
 from retrotune.cells import Cell, Paths, expand_grid, is_open_domain, resolve_cell
-from retrotune.config import WITHOUT_GOLD, DatasetEntry, load_config
+from retrotune.config import WITHOUT_GOLD, DatasetEntry, check_files, load_config
 from retrotune.corpus.documents import corpus_files
 from retrotune.datasets import get_spec
 from retrotune.datasets.prepare import raw_files
@@ -33,6 +33,7 @@ warm.own_scripts(not workflow.remote_exec or sum("_cell:" in argument for argume
 
 try:
     slurm.check_profile(workflow.resource_settings.default_resources or ())
+    check_files([*workflow.configfiles, *sorted(Path(workflow.basedir).glob("profiles/*/config.yaml"))], sys.argv)
     CONFIG = load_config(config)
     CELLS = expand_grid(CONFIG)
 except (ClusterError, ConfigError) as error:

@@ -7,7 +7,7 @@ are generated from them (`make docs`).
 
 from retrotune.config.base import OPEN_DOMAIN, PAPER_SIZES, WITHOUT_GOLD, Reader
 from retrotune.config.indexes import IndexEntry
-from retrotune.config.loading import load_config, nearest, read_config, read_yaml
+from retrotune.config.loading import load_config, nearest, read_config
 from retrotune.config.methods import (
     AdapterMethod,
     Finetuning,
@@ -29,6 +29,7 @@ from retrotune.config.models import (
     SizeEntry,
     TokenizerEntry,
 )
+from retrotune.config.reading import check_files, parse_yaml, read_yaml
 from retrotune.config.retrieval import (
     ChunkingEntry,
     CorpusEntry,
@@ -79,8 +80,10 @@ __all__ = [
     "TokenizerEntry",
     "World",
     "ZeroshotMethod",
+    "check_files",
     "load_config",
     "nearest",
+    "parse_yaml",
     "read_config",
     "read_yaml",
 ]
