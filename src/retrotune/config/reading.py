@@ -113,8 +113,7 @@ def _nodes(root: "yaml.Node") -> "Iterator[tuple[str, yaml.Node]]":
     from yaml import MappingNode, SequenceNode
 
     waiting, seen = [("", root)], set[int]()
-    while waiting:
-        name, node = waiting.pop()
+    for name, node in waiting:  # it grows on the way
         if id(node) in seen:
             continue
         seen.add(id(node))
