@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from retrotune.cells import Paths
-from retrotune.config import Config, Select, load_config, read_yaml
+from retrotune.config import Config, Select, load_config, parse_yaml, read_yaml
 from retrotune.errors import ConfigError, RetrievalError, RetrotuneError
 from retrotune.log import setup_logging
 from retrotune.report.collect import Result, holds, read_cells, write_results
@@ -17,8 +17,6 @@ from retrotune.report.collect import Result, holds, read_cells, write_results
 
 def merged_config(files: Sequence[str], settings: Sequence[str]) -> Config:
     """The configuration that Snakemake would use for `--configfile FILES --config SETTINGS`: later values win."""
-    import yaml
-
     raw: dict[str, Any] = {}
     for file in files or ["config/config.yaml"]:
         _merge(raw, read_yaml(file))
@@ -26,7 +24,7 @@ def merged_config(files: Sequence[str], settings: Sequence[str]) -> Config:
         key, equals, value = setting.partition("=")
         if not equals:
             raise ConfigError(f"--config {setting}: write KEY=VALUE")
-        _merge(raw, {key: yaml.safe_load(value)})
+        _merge(raw, {key: parse_yaml(value, f"--config {key}")})
     return load_config(raw)
 
 

@@ -245,7 +245,8 @@ def _retrofit(config: Config, wildcards: Wildcards) -> StageParams:
 @_resolver("fetch_model")
 def _fetch(config: Config, wildcards: Wildcards) -> StageParams:
     entry = config.models[wildcards["model"]]
-    return FetchParams(hub=entry.hub, path=entry.path, files=model_files(config, wildcards["model"]))
+    named = {name: getattr(entry, name) for name in ("hub", "path", "trust_remote_code")}
+    return FetchParams(**named, files=model_files(config, wildcards["model"]))
 
 
 @_resolver("convert_model")
@@ -277,7 +278,7 @@ def _is_gold(config: Config, retrieval: RetrievalEntry) -> bool:
 
 def _base_use(config: Config, wildcards: Wildcards) -> BaseUse:
     model = config.models[wildcards["model"]]
-    return BaseUse(precision=model.precision, retrieval_gate=model.retrieval_gate)
+    return BaseUse(**{name: getattr(model, name) for name in BaseUse.model_fields})
 
 
 @_resolver("finetune_cell")

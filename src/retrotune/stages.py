@@ -236,10 +236,11 @@ class FetchParams(StageParams):
     """A model of the hub, or a folder."""
 
     stage = "fetch_model"
-    version = 2
+    version = 3
 
     hub: str | None = None
     path: str | None = None
+    trust_remote_code: bool = False
     files: Files = Field(default_factory=dict)
 
 
@@ -277,6 +278,7 @@ class BaseUse(Entry):
 
     precision: Literal["float32", "bfloat16"] = "float32"
     retrieval_gate: float | None = None
+    trust_remote_code: bool = False
 
 
 class FinetuneParams(StageParams):

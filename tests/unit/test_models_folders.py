@@ -1,6 +1,8 @@
 """Model folders: fetched with a manifest, loaded only if whole, named in what is made with them."""
 
 import json
+import shutil
+from fnmatch import fnmatch
 
 import huggingface_hub
 import pandas as pd
@@ -155,22 +157,25 @@ def test_a_manifest_names_each_weights_file(tmp_path):
 
 def test_nothing_of_an_earlier_source_is_left(tmp_path, monkeypatch):
     def download(hub, local_dir, **options):
-        save_file({"a": torch.zeros(2)}, local_dir / f"{hub.split('/')[1]}.safetensors")
-        (local_dir / "config.json").write_text("{}")
+        whole = tmp_path / hub.split("/")[1]
+        for file in whole.iterdir():
+            if any(fnmatch(file.name, pattern) for pattern in options["allow_patterns"]):
+                shutil.copy(file, local_dir)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    out = tmp_path / "model"
-    fetch_model(out, hub="some/one")
-    fetch_model(out, hub="some/two")
-    assert [file.name for file in out.glob("*.safetensors")] == ["two.safetensors"]
-    source = tmp_path / "source"
-    source.mkdir()
-    (source / "config.json").write_text("{}")
-    save_file({"a": torch.zeros(2)}, source / "model.safetensors")
-    fetch_model(out, path=source)
-    (source / "model.safetensors").rename(source / "model-00001-of-00001.safetensors")
-    fetch_model(out, path=source)
-    assert [file.name for file in out.glob("*.safetensors")] == ["model-00001-of-00001.safetensors"]
+    out, single, sharded = (tmp_path / name for name in ("model", "one", "two"))
+    tiny_model("gpt").save_pretrained(single)
+    tiny_model("gpt").save_pretrained(sharded, max_shard_size="40KB")
+    shards = [file.name for file in sorted(sharded.glob("*.safetensors"))]
+    for _ in range(2):
+        fetch_model(out, hub="some/one")
+        assert [file.name for file in out.glob("*.safetensors")] == [WEIGHTS]
+        fetch_model(out, hub="some/two")
+        assert [file.name for file in sorted(out.glob("*.safetensors"))] == shards
+    fetch_model(out, path=single)
+    assert [file.name for file in out.glob("*.safetensors")] == [WEIGHTS]
+    fetch_model(out, path=sharded)
+    assert [file.name for file in sorted(out.glob("*.safetensors"))] == shards
 
 
 def test_what_cannot_be_fetched_is_explained(tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 from retrotune import slurm, warm
 from retrotune.cells import Cell, Paths, expand_grid
-from retrotune.config import DatasetEntry, load_config
+from retrotune.config import DatasetEntry, check_files, load_config
 from retrotune.preparing.documents import corpus_files
 from retrotune.preparing.examples import raw_files
 from retrotune.errors import ClusterError, ConfigError
@@ -33,6 +33,7 @@ warm.own_scripts(here or sum("_cell:" in argument for argument in sys.argv) > 1)
 
 try:
     slurm.check_profile(workflow.resource_settings.default_resources or ())
+    check_files([*workflow.configfiles, *sorted(Path(workflow.basedir).glob("profiles/*/config.yaml"))], sys.argv)
     CONFIG = load_config(config)
     CELLS = expand_grid(CONFIG)
 except (ClusterError, ConfigError) as error:

@@ -7,7 +7,7 @@ are generated from them (`make docs`).
 
 from retrotune.config.base import PAPER_SIZES, Reader
 from retrotune.config.indexes import IndexEntry
-from retrotune.config.loading import load_config, nearest, read_config, read_yaml
+from retrotune.config.loading import load_config, nearest, read_config
 from retrotune.config.models import (
     BaseTraining,
     Checkpoint,
@@ -22,6 +22,7 @@ from retrotune.config.models import (
     SizeEntry,
     TokenizerEntry,
 )
+from retrotune.config.reading import check_files, parse_yaml, read_yaml
 from retrotune.config.retrieval import (
     ChunkingEntry,
     CorpusEntry,
@@ -78,8 +79,10 @@ __all__ = [
     "TokenizerEntry",
     "World",
     "ZeroshotMethod",
+    "check_files",
     "load_config",
     "nearest",
+    "parse_yaml",
     "read_config",
     "read_yaml",
 ]

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from retrotune.config.base import PAPER_SIZES
 from retrotune.config.models import BaseTraining, ModelEntry, RetrofittingEntry
+from retrotune.config.reading import read_yaml
 from retrotune.config.study import Config
 from retrotune.errors import ConfigError
 
@@ -30,21 +31,6 @@ def load_config(raw: Mapping[str, Any]) -> Config:
     if problems:
         raise ConfigError("the configuration has errors:\n  " + "\n  ".join(problems))
     return config
-
-
-def read_yaml(path: str | Path) -> dict[str, Any]:
-    """Read a YAML file that holds a mapping; `ConfigError` names what is wrong with it."""
-    import yaml
-
-    try:
-        raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path}: no such configuration file") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from error
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path}: a configuration is a mapping of keys, found {type(raw).__name__}")
-    return raw
 
 
 def read_config(path: str | Path) -> Config:

@@ -220,6 +220,9 @@ class ModelEntry(Entry):
     )
     hub: str | None = Field(None, description="source: a model on the hub (any AutoModelForCausalLM; gpt only)")
     path: str | None = Field(None, description="source: a local folder in transformers layout")
+    trust_remote_code: bool = Field(
+        False, description="hub, path: run the Python code that comes with the model, which can do whatever you can"
+    )
     checkpoint: Checkpoint | None = Field(None, description="source: a checkpoint to convert")
     retrofit_from: Name | None = Field(
         None, description="source: another entry of `models`, a GPT, trained further with or without retrieval"
@@ -246,6 +249,12 @@ class ModelEntry(Entry):
             raise ValueError("retrofit_from (the GPT) and retrofitting (how it is trained) need each other: set both")
         if self.hub is not None and self.family != "gpt":
             raise ValueError(f"hub models enter the GPT arm: {self.hub!r} needs family: gpt")
+        return self
+
+    @model_validator(mode="after")
+    def _code_of_others(self) -> "ModelEntry":
+        if self.trust_remote_code and self.hub is None and self.path is None:
+            raise ValueError("trust_remote_code: true needs hub or path: no other source brings code of its own")
         return self
 
     @model_validator(mode="after")

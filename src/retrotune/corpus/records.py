@@ -144,8 +144,8 @@ def open_bytes(path: Path) -> BinaryIO:
 def numbered_lines(path: Path, bad: BadRecords) -> Iterator[tuple[int, str]]:
     """Yield (line number, line with its end) of a UTF-8 file, plain or `.gz`; a byte-order mark is dropped.
 
-    A line that is not UTF-8 goes to `bad`. A truncated or damaged archive always raises `DataError`: what is missing
-    cannot be counted.
+    A line that is not UTF-8, or holds NUL, goes to `bad`. A truncated or damaged archive always raises `DataError`:
+    what is missing cannot be counted.
     """
     number = 0
     with open_bytes(path) as stream:
@@ -155,6 +155,9 @@ def numbered_lines(path: Path, bad: BadRecords) -> Iterator[tuple[int, str]]:
                     text = line.decode("utf-8")
                 except UnicodeDecodeError as error:
                     bad.add(f"{path}:{number}", f"not UTF-8 (byte {error.start} of the line)")
+                    continue
+                if "\0" in text:  # UTF-16 is mostly valid UTF-8 with a NUL after each letter
+                    bad.add(f"{path}:{number}", f"a NUL byte: no text, or UTF-16 (byte {line.index(0)} of the line)")
                     continue
                 yield number, text.removeprefix("\ufeff") if number == 1 else text
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:

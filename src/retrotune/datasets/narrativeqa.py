@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from retrotune.corpus.encodings import decode
 from retrotune.corpus.records import BadRecordError, BadRecords, Document, open_bytes, read_table
 from retrotune.datasets.base import (
     BASE,
@@ -47,16 +48,14 @@ def strip_html(text: str) -> str:
 
 
 def read_story(file: Path, title: str, bad: BadRecords) -> Document:
-    """A downloaded story. Sources differ in encoding: UTF-8 is tried first, then Latin-1, which the manifest counts."""
+    """A downloaded story. Sources differ in encoding: see `decode`; the manifest counts what is not UTF-8."""
     if not file.is_file():
         raise BadRecordError("the story is missing")
     with open_bytes(file) as stream:
         content = stream.read()
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = content.decode("latin-1")
-        bad.notes["stories read as Latin-1"] += 1
+    text, encoding = decode(content)
+    if encoding != "UTF-8":
+        bad.notes[f"stories read as {encoding}"] += 1
     return make_document(file.stem, title, strip_html(text.replace("\r\n", "\n")))
 
 

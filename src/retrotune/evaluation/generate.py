@@ -72,10 +72,18 @@ def predict_cell(
     if not questions:
         raise DataError(f"{examples}: no test questions; check max_test and the dataset's files")
     passages = load_neighbors(neighbors) if neighbors is not None else {}
-    tokenizer = load_tokenizer(model_dir)
-    dtype = torch.bfloat16 if params.base.precision == "bfloat16" else torch.float32
-    device_map = gpu_map(model_dir, dtype)
-    model = load_model(model_dir, dtype, device, params.base.retrieval_gate, device_map=device_map)
+    base = params.base
+    tokenizer = load_tokenizer(model_dir, base.trust_remote_code)
+    dtype = torch.bfloat16 if base.precision == "bfloat16" else torch.float32
+    device_map = gpu_map(model_dir, dtype, base.trust_remote_code)
+    model = load_model(
+        model_dir,
+        dtype,
+        device,
+        base.retrieval_gate,
+        device_map=device_map,
+        trust_remote_code=base.trust_remote_code,
+    )
     if adapter_dir is not None:
         model = load_trained(model, adapter_dir)
     if device_map is None:

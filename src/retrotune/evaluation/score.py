@@ -75,6 +75,7 @@ def score_cell(
                 "num_parameters": model["num_parameters"],
                 "fingerprint": model.get("fingerprint"),
                 "departures": model["departures"] + _gate_departure(cell.model, predicted),
+                **({"trust_remote_code": True} if model.get("trust_remote_code") else {}),
             },
             "metrics": {
                 name: summarize(

@@ -59,8 +59,10 @@ def what_was_seen(config: Config, cell: Cell, question: str) -> Seen:
     """
     paths, params = Paths.of(config), cast(PredictParams, cell_stages(config, cell)["predict_cell"])
     folder = paths.model(cell.model)
-    tokenizer = load_tokenizer(folder)
-    encoder, collator = cell_batching(params.prompting, cell.model, load_config(folder), tokenizer)
+    tokenizer = load_tokenizer(folder, params.base.trust_remote_code)
+    encoder, collator = cell_batching(
+        params.prompting, cell.model, load_config(folder, params.base.trust_remote_code), tokenizer
+    )
     file = paths.examples(cell.dataset, "test")
     example = find_question(load_examples(file), question, file)
     retrieves = config.retrievals[cell.retrieval].retriever is not None

@@ -15,9 +15,10 @@ import torch
 from retrotune import interruption
 from retrotune.config import CorpusEntry, Family, Passages, Recipe, RetrofittingRecipe, SaveEvery
 from retrotune.errors import TrainingError
-from retrotune.files import sha256, sha256_text, write_json
+from retrotune.files import sha256_text, write_json
 from retrotune.log import logger
 from retrotune.models import RetroForCausalLM
+from retrotune.models.folders import weights_digests
 from retrotune.models.retro.retrofit import new_modules
 from retrotune.models.sizes import departures
 from retrotune.preparing.documents import count_bad
@@ -181,7 +182,7 @@ def train_base_model(
             "final_loss": outcome.final_loss,
             "num_sequences": len(sequences),
             "skipped": skipped,
-            "weights_sha256": {file.name: sha256(file) for file in sorted(out.glob("*.safetensors"))},
+            "weights_sha256": weights_digests(out),
         },
     )
     shutil.rmtree(work)

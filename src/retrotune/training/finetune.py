@@ -61,7 +61,8 @@ def finetune_cell(
         torch.cuda.reset_peak_memory_stats()
     bfloat16 = params.base.precision == "bfloat16"
     halved = bfloat16 and not method_of(params.method).float32
-    tokenizer = load_tokenizer(model_dir)
+    trusted = params.base.trust_remote_code
+    tokenizer = load_tokenizer(model_dir, trusted)
     dtype = torch.bfloat16 if halved else torch.float32
     base = load_model(
         model_dir,
@@ -69,6 +70,7 @@ def finetune_cell(
         None if processes.sharded else device,
         params.base.retrieval_gate,
         without_weights=processes.sharded and not processes.leads,
+        trust_remote_code=trusted,
     )
     torch.manual_seed(cell.seed)
     model = attach(base, params.method)

@@ -6,7 +6,7 @@ from typing import cast
 import torch
 
 from retrotune.config import Passages, SaveEvery
-from retrotune.errors import ModelError, TrainingError
+from retrotune.errors import TrainingError
 from retrotune.files import read_json, sha256
 from retrotune.models import RetroForCausalLM
 from retrotune.models.loading import load_model, load_tokenizer, without_storage
@@ -43,11 +43,6 @@ def retrofit_model(
     tokenizer = load_tokenizer(folder)
     config = retrofit_config(read_json(folder / "config.json"), recipe, family, source)
     check_length(recipe, config.chunk_length, config.max_position_embeddings)
-    if len(tokenizer) > config.vocab_size:
-        raise ModelError(
-            f"{source}: its tokenizer has {len(tokenizer)} pieces, but there are {config.vocab_size} embeddings: "
-            "this is another model's tokenizer"
-        )
     if recipe.train == "new" and family == "gpt":
         raise TrainingError(f"{source}: as a GPT it has no new parts to train: train all, or compare with {source}")
     if neighbors is not None:
