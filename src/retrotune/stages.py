@@ -10,7 +10,7 @@ STAGE_VERSIONS: dict[str, int] = {
     "prepare_examples": 2,
     "chunk_corpus": 1,
     "train_tokenizer": 1,
-    "embed_passages": 2,
+    "embed_passages": 3,
     "build_index": 2,
     "cache_neighbors": 1,
     "cache_pretraining_neighbors": 2,
