@@ -295,8 +295,10 @@ def _transformer(folder: Path, given: Collection[str]) -> tuple[int | None, bool
     place, length = next(((place, length) for place, length in places if length is not None), (path, None))
     if isinstance(length, int | float) and length > VERY_LONG:
         length = None
-    elif length is not None and (not isinstance(length, int) or length < 1) and "max_length" not in given:
-        _refuse(place, "max_seq_length or model_max_length", length, "set max_length")
+    if length is not None and (type(length) is not int or length < 1):
+        if "max_length" not in given:
+            _refuse(place, "max_seq_length or model_max_length", length, "set max_length")
+        length = None
     return length, values.get("do_lower_case") is True
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 from retrotune.errors import RetrievalError
@@ -61,7 +60,7 @@ def load_pretrained(name: str, location: str, trust_remote_code: bool = False) -
         raise RetrievalError(
             f"retriever model {name!r}: weights are truncated or damaged ({error}); put its files there again"
         ) from error
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, EOFError, UnpicklingError) as error:
+    except Exception as error:  # files that others wrote fail in all ways, and trusted code too
         raise _unreadable(name, error) from error
     if getattr(model.config, "is_encoder_decoder", False):
         raise RetrievalError(
@@ -124,7 +123,7 @@ def _check_weights(name: str, model: Any, info: Mapping[str, Any]) -> None:
     }
     if problems := [f"{len(keys)} {problem} ({_some(keys)})" for problem, keys in weights.items() if keys]:
         raise RetrievalError(
-            f"retriever model {name!r}: weights do not fit its config.json, a {type(model).__name__}: "
+            f"retriever model {name!r}: weights do not fit its config.json and {type(model).__name__}: "
             f"{'; '.join(problems)}; they would be random or unused: put the model's own files there, or use another "
             "model"
         )
