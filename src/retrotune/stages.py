@@ -146,7 +146,7 @@ class EmbedParams(StageParams):
     """The encoder of passages: `retriever` with what concerns questions left out."""
 
     stage = "embed_passages"
-    version = 2
+    version = 3
 
     retriever: RetrieverEntry
     files: Files = Field(default_factory=dict)

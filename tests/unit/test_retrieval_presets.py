@@ -155,7 +155,8 @@ def test_what_is_declared_fills_what_is_not_given(folder: Path, warnings: pytest
         ({"similarity_fn_name": "dot"}, False, (None, None)),
         ({"similarity_fn_name": None}, None, (None, None)),
         ({"prompts": {"query": "ask: ", "passage": "read: "}}, None, ("ask: ", "read: ")),
-        ({"prompts": {"any": "text: "}, "default_prompt_name": "any"}, None, ("text: ", "text: ")),
+        ({"prompts": {"query": "ask: "}}, None, ("ask: ", None)),
+        ({"prompts": {"query": None, "corpus": "read: ", "sts": "same: "}}, None, ("", "read: ")),
         ({"prompts": {"query": "", "document": ""}}, None, ("", "")),
     ],
 )

@@ -111,7 +111,10 @@ def test_passage_texts_join_title_and_text(pair: RetrieverEntry) -> None:
     encoder = load_encoder(pair, "passage")
     assert encoder.passage_texts(["Rome", ""], ["a", "b"]) == ["Rome a", "b"]
     encoder = load_encoder(pair.model_copy(update={"title_separator": "sep_token"}), "passage")
-    assert encoder.passage_texts(["Rome", ""], ["a", "b"]) == ["Rome [SEP] a", "b"]
+    texts = encoder.passage_texts(["Rome", ""], ["a river", "b"])
+    assert texts == [("Rome", "a river"), "b"]
+    written = encoder.tokenizer(["Rome [SEP] a river", "b"])["input_ids"]
+    assert [ids.tolist() for ids in encoder._tokens(texts)] == written
 
 
 def test_no_texts_give_no_vectors(pair: RetrieverEntry) -> None:

@@ -105,7 +105,9 @@ class RetrieverEntry(Entry):
         None,
         description="dense: between a passage's title and text: a blank, or the tokenizer's separator; null: blank",
     )
-    max_length: PositiveInt = Field(512, description="dense: tokens per text at most")
+    max_length: PositiveInt | None = Field(
+        None, description="dense: tokens per text at most; null: as the folder declares, else 512"
+    )
     batch_tokens: PositiveInt | None = Field(
         None,
         description="dense: tokens per forward pass at most, padding included; null: 2,048 on a CPU, 65,536 on a GPU",
@@ -114,6 +116,11 @@ class RetrieverEntry(Entry):
         "float32",
         description="dense: float32: the same vectors on every machine but for the last digits; bfloat16: faster where "
         "processor or GPU multiply it, vectors within 0.001 of cosine 1; auto: bfloat16 where that holds",
+    )
+    trust_remote_code: bool = Field(
+        False,
+        description="dense: run Python code that lies in the model's folder (`auto_map`); read it first: it can do "
+        "what you can",
     )
     block_passages: PositiveInt = Field(50_000, description="dense: passages per resumable block")
     base: Name | None = Field(None, description="degraded: entry of `retrievers` whose neighbors are replaced")

@@ -10,6 +10,7 @@ from retrotune.cells import Paths, expand_grid
 from retrotune.config import BaseTraining, ChunkingEntry, Config, CorpusEntry, IndexEntry, RetrieverEntry
 from retrotune.errors import ConfigError, DataError, RetrotuneError
 from retrotune.preparing.examples import split_files
+from retrotune.retrieval.declared import FALLBACK
 from retrotune.retrieval.places import locate_model
 
 BYTES_PER_WORD = 6.0
@@ -141,7 +142,7 @@ def study_collections(config: Config, passages: int | None = None) -> tuple[list
                 f"{source}/{chunking}, {retriever}",
                 count,
                 counted,
-                min(entry.max_length, words * TOKENS_PER_WORD),
+                min(entry.max_length or FALLBACK["max_length"], words * TOKENS_PER_WORD),
                 shape_of(entry),
                 {name: config.indexes[name] for name in sorted(sets["indexes"])},
                 questions + pretraining,

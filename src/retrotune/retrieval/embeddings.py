@@ -52,6 +52,7 @@ def embed_passages(
         "dim": records[0]["dim"],
         "blocks": [{"rows": record["rows"], "sha256": record["sha256"]} for record in records],
         "retriever": fingerprint(retriever),
+        "trust_remote_code": retriever.trust_remote_code,
         "passages": str(passages),
         "passages_sha256": table.sha256,
     }

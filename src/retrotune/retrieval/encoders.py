@@ -24,10 +24,12 @@ from retrotune.config import RetrieverEntry
 from retrotune.errors import RetrievalError
 from retrotune.files import sha256
 from retrotune.log import progress
-from retrotune.retrieval.declared import Side, complete
+from retrotune.retrieval.declared import FALLBACK, Side, complete, read_declared, refuse_other
 from retrotune.retrieval.linear import prepare
 from retrotune.retrieval.passages import passage_text
 from retrotune.retrieval.places import locate_model
+from retrotune.retrieval.pretrained import load_pretrained, lower_cased, model_folder
+from retrotune.retrieval.tokens import Text, TextTokens
 from retrotune.stages import EmbedParams
 
 
@@ -67,14 +69,12 @@ PROBES = ("Paris", "Where was the river measured?", "A house was built by the se
 """Texts that show whether another precision keeps an encoder's vectors."""
 BATCH_TOKENS = {True: 2048, False: 65_536}
 """Tokens of a batch if the configuration leaves it open: on a CPU what its caches hold, and on a GPU."""
-TEXTS_AT_ONCE = 1000
-"""Texts tokenized at a time: their tokens become small integers before the next ones are read."""
 
 
 class Encoder:
     """One encoder of a dense retriever; `dim` is the width D of its vectors, `prefix` stands before each text.
 
-    It runs on `device`; None: the first GPU, else the CPU.
+    `entry` is completed by what the model's folder declares. It runs on `device`; None: the first GPU, else the CPU.
     """
 
     def __init__(
@@ -83,6 +83,7 @@ class Encoder:
         self.tokenizer = tokenizer
         self.entry = entry
         self.prefix = prefix
+        self._tokens = TextTokens(tokenizer, entry.max_length or 0)
         self.dim: int = model.config.hidden_size
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         with torch.inference_mode():
@@ -93,23 +94,26 @@ class Encoder:
                 lambda candidate: self._vectors(candidate, probes),
             )
 
-    def passage_texts(self, titles: Sequence[str], texts: Sequence[str]) -> list[str]:
-        """Passages as the encoder gets them after its prefix: title, separator, text.
+    def passage_texts(self, titles: Sequence[str], texts: Sequence[str]) -> list[Text]:
+        """Passages as the encoder gets them after its prefix: title, blank, text.
 
-        The separator is a blank or, as Dragon's authors give titles, the tokenizer's own between blanks.
+        With the tokenizer's separator, as Dragon's authors give titles, title and text stay apart: a separator that a
+        text spells is none.
         """
-        token = self.tokenizer.sep_token if self.entry.title_separator == "sep_token" else None
-        separator = f" {token} " if token else " "
-        return [passage_text(title, text, separator) for title, text in zip(titles, texts, strict=True)]
+        apart = self.entry.title_separator == "sep_token"
+        return [
+            (title, text) if title and apart else passage_text(title, text)
+            for title, text in zip(titles, texts, strict=True)
+        ]
 
-    def encode(self, texts: Sequence[str]) -> Any:
+    def encode(self, texts: Sequence[Text]) -> Any:
         """Vectors [n, D] of `texts` as float32, in their order. Texts beyond `max_length` tokens are cut.
 
         Batches hold texts of similar length, longest first, so that little is computed on padding and too large a batch
         fails at once; each has at most `batch_tokens` tokens with its padding, or one text.
         """
         vectors = np.empty((len(texts), self.dim), dtype=np.float32)
-        tokens = self._tokens([self.prefix + text for text in texts])
+        tokens = self._tokens([self._prefixed(text) for text in texts])
         budget = self.entry.batch_tokens or BATCH_TOKENS[torch.device(self.device).type == "cpu"]
         batches = token_batches([len(ids) for ids in tokens], budget)
 
@@ -138,19 +142,8 @@ class Encoder:
         finally:
             torch.set_num_threads(threads)  # MKL's number is the process's
 
-    def _tokens(self, texts: Sequence[str]) -> list[Any]:
-        """Tokens of each text, cut to `max_length`, as an array."""
-        tokens: list[Any] = []
-        for start in range(0, len(texts), TEXTS_AT_ONCE):
-            part = self.tokenizer(
-                list(texts[start : start + TEXTS_AT_ONCE]),
-                truncation=True,
-                max_length=self.entry.max_length,
-                return_attention_mask=False,
-                return_token_type_ids=False,
-            )
-            tokens += [np.array(ids, dtype=np.int32) for ids in part["input_ids"]]
-        return tokens
+    def _prefixed(self, text: Text) -> Text:
+        return self.prefix + text if isinstance(text, str) else (self.prefix + text[0], text[1])
 
     def _vectors(self, model: Any, tokens: Sequence[Any]) -> torch.Tensor:
         """Vectors [B, D] of one batch, as float32 on the model's device."""
@@ -187,24 +180,22 @@ def load_encoder(entry: RetrieverEntry, which: Side, device: str | None = None) 
     """Load the encoder of questions or of passages from a folder, a Python package or the hub; `device` as `Encoder`'s.
 
     Keys that the configuration leaves open are the folder's. Raises `RetrievalError` if there is no such model, it
-    cannot be read, or `max_length` exceeds its positions.
+    cannot be read, is not whole, brings code that is not trusted, declares what is not followed here, or `max_length`
+    exceeds its positions.
     """
-    from transformers import AutoModel, AutoTokenizer
-
     name = model_name(entry, which)
     location = locate_model(name)
     completed = complete(entry, location)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(location)
-        model = AutoModel.from_pretrained(location)
-    except (OSError, ValueError) as error:
-        raise RetrievalError(
-            f"retriever model {name!r} cannot be loaded ({error}); without a connection to the hub, name a local folder"
-        ) from error
+    folder = model_folder(name, location)
+    if not Path(location).is_dir():
+        refuse_other(completed, complete(entry, folder))
+    tokenizer, model = load_pretrained(name, location, entry.trust_remote_code)
+    if read_declared(folder, given=FALLBACK).lower_case:
+        lower_cased(name, tokenizer)
     positions = getattr(model.config, "max_position_embeddings", None)
-    if positions is not None and entry.max_length > positions:
+    if positions is not None and (completed.max_length or 0) > positions:
         raise RetrievalError(
-            f"retriever max_length={entry.max_length}, but {name!r} has {positions} positions: lower it"
+            f"retriever max_length={completed.max_length}, but {name!r} has {positions} positions: lower it"
         )
     prefix = completed.query_prefix if which == "query" else completed.passage_prefix
     return Encoder(tokenizer, model, completed, prefix or "", device)
