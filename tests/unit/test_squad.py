@@ -84,7 +84,8 @@ def test_training_learns_the_first_answer(files):
 def test_an_answer_that_its_paragraph_lacks_is_a_bad_record(files):
     articles = [squad("A", (FIRST, [asked("d1", "Who?", "Zoe"), asked("d2", "Who built it?", "Ann")]))]
     write(files / "squad", dev=articles)
-    with pytest.raises(DataError, match=r"dev-v1.1.json:\d+ article 0 paragraph 0 question 0: an answer is not in its paragraph \(question 'd1'\)"):
+    place = r"dev-v1.1.json:\d+ article 0 paragraph 0 question 0: "
+    with pytest.raises(DataError, match=place + r"an answer is not in its paragraph \(question 'd1'\)"):
         prepare(files, "test")
     examples, *_ = prepare(files, "test", skip_bad_records=True)
     assert [example.question_id for example in load_examples(examples)] == ["d2"]
