@@ -152,6 +152,9 @@ def test_a_state_dict_with_megatron_cores_configuration(tmp_path):
     write_json(tmp_path / "in/config.json", config)
     convert_checkpoint(tmp_path / "in", tmp_path / "out")
     assert assert_same(model, tmp_path / "out").config.encoder_residual == "normed"
+    save_file(tensors, tmp_path / "in/model.safetensors")
+    with pytest.raises(ModelError, match="lies in another file of the folder too: leave one copy"):
+        convert_checkpoint(tmp_path / "in", tmp_path / "out")
 
 
 def test_megatron_core_names_in_legacy_shards(tmp_path):

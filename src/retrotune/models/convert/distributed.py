@@ -104,16 +104,22 @@ def is_state_dict(folder: Path) -> bool:
 
 
 def read_state_dict(folder: Path) -> tuple[dict[str, Any], dict[str, Stored]]:
-    """(config.json, tensors by megatron-core's names) of a plain state dict; no tensor is read."""
-    tensors = {}
+    """(config.json, tensors by megatron-core's names) of a plain state dict; no tensor is read.
+
+    Raises `ModelError` for a tensor that lies in two files.
+    """
+    tensors: dict[str, Stored] = {}
     for path in sorted(folder.glob("*.safetensors")):
-        tensors.update(
-            {
-                name: Stored.whole(block)
-                for name, block in safetensors_blocks(path).items()
-                if not any(mark in name for mark in IGNORED)
-            }
-        )
+        found = {
+            name: Stored.whole(block)
+            for name, block in safetensors_blocks(path).items()
+            if not any(mark in name for mark in IGNORED)
+        }
+        if twice := sorted(found.keys() & tensors.keys()):
+            raise ModelError(
+                f"{path}: {twice[0]} lies in another file of the folder too: leave one copy of the weights"
+            )
+        tensors |= found
     return read_json(folder / "config.json"), tensors
 
 

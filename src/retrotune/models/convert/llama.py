@@ -1,6 +1,7 @@
 """Llama and its likes (Llama, SmolLM2, Mistral, Qwen2, Qwen3) as a GPT, from Hugging Face folders and GGUF files."""
 
 import contextlib
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -197,7 +198,7 @@ def _safetensors(folder: Path) -> tuple[list[str], dict[str, LazyTensor]]:
     """(file names, tensors by name) of a folder, from the headers alone."""
     index = folder / "model.safetensors.index.json"
     listed: dict[str, str] = {}
-    if index.is_file():
+    if index.is_file() and not os.path.lexists(folder / "model.safetensors"):  # as transformers chooses
         content = _json(index)
         listed = content.get("weight_map") if isinstance(content, dict) else None  # type: ignore[assignment]
         if not isinstance(listed, dict) or not listed or not all(isinstance(file, str) for file in listed.values()):
