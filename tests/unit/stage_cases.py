@@ -1,13 +1,14 @@
 """The stages of one tiny cell behind a few functions, and by hand what they promise.
 
-Tests name what they change as keys of a study's configuration. Each stage is called in one place here: `Stages.finetune`,
-`Stages.predict`, `pretrain`. What is done by hand is done one row at a time and shares no code with the stages, beyond
-the model itself.
+Tests name what they change as keys of a study's configuration. Each stage is called in one place here:
+`Stages.finetune`, `Stages.predict`, `pretrain`. What is done by hand is done one row at a time and shares no code with
+the stages, beyond the model itself.
 """
 
 import copy
 import json
 import math
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,9 +89,8 @@ class Stages:
 
     def __init__(self, root: Path, kind: str = "gpt", method: str | None = None, **finetuning: Any) -> None:
         self.root, self.kind, self.family = root, kind, "retro" if kind == "retro" else "gpt"
-        self.model_dir, self.adapter = root / "model", root / "cell/adapter"
+        self.adapter = root / "cell/adapter"
         self.questions = copy.deepcopy(QUESTIONS)
-        self.num_passages = {"gpt": 1, "retro": 1}
         self.write_model()
         self.config: dict[str, Any] = {
             "study": "tiny",
@@ -107,9 +107,9 @@ class Stages:
                     "top_k": 2,
                     "gpt": {"num_contexts": 1},
                     "retro": {"num_neighbors": 1},
-                }  # fmt: skip
+                }
             },
-            "models": {"x": {"family": self.family, "size": "tiny", "path": str(self.model_dir)}},
+            "models": {"x": {"family": self.family, "size": "tiny", "path": "somewhere"}},
             "methods": {"m": dict(TRAINED[method]) if method else {"kind": "zeroshot"}},
             "finetuning": {"batch_size": 2, "max_steps": 4, "warmup_steps": 1, **finetuning},
             "max_length": 400,
@@ -118,8 +118,18 @@ class Stages:
         }
         self.seed = 0
 
+    def copy(self, root: Path, with_work: bool = True) -> "Stages":
+        """The same cell in another folder, with what it has trained and, if wanted, what it keeps for another run."""
+        other = copy.deepcopy(self)
+        other.root, other.adapter = root, root / "cell/adapter"
+        for name in ("cell", "work") if with_work else ("cell",):
+            if (self.root / name).exists():
+                shutil.copytree(self.root / name, root / name)
+        return other
+
     def write_model(self, seed: int = 0) -> None:
         """The base model as its rule leaves it."""
+        self.model_dir = self.root / "model"
         random_model(self.kind, seed).save_pretrained(self.model_dir)
         tokenizer().save_pretrained(self.model_dir)
         write_manifest(self.model_dir, {"path": "made here"})
@@ -159,9 +169,10 @@ class Stages:
         return resolve_cell(load_config(self.config), Cell("x", "m", "d", "r", self.seed)), examples, neighbors
 
     def finetune(self, stop_at: int | None = None) -> list[tuple[int, list[int]]]:
-        """Train with a checkpoint after each step: place and example numbers of each micro-batch that was seen.
+        """Train: place and example numbers of each micro-batch that was seen.
 
-        `stop_at`: the process dies when it asks for the micro-batch at that place.
+        `stop_at`: with a checkpoint after each step; the process dies when it asks for the micro-batch at that place,
+        one ahead of what it trains on.
         """
         cell, examples, neighbors = self._files()
         seen: list[tuple[int, list[int]]] = []
@@ -169,7 +180,7 @@ class Stages:
         def run() -> None:
             finetune_cell(
                 cell, self.model_dir, examples, neighbors, self.root / "cell", self.root / "work",
-                save_every=SaveEvery(steps=1),
+                save_every=None if stop_at is None else SaveEvery(steps=1),
             )  # fmt: skip
 
         _watching_batches(run, seen, stop_at)
@@ -220,7 +231,7 @@ class Stages:
         ids = [PAD] * (padding + virtual) + prompt + target
         first = padding + virtual + len(prompt)
         neighbor = encode(f"title: T, source: {passage}")[:RETRIEVED] if self.family == "retro" else []
-        return Row(ids, padding, {place: 1.0 for place in range(first, len(ids))}, neighbor)
+        return Row(ids, padding, dict.fromkeys(range(first, len(ids)), 1.0), neighbor)
 
 
 def _watching_batches(run: Any, seen: list[tuple[int, list[int]]], stop_at: int | None = None) -> None:
@@ -278,7 +289,8 @@ def pretrain(
     _watching_batches(
         lambda: pretrain_model(
             family, SIZE, RECIPE.model_copy(update=changes), layout, corpora, root, root / "tokenizer.json",
-            neighbors if family == "retro" else None, root / out, root / f"{out}-work", save_every=SaveEvery(steps=1),
+            neighbors if family == "retro" else None, root / out, root / f"{out}-work",
+            save_every=None if stop_at is None else SaveEvery(steps=1),
         ),
         seen,
         stop_at,

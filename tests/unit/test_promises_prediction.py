@@ -1,4 +1,4 @@
-"""What prediction promises: greedy answers, and kept ones used again if and only if nothing that made them has changed."""
+"""What prediction promises: greedy answers, and kept ones used again if and only if what made them is the same."""
 
 import json
 
@@ -11,12 +11,16 @@ from retrotune.methods import load_trained
 from retrotune.models.loading import load_model
 
 
-def fresh(stages, root):
+@pytest.fixture(scope="module")
+def answered(tmp_path_factory):
+    """Cells of both families whose questions have all been answered."""
+    made = {kind: Stages(tmp_path_factory.mktemp(kind), kind) for kind in ("gpt", "retro")}
+    return {kind: (stages, stages.predict()[0]) for kind, stages in made.items()}
+
+
+def fresh(stages, folder):
     """Answers of the same cell in a folder without any kept ones."""
-    (root / "fresh/cell").mkdir(parents=True)
-    other = Stages.__new__(Stages)
-    other.__dict__.update(stages.__dict__, root=root / "fresh")
-    return other.predict()
+    return stages.copy(folder / "fresh", with_work=False).predict()[0]
 
 
 @pytest.mark.parametrize(
@@ -66,6 +70,10 @@ def change_answer(stages):
     stages.questions["d"] = (stages.questions["d"][0], "Another", stages.questions["d"][2])
 
 
+def nothing(stages):
+    pass
+
+
 def setting(key, value):
     def change(stages):
         stages.set(key, value)
@@ -79,7 +87,7 @@ def other_weights(stages):
 
 
 CHANGES = [  # and how many questions are asked again
-    (lambda stages: None, 0),
+    (nothing, 0),
     (change_answer, 0),
     (drop_and_turn, 0),
     (setting("evaluation.bootstrap_samples", 60), 0),
@@ -97,23 +105,19 @@ CHANGES = [  # and how many questions are asked again
 
 @pytest.mark.parametrize(("change", "again"), CHANGES, ids=lambda value: getattr(value, "__name__", None))
 @pytest.mark.parametrize("kind", ["gpt", "retro"])
-def test_a_kept_answer_is_used_if_and_only_if_what_made_it_is_the_same(tmp_path, kind, change, again):
-    stages = Stages(tmp_path, kind)
-    before, asked = stages.predict()
-    assert asked == 4
+def test_a_kept_answer_is_used_if_and_only_if_what_made_it_is_the_same(tmp_path, answered, kind, change, again):
+    stages, before = answered[kind][0].copy(tmp_path), answered[kind][1]
     change(stages)
     answers, asked = stages.predict()
     assert asked == again
-    assert (answers, len(answers)) == fresh(stages, tmp_path)
     if again == 0:
         assert answers.items() <= before.items()
-    if again == 4:
-        assert answers != before
+    else:
+        assert answers == fresh(stages, tmp_path)
 
 
-def test_kept_answers_of_a_retro_need_the_same_passages_and_gate(tmp_path):
-    stages = Stages(tmp_path, "retro")
-    first, _ = stages.predict()
+def test_kept_answers_of_a_retro_need_the_same_passages_and_gate(tmp_path, answered):
+    stages, first = answered["retro"][0].copy(tmp_path), answered["retro"][1]
     # neither decides the ids of a prompt: the neighbor encoder reads the first, and weighs with the second
     stages.questions["a"] = (*stages.questions["a"][:2], "Hask lies.")
     second, asked = stages.predict()
@@ -135,20 +139,18 @@ def test_answers_of_other_trained_weights_are_not_used(tmp_path, method):
     stages.finetune()
     answers, asked = stages.predict()
     assert asked == 4
-    assert answers == fresh(stages, tmp_path)[0] != before
+    assert answers == fresh(stages, tmp_path) != before
 
 
-def test_answers_of_another_version_of_the_stage_are_not_used(tmp_path, monkeypatch):
-    stages = Stages(tmp_path, "gpt")
-    stages.predict()
+def test_answers_of_another_version_of_the_stage_are_not_used(tmp_path, answered, monkeypatch):
+    stages = answered["gpt"][0].copy(tmp_path)
     monkeypatch.setitem(generate.STAGE_VERSIONS, "predict_cell", -1)
     assert stages.predict()[1] == 4
 
 
 @pytest.mark.parametrize("stop_at", [0, 1, 3])
-def test_what_was_answered_before_a_death_is_not_asked_again(tmp_path, stop_at):
-    stages = Stages(tmp_path, "gpt")
-    expected, _ = fresh(stages, tmp_path)
+def test_what_was_answered_before_a_death_is_not_asked_again(tmp_path, answered, stop_at):
+    stages, expected = answered["gpt"][0].copy(tmp_path, with_work=False), answered["gpt"][1]
     with pytest.raises(Death):
         stages.predict(stop_at)
     assert stages.predict() == (expected, 4 - stop_at)
@@ -182,10 +184,9 @@ DAMAGES = {  # changes of the lines, and how many questions are asked again
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_damaged_answers_are_given_again_and_no_others(tmp_path, damage):
+def test_damaged_answers_are_given_again_and_no_others(tmp_path, answered, damage):
     change, again = DAMAGES[damage]
-    stages = Stages(tmp_path, "gpt")
-    expected, _ = stages.predict()
+    stages, expected = answered["gpt"][0].copy(tmp_path), answered["gpt"][1]
     lines = change(stages.kept.read_text(encoding="utf-8").splitlines())
     stages.kept.write_text("\n".join(lines), encoding="utf-8", errors="surrogateescape")
     assert stages.predict() == (expected, again)

@@ -1,13 +1,16 @@
 """A training that was interrupted goes on if, and only if, everything that determines it is the same."""
 
+import shutil
+
 import pytest
 from stage_cases import DOCUMENTS, Stages, pretrain, read_log, weights_in
 from test_promises_training import distance
 
 from retrotune.config import Emphasis
 
-PLACE = 4
-"""Two steps of two micro-batches are saved before a training dies at the next."""
+
+def nothing(stages):
+    pass
 
 
 def setting(key, value):
@@ -35,10 +38,10 @@ def other_weights(stages):
 
 
 SAME = [
-    lambda stages: None,
+    nothing,
     setting("evaluation.batch_size", 3),
     setting("evaluation.bootstrap_samples", 60),
-    setting("models.x.resources.finetune.mem_mb", 4000),
+    setting("models.x.resources.mem_mb", 4000),
 ]
 OTHER = [
     setting("seed", 1),
@@ -61,9 +64,12 @@ OTHER = [
 ]
 
 
-def interrupted(root):
-    stages = Stages(root, "gpt", "lora", learning_rate=0.01, batch_size=2, micro_batch_size=1, max_steps=4)
-    stages.finetune(stop_at=PLACE)
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory):
+    """A training that died in its third step of two micro-batches each."""
+    folder = tmp_path_factory.mktemp("interrupted")
+    stages = Stages(folder, "gpt", "lora", learning_rate=0.01, batch_size=2, micro_batch_size=1, max_steps=4)
+    stages.finetune(stop_at=5)
     return stages
 
 
@@ -73,23 +79,30 @@ def outcome(stages):
 
 
 @pytest.mark.parametrize("change", SAME, ids=lambda change: change.__name__)
-def test_the_same_finetuning_goes_on_with_the_next_batch(tmp_path, change):
-    stages = interrupted(tmp_path)
+def test_the_same_finetuning_goes_on_with_the_next_batch(tmp_path, interrupted, change):
+    stages = interrupted.copy(tmp_path)
     change(stages)
     assert [place for place, _ in stages.finetune()] == [4, 5, 6, 7]
-    resumed = outcome(stages)
-    assert [place for place, _ in stages.finetune()] == list(range(8))  # nothing is left of a finished run
-    assert outcome(stages) == resumed
 
 
 @pytest.mark.parametrize("change", OTHER, ids=lambda change: change.__name__)
-def test_another_finetuning_begins_anew(tmp_path, change):
-    stages = interrupted(tmp_path)
+def test_another_finetuning_begins_anew(tmp_path, interrupted, change):
+    stages = interrupted.copy(tmp_path)
     change(stages)
-    assert stages.finetune()[0][0] == 0
-    begun = outcome(stages)
-    stages.finetune()
-    assert outcome(stages) == begun
+    assert stages.finetune(stop_at=1)[0][0] == 0
+
+
+@pytest.mark.parametrize("rate", [0.01, 0.02])
+def test_resumed_or_begun_anew_it_ends_as_one_without_interruption(tmp_path, interrupted, rate):
+    ends = []
+    for with_work in (True, False):
+        stages = interrupted.copy(tmp_path / str(with_work), with_work)
+        stages.set("finetuning.learning_rate", rate)
+        ends.append((stages.finetune()[0][0], outcome(stages)))
+    (first_place, one), (_, other) = ends
+    assert first_place == (4 if rate == 0.01 else 0)
+    assert one == other
+    assert not list(stages.root.glob("work/**/checkpoint*"))
 
 
 OTHER_PRETRAININGS = {
@@ -104,7 +117,7 @@ OTHER_PRETRAININGS = {
 
 def test_the_same_pretraining_goes_on_with_the_next_batch(tmp_path):
     pretrain(tmp_path, "retro", "whole")
-    pretrain(tmp_path, "retro", stop_at=2)
+    pretrain(tmp_path, "retro", stop_at=3)
     assert [place for place, _ in pretrain(tmp_path, "retro")] == [2, 3]
     assert distance(weights_in(tmp_path / "base"), weights_in(tmp_path / "whole")) == 0
     assert [line["loss"] for line in read_log(tmp_path / "base")] == [
@@ -112,7 +125,15 @@ def test_the_same_pretraining_goes_on_with_the_next_batch(tmp_path):
     ]
 
 
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory):
+    """The folder of a pretraining that died in its third step."""
+    folder = tmp_path_factory.mktemp("pretraining")
+    pretrain(folder, "gpt", stop_at=3)
+    return folder
+
+
 @pytest.mark.parametrize("name", OTHER_PRETRAININGS)
-def test_another_pretraining_begins_anew(tmp_path, name):
-    pretrain(tmp_path, "gpt", stop_at=2)
-    assert pretrain(tmp_path, "gpt", **OTHER_PRETRAININGS[name])[0][0] == 0
+def test_another_pretraining_begins_anew(tmp_path, begun, name):
+    base = shutil.copytree(begun, tmp_path / "begun")
+    assert pretrain(base, "gpt", stop_at=1, **OTHER_PRETRAININGS[name])[0][0] == 0
