@@ -103,8 +103,14 @@ CHANGES = [  # and how many questions are asked again
 ]
 
 
-@pytest.mark.parametrize(("change", "again"), CHANGES, ids=lambda value: getattr(value, "__name__", None))
-@pytest.mark.parametrize("kind", ["gpt", "retro"])
+WITH_NEIGHBORS = [(nothing, 0), (change_passage, 1), (other_weights, 4)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "again"),
+    [*(("gpt", *case) for case in CHANGES), *(("retro", *case) for case in WITH_NEIGHBORS)],
+    ids=lambda value: getattr(value, "__name__", None),
+)
 def test_a_kept_answer_is_used_if_and_only_if_what_made_it_is_the_same(tmp_path, answered, kind, change, again):
     stages, before = answered[kind][0].copy(tmp_path), answered[kind][1]
     change(stages)
