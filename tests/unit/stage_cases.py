@@ -10,6 +10,7 @@ import json
 import math
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,15 +23,17 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import GenerationMixin, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from retrotune.cells import Cell, resolve_cell
-from retrotune.config import CorpusEntry, Emphasis, Passages, PretrainingEntry, SaveEvery, SizeEntry, load_config
+from retrotune.cells import Cell
+from retrotune.config import CorpusEntry, Emphasis, Passages, Recipe, SaveEvery, SizeEntry, load_config
 from retrotune.datasets import Example
-from retrotune.datasets.prepare import write_examples
 from retrotune.evaluation.generate import predict_cell
 from retrotune.methods import attach
 from retrotune.models import RetroConfig, RetroForCausalLM
 from retrotune.models.fetch import write_manifest
 from retrotune.models.loading import load_model
+from retrotune.preparing.examples import write_examples
+from retrotune.resolve import cell_stages
+from retrotune.stages import PretrainParams, StageParams
 from retrotune.training.finetune import finetune_cell
 from retrotune.training.planned import PlannedBatches
 from retrotune.training.pretrain import pretrain_model
@@ -55,6 +58,14 @@ TRAINED = {
 
 class Death(BaseException):
     """Ends a stage at once, as kill -9 does."""
+
+
+class Last(BaseException):
+    """Ends a prediction when all its questions are answered."""
+
+
+def _die_at_last(*_: Any) -> None:
+    raise Last
 
 
 def encode(text: str) -> list[int]:
@@ -156,17 +167,23 @@ class Stages:
         torch.manual_seed(self.seed)
         return attach(model, self.method).train()
 
-    def _files(self) -> tuple[Any, Path, Path]:
-        """(the cell, its questions, their neighbors), as they are now."""
+    @property
+    def cell(self) -> Cell:
+        """The cell's coordinates."""
+        return Cell("x", "m", "d", "r", self.seed)
+
+    def _files(self, stage: str) -> tuple[StageParams, Path, Path]:
+        """(what the stage uses, the cell's questions, their neighbors), as they are now."""
         examples, neighbors = self.root / "questions.parquet", self.root / "neighbors.parquet"
-        write_examples(examples, [Example(name, text, (answer,)) for name, (text, answer, _) in self.questions.items()])
+        asked = [Example(name, text, (answer,)) for name, (text, answer, _) in self.questions.items()]
+        write_examples(examples, asked, with_answer=stage == "finetune_cell")
         rows = [
             {"question_id": name, "rank": rank, "passage_id": f"{name}{rank}", "title": "T", "text": text, "score": 1.0}
             for name, (_, _, passage) in self.questions.items()
             for rank, text in enumerate((passage, "Never used."))
         ]
         pd.DataFrame(rows).to_parquet(neighbors)
-        return resolve_cell(load_config(self.config), Cell("x", "m", "d", "r", self.seed)), examples, neighbors
+        return cell_stages(load_config(self.config), self.cell)[stage], examples, neighbors
 
     def finetune(self, stop_at: int | None = None) -> list[tuple[int, list[int]]]:
         """Train: place and example numbers of each micro-batch that was seen.
@@ -174,12 +191,12 @@ class Stages:
         `stop_at`: with a checkpoint after each step; the process dies when it asks for the micro-batch at that place,
         one ahead of what it trains on.
         """
-        cell, examples, neighbors = self._files()
+        params, examples, neighbors = self._files("finetune_cell")
         seen: list[tuple[int, list[int]]] = []
 
         def run() -> None:
             finetune_cell(
-                cell, self.model_dir, examples, neighbors, self.root / "cell", self.root / "work",
+                params, self.cell, self.model_dir, examples, neighbors, self.root / "cell", self.root / "work",
                 save_every=None if stop_at is None else SaveEvery(steps=1),
             )  # fmt: skip
 
@@ -190,12 +207,13 @@ class Stages:
         """Lines of the training log."""
         return read_log(self.root / "cell")
 
-    def predict(self, stop_at: int | None = None) -> tuple[dict[str, str], int]:
-        """(answers by question, number of questions put to the model); what is kept for another run stays.
+    def predict(self, stop_at: int | None = None, finish: bool = False) -> tuple[dict[str, str], int]:
+        """(answers by question, number of questions put to the model).
 
-        `stop_at`: the process dies in the batch of that number, counted from 0.
+        `stop_at`: the process dies in the batch of that number, counted from 0. Unless it is to `finish`, it dies when
+        all questions are answered, and what is kept for another run stays.
         """
-        cell, examples, neighbors = self._files()
+        params, examples, neighbors = self._files("predict_cell")
         adapter = None if self.method.kind == "zeroshot" else self.adapter
         out, asked, original = self.root / "cell/predictions.jsonl", [], GenerationMixin.generate
 
@@ -207,10 +225,13 @@ class Stages:
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(GenerationMixin, "generate", generate)
-            predict_cell(
-                cell, self.model_dir, adapter, examples, neighbors, out, self.root / "cell/predict.json",
-                self.root / "work",
-            )  # fmt: skip
+            if not finish:
+                patch.setattr("retrotune.evaluation.generate.write_json", _die_at_last)
+            with nullcontext() if finish else pytest.raises(Last):
+                predict_cell(
+                    params, self.cell, self.model_dir, adapter, examples, neighbors, out,
+                    self.root / "cell/predict.json", self.root / "work",
+                )  # fmt: skip
         lines = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
         return {line["question_id"]: line["prediction"] for line in lines}, sum(asked)
 
@@ -264,8 +285,8 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
 
 # pretraining ---------------------------------------------------------------------------------------------------------
 DOCUMENTS = ("Q: who? The answer is Dana.", "Q: who else? The answer is Kiro or Velu.", "Q? The answer is Ha.")
-RECIPE = PretrainingEntry(
-    corpora=("quizzes",), tokenizer="t", neighbors_per="document", sequence_length=80, batch_size=3, steps=4,
+RECIPE = Recipe(
+    neighbors_per="document", sequence_length=80, batch_size=3, steps=4,
     learning_rate=0.01, weight_decay=0.1, warmup_steps=1, emphasis=Emphasis(other_weight=0.25),
 )  # fmt: skip
 SIZE = SizeEntry(
@@ -284,11 +305,17 @@ def pretrain(
     tokenizer().backend_tokenizer.save(str(root / "tokenizer.json"))
     found = [(f"quizzes/quizzes.txt#{number}", 0, str(number), "T", f"N{number}.") for number in range(len(documents))]
     neighbors = write_text_cache(root / "neighbors.json", found)
-    layout = Passages(num_neighbors=1) if family == "retro" else Passages()
+    params = PretrainParams(
+        family=family,
+        size=SIZE,
+        recipe=RECIPE.model_copy(update=changes),
+        layout=Passages(num_neighbors=1) if family == "retro" else Passages(),
+        corpora=corpora,
+    )
     seen: list[tuple[int, list[int]]] = []
     _watching_batches(
         lambda: pretrain_model(
-            family, SIZE, RECIPE.model_copy(update=changes), layout, corpora, root, root / "tokenizer.json",
+            params, root, root / "tokenizer.json",
             neighbors if family == "retro" else None, root / out, root / f"{out}-work",
             save_every=None if stop_at is None else SaveEvery(steps=1),
         ),

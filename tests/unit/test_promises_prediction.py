@@ -6,9 +6,9 @@ import pytest
 from stage_cases import Death, Stages, answer_by_hand
 
 from retrotune.datasets import SPECS
-from retrotune.evaluation import generate
 from retrotune.methods import load_trained
 from retrotune.models.loading import load_model
+from retrotune.stages import PredictParams
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def test_an_answer_is_greedy_and_depends_on_nothing_but_its_prompt(tmp_path, kin
     model.eval()
     by_hand = {name: answer_by_hand(model, stages.row(name, with_answer=False)) for name in stages.questions}
     answers, asked = stages.predict()
-    assert answers == {name: SPECS["nq"].postprocess(text, "base") for name, text in by_hand.items()}
+    assert answers == {name: SPECS["nq"].prompt_of("base").postprocess(text) for name, text in by_hand.items()}
     assert len(set(answers.values())) > 2
     assert asked == 4
 
@@ -150,7 +150,7 @@ def test_answers_of_other_trained_weights_are_not_used(tmp_path, method):
 
 def test_answers_of_another_version_of_the_stage_are_not_used(tmp_path, answered, monkeypatch):
     stages = answered["gpt"][0].copy(tmp_path)
-    monkeypatch.setitem(generate.STAGE_VERSIONS, "predict_cell", -1)
+    monkeypatch.setattr(PredictParams, "version", -1)
     assert stages.predict()[1] == 4
 
 
@@ -197,3 +197,10 @@ def test_damaged_answers_are_given_again_and_no_others(tmp_path, answered, damag
     stages.kept.write_text("\n".join(lines), encoding="utf-8", errors="surrogateescape")
     assert stages.predict() == (expected, again)
     assert stages.predict() == (expected, 0)  # the file is whole again
+
+
+def test_a_finished_prediction_keeps_nothing_for_another_run(tmp_path, answered):
+    stages, expected = answered["gpt"][0].copy(tmp_path), answered["gpt"][1]
+    assert stages.predict(finish=True) == (expected, 0)
+    assert not list(stages.root.glob("work/**/*.jsonl"))
+    assert stages.predict(finish=True) == (expected, 4)
