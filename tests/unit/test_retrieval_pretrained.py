@@ -144,6 +144,12 @@ def test_shards_that_lack_what_their_index_names_are_refused(folder: Path) -> No
         encode(folder)
 
 
+def test_an_adapter_is_no_model(folder: Path) -> None:
+    (folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(RetrievalError, match="is an adapter of another model .*merge it"):
+        encode(folder)
+
+
 def test_damaged_weights_are_refused(folder: Path) -> None:
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])

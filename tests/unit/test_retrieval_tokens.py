@@ -115,6 +115,8 @@ def test_unknown_words_stay_unknown() -> None:
 def test_lengths_and_separators_that_cannot_be_are_refused() -> None:
     with pytest.raises(RetrievalError, match="max_length=2 leaves no room"):
         TextTokens(word_pieces(), 2)
+    with pytest.raises(RetrievalError, match=r"prefix 'for \[MASK\]: ' spells the special token '\[MASK\]'"):
+        TextTokens(word_pieces(), 9, "for [MASK]: ")
     tokenizer = words()
     tokenizer.sep_token = None
     with pytest.raises(RetrievalError, match="no separator: set title_separator to blank"):

@@ -83,7 +83,7 @@ class Encoder:
         self.tokenizer = tokenizer
         self.entry = entry
         self.prefix = prefix
-        self._tokens = TextTokens(tokenizer, entry.max_length or 0)
+        self._tokens = TextTokens(tokenizer, entry.max_length or 0, prefix)
         self.dim: int = model.config.hidden_size
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         with torch.inference_mode():
@@ -113,7 +113,7 @@ class Encoder:
         fails at once; each has at most `batch_tokens` tokens with its padding, or one text.
         """
         vectors = np.empty((len(texts), self.dim), dtype=np.float32)
-        tokens = self._tokens([self._prefixed(text) for text in texts])
+        tokens = self._tokens(texts)
         budget = self.entry.batch_tokens or BATCH_TOKENS[torch.device(self.device).type == "cpu"]
         batches = token_batches([len(ids) for ids in tokens], budget)
 
@@ -141,9 +141,6 @@ class Encoder:
                 yield from pool.map(embed, batches)
         finally:
             torch.set_num_threads(threads)  # MKL's number is the process's
-
-    def _prefixed(self, text: Text) -> Text:
-        return self.prefix + text if isinstance(text, str) else (self.prefix + text[0], text[1])
 
     def _vectors(self, model: Any, tokens: Sequence[Any]) -> torch.Tensor:
         """Vectors [B, D] of one batch, as float32 on the model's device."""

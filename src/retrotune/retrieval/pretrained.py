@@ -47,7 +47,13 @@ def load_pretrained(name: str, location: str, trust_remote_code: bool = False) -
     from safetensors import SafetensorError
     from transformers import AutoModel, AutoTokenizer
 
-    _refuse_code(model_folder(name, location), trust_remote_code)
+    folder = model_folder(name, location)
+    _refuse_code(folder, trust_remote_code)
+    if (folder / "adapter_config.json").is_file():
+        raise RetrievalError(
+            f"retriever model {name!r} is an adapter of another model (adapter_config.json): merge it into that "
+            "model's weights, and name the folder with the whole model"
+        )
     try:
         tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=trust_remote_code)
         model, info = AutoModel.from_pretrained(

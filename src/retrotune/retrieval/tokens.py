@@ -17,10 +17,11 @@ TEXTS_AT_ONCE = 1000
 class TextTokens:
     """Tokens of texts, cut to `max_length` with the special tokens that the tokenizer puts around each.
 
-    Raises `RetrievalError` if these leave no room for a text.
+    `prefix` stands before each text. Raises `RetrievalError` if special tokens leave no room for a text, or the prefix
+    spells one: it would be text too.
     """
 
-    def __init__(self, tokenizer: Any, max_length: int) -> None:
+    def __init__(self, tokenizer: Any, max_length: int, prefix: str = "") -> None:
         self._tokenizer = tokenizer
         probe = tokenizer("Paris", return_special_tokens_mask=True)
         inside = np.flatnonzero(np.array(probe["special_tokens_mask"]) == 0)
@@ -38,6 +39,12 @@ class TextTokens:
         spelled |= {str(token): number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
         # a character that is a special token somewhere (`!` pads in some models) is still that character in a text
         self._special = {number for token, number in spelled.items() if len(token) > 1}
+        if marks := [token for token in spelled if len(token) > 1 and token in prefix]:
+            raise RetrievalError(
+                f"{tokenizer.name_or_path}: the prefix {prefix!r} spells the special token {marks[0]!r}, which texts "
+                "do not get here: set query_prefix or passage_prefix without it in the retriever's entry"
+            )
+        self._prefix = prefix
         self._unknown = tokenizer.unk_token_id, tokenizer.unk_token
 
     def __call__(self, texts: Sequence[Text]) -> list[Any]:
@@ -46,7 +53,10 @@ class TextTokens:
         for start in range(0, len(texts), TEXTS_AT_ONCE):
             some = texts[start : start + TEXTS_AT_ONCE]
             # blanks beside the separator, as Dragon's authors write it
-            parts = [(text,) if isinstance(text, str) else (f"{text[0]} ", f" {text[1]}") for text in some]
+            parts = [
+                (self._prefix + text,) if isinstance(text, str) else (f"{self._prefix}{text[0]} ", f" {text[1]}")
+                for text in some
+            ]
             contents = iter(self._contents([part for pair in parts for part in pair]))
             for pair in parts:
                 content = next(contents)
