@@ -34,10 +34,14 @@ class Workflow:
         """The configuration files, as arguments."""
         return ["--configfile", *map(str, self.configfiles)] if self.configfiles else []
 
-    def run(self, *arguments: str, timeout: float | None = 900) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *arguments: str, timeout: float | None = 900, typed: str | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run it; `typed` waits on standard input."""
         return subprocess.run(
-            self.command(*arguments), cwd=self.folder, capture_output=True, text=True, timeout=timeout, check=False
-        )
+            self.command(*arguments), cwd=self.folder, capture_output=True, text=True, timeout=timeout, check=False,
+            input=typed,
+        )  # fmt: skip
 
     def plan(self, *arguments: str) -> dict[str, int]:
         """Jobs per rule of a dry run, without the target rule."""

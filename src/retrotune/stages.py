@@ -292,6 +292,12 @@ class FinetuneParams(StageParams):
     method: MethodEntry
     recipe: Finetuning
 
+    def recorded(self) -> dict[str, Any]:
+        """All values, without the method's overrides of the recipe, which are none here."""
+        values = super().recorded()
+        values["method"].pop("finetuning", None)
+        return values
+
 
 class PredictParams(StageParams):
     """What answers a cell's test questions."""

@@ -24,6 +24,8 @@ from retrotune.resolve import cell_stages
 from retrotune.stages import STAGES, StageParams
 
 _RULE = re.compile(r"^(?:local)?rule (\w+):$|^    reason: (.*)$", flags=re.MULTILINE)
+_VALUES = re.compile(r"(Params have changed since last execution): .*")
+"""What Snakemake says of changed values; which ones they are stands under the configuration."""
 
 
 def find_cell(config: Config, name: str) -> Cell:
@@ -118,7 +120,7 @@ def read_reasons(output: str) -> list[tuple[str, str]]:
         if name:
             rule = name
         elif rule not in ("all", "models", "neighbors"):
-            jobs.append((rule, reason))
+            jobs.append((rule, _VALUES.sub(r"\1", reason)))
     return jobs
 
 

@@ -1,0 +1,150 @@
+"""What a study takes from outside: planning sees that it changed, or that it is not there."""
+
+import os
+import shutil
+
+import pytest
+
+from retrotune.cells import Paths
+from retrotune.config import load_config
+from retrotune.files import listing, write_json
+from retrotune.outside import missing, read_by_job, read_by_study
+from retrotune.resolve import resolve
+from retrotune.stages import ConvertParams
+
+STUDY = {
+    "study": "s",
+    "data_root": "data",
+    "datasets": {"nq": {"reader": "nq", "path": "nq"}},
+    "corpora": {"wiki": {"reader": "text", "path": "wiki"}},
+    "chunkings": {"words": {}},
+    "retrievers": {
+        "own": {"query_model": "./encoders/query", "passage_model": "./encoders/passage", "pooling": "cls"},
+        "worse": {"kind": "degraded", "base": "own"},
+        "bm25": {"kind": "bm25"},
+    },
+    "indexes": {"flat": {}},
+    "retrievals": {
+        "own2": {"retriever": "own", "index": "flat", "corpus": "wiki", "chunking": "words", "top_k": 2},
+        "worse2": {"retriever": "worse", "index": "flat", "corpus": "wiki", "chunking": "words", "top_k": 2},
+        "bm2": {"retriever": "bm25", "corpus": "wiki", "chunking": "words", "top_k": 2},
+    },
+    "models": {
+        "folder": {"family": "gpt", "size": "xs", "path": "weights/folder"},
+        "again": {"family": "gpt", "size": "xs", "path": "weights/folder"},
+        "checkpoint": {
+            "family": "retro",
+            "size": "xs",
+            "checkpoint": {"path": "weights/old", "tokenizer": "weights/t"},
+        },
+        "package": {"family": "gpt", "size": "xs", "checkpoint": {"package": "a==1", "path": "a/b.gguf"}},
+        "hub": {"family": "gpt", "size": "xs", "hub": "who/what"},
+    },
+    "methods": {"zeroshot": {"kind": "zeroshot"}},
+    "grid": {"retrievals": ["own2", "worse2", "bm2"]},
+}
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("weights/folder/.git", "weights/old/iter_1/mp_rank_00", "encoders/query", "encoders/passage"):
+        os.makedirs(folder)
+    for file in ("weights/folder/model.safetensors", "weights/old/iter_1/mp_rank_00/model.pt", "weights/t",
+                 "weights/folder/.git/HEAD", "encoders/query/w.bin", "encoders/passage/w.bin"):  # fmt: skip
+        put(file, "12345")
+    return load_config(STUDY)
+
+
+def put(path, text, time=1_000_000_000):
+    with open(path, "w") as stream:
+        stream.write(text)
+    os.utime(path, ns=(time, time))
+
+
+def text(config, stage, **wildcards):
+    return resolve(config, stage, wildcards).text()
+
+
+def encoders(config, stage, **wildcards):
+    # the listing is kept while one process plans
+    from retrotune.outside import _encoder_folder
+
+    _encoder_folder.cache_clear()
+    return text(config, stage, **wildcards)
+
+
+@pytest.mark.parametrize("content", ["67890", "123456"])
+def test_weights_overwritten_in_place_are_fetched_again(config, content):
+    before = text(config, "fetch_model", model="folder")
+    assert text(config, "fetch_model", model="folder") == before
+    put("weights/folder/model.safetensors", content, time=999_999_999)  # older than before, too
+    assert text(config, "fetch_model", model="folder") != before
+
+
+def test_what_is_hidden_in_a_folder_is_none_of_it(config):
+    before = text(config, "fetch_model", model="folder")
+    put("weights/folder/.git/HEAD", "other", time=5)
+    assert text(config, "fetch_model", model="folder") == before
+    os.symlink("nowhere", "weights/folder/config.json")
+    assert listing("weights/folder")["config.json"] == (-1, 0)
+
+
+def test_a_changed_checkpoint_or_tokenizer_is_converted_again(config):
+    seen = {text(config, "convert_model", model="checkpoint")}
+    put("weights/old/iter_1/mp_rank_00/model.pt", "other")
+    seen.add(text(config, "convert_model", model="checkpoint"))
+    put("weights/t", "another one")
+    seen.add(text(config, "convert_model", model="checkpoint"))
+    assert len(seen) == 2 + 1 - (len("other") == len("12345"))
+
+
+def test_a_checkpoint_may_be_deleted_when_it_is_converted(config):
+    params = resolve(config, "convert_model", {"model": "checkpoint"})
+    assert isinstance(params, ConvertParams)
+    manifest = Paths.of(config).model_manifest("checkpoint")
+    shutil.rmtree("weights")
+    assert text(config, "convert_model", model="checkpoint") != params.text()
+    write_json(manifest, {"params": params.recorded()})
+    assert text(config, "convert_model", model="checkpoint") == params.text()
+    assert missing(config, ["checkpoint"], []) == []
+
+
+def test_an_encoder_overwritten_in_place_embeds_and_searches_again(config):
+    embed = encoders(config, "embed_passages", retriever="own")
+    searches = {name: encoders(config, "cache_neighbors", retrieval=name, dataset="nq") for name in ("own2", "worse2")}
+    put("encoders/query/w.bin", "67890", time=7)
+    assert encoders(config, "embed_passages", retriever="own") == embed
+    for name, before in searches.items():
+        assert encoders(config, "cache_neighbors", retrieval=name, dataset="nq") != before
+    put("encoders/passage/w.bin", "67890", time=7)
+    assert encoders(config, "embed_passages", retriever="own") != embed
+
+
+def test_what_is_missing_is_named_with_all_that_name_it(config):
+    models, retrievers = read_by_study(config, config.models)
+    assert retrievers == {"own", "bm25"}
+    assert missing(config, models, retrievers) == []
+    shutil.rmtree("weights")
+    shutil.rmtree("encoders/passage")
+    assert [str(lacking) for lacking in missing(config, models, retrievers)] == [
+        "models.again, models.folder: weights/folder is not there: put a model folder in transformers layout there",
+        "models.checkpoint: weights/old is not there: put the checkpoint to convert there",
+        "models.checkpoint: weights/t is not there: put its tokenizer there",
+        "retrievers.own: ./encoders/passage is not there: put the encoder's folder there",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rule", "wildcards", "reads"),
+    [
+        ("fetch_model", {"model": "folder"}, ({"folder"}, set())),
+        ("convert_model", {"model": "checkpoint"}, ({"checkpoint"}, set())),
+        ("embed_passages", {"retriever": "own"}, (set(), {"own"})),
+        ("cache_neighbors", {"retrieval": "worse2", "dataset": "nq"}, (set(), {"own"})),
+        ("measure_retrieval", {"retrieval": "bm2", "dataset": "nq"}, (set(), {"bm25"})),
+        ("predict_cell", {"model": "folder", "retrieval": "own2"}, (set(), set())),
+    ],
+)
+def test_a_job_reads_its_own_folders_only(config, rule, wildcards, reads):
+    assert read_by_job(config, rule, wildcards) == reads
