@@ -1,4 +1,4 @@
-"""What `make docs` generates: schema and key tables from the configuration, the table of datasets from their records."""
+"""What `make docs` makes: schema and key tables from the configuration, the table of datasets from their records."""
 
 import json
 import re
