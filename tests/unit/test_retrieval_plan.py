@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from retrotune.cells import Paths
 from retrotune.cli import main
-from retrotune.config import load_config
+from retrotune.config import ZeroshotMethod, load_config
 from retrotune.errors import ConfigError
 from retrotune.files import write_parquet
 from retrotune.plan.collections import WIKIPEDIA, study_collections
@@ -137,6 +137,8 @@ def test_a_study_is_counted_from_what_is_there(tmp_path: Path) -> None:
     config = load_config(study(tmp_path))
     collections, notes = study_collections(config)
     (wiki,) = collections
+    untrained = config.model_copy(update={"methods": {"lora": ZeroshotMethod(kind="zeroshot")}})
+    assert study_collections(untrained)[0][0].queries == 20, "nothing is searched for what nothing is trained on"
     assert (wiki.passages, wiki.queries, sorted(wiki.indexes)) == (21_015_324, 50, ["graph"])
     assert [note.split(",")[0] for note in notes] == ["qasper/train/words100", "qasper/test/words100"]
     assert wiki.counted.startswith("official")
