@@ -15,7 +15,13 @@ from typing import Any
 from retrotune.datasets import SPECS
 from retrotune.datasets.base import Example
 from retrotune.files import read_json, read_parquet
-from retrotune.preparing.examples import load_examples, prepare_examples, with_references, write_examples, write_references
+from retrotune.preparing.examples import (
+    load_examples,
+    prepare_examples,
+    with_references,
+    write_examples,
+    write_references,
+)
 from retrotune.stages import PrepareTestParams, PrepareTrainParams
 
 PARAMS = {"train": PrepareTrainParams, "test": PrepareTestParams}

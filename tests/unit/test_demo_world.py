@@ -62,7 +62,9 @@ def test_same_world_same_bytes_whatever_the_hash_seed_and_what_was_there_before(
     write_world(WriteWorldParams(world=WORLD.model_copy(update={"seed": 6})), tmp_path)
     other = contents(tmp_path)
     code = "import sys; from retrotune.stages import WriteWorldParams\n"
-    code += "from retrotune.preparing.world import write_world; write_world(WriteWorldParams.of(sys.argv[2]), sys.argv[1])"
+    code += (
+        "from retrotune.preparing.world import write_world; write_world(WriteWorldParams.of(sys.argv[2]), sys.argv[1])"
+    )
     command = [sys.executable, "-c", code, str(tmp_path), WriteWorldParams(world=WORLD).text()]
     subprocess.run(command, check=True, env={**os.environ, "PYTHONHASHSEED": "123"})
     assert contents(tmp_path) == contents(root)

@@ -100,8 +100,8 @@ EXAMPLES = [Example(f"q{n}", "Where was " + "the old mill " * (n % 4) + "?", ("H
 
 def write_neighbors(path, text="Tom lives in Hull. "):
     rows = [
-        {"question_id": example.question_id, "rank": rank, "passage_id": f"p{rank}", "title": "Mill", "score": 1.0 - rank,
-         "text": ("Ada was born. " if rank == 0 else text) * (rank + 1)}
+        {"question_id": example.question_id, "rank": rank, "passage_id": f"p{rank}", "title": "Mill",
+         "text": ("Ada was born. " if rank == 0 else text) * (rank + 1), "score": 1.0 - rank}
         for example in EXAMPLES
         for rank in range(3)
     ]  # fmt: skip
