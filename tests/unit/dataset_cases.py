@@ -1,7 +1,7 @@
 """Hand-made raw files, shared by the tests of readers and of stages.
 
 `WRITERS` write each dataset's official layout with the fields that a release has. `CASES` are all layouts with as
-little as a record needs, one record per line, to be spoiled.
+little as a record needs, one record per line, to be spoiled. `prepare_split` is the one place where tests prepare.
 """
 
 import csv
@@ -11,6 +11,53 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from retrotune.datasets import SPECS
+from retrotune.datasets.base import Example
+from retrotune.files import read_json, read_parquet
+from retrotune.preparing.examples import (
+    load_examples,
+    prepare_examples,
+    with_references,
+    write_examples,
+    write_references,
+)
+from retrotune.stages import PrepareTestParams, PrepareTrainParams
+
+PARAMS = {"train": PrepareTrainParams, "test": PrepareTestParams}
+SPLITS = ("train", "test")
+
+
+def split_paths(out: Path, split: str) -> list[Path]:
+    """Questions, references and documents of a split below `out`, named as the workflow names them."""
+    return [out / f"{split}{kind}.parquet" for kind in ("", ".references", ".documents")]
+
+
+def prepare_split(root: Path, reader: str, split: str, out: Path, **values: Any) -> list[Example]:
+    """Prepare a split of the raw files in `root`/`path` (by default the reader's name); its questions with answers."""
+    given = {"path": reader, "layout": "official", "reader_version": SPECS[reader].version, **values}
+    examples, references, documents = split_paths(out, split)
+    prepare_examples(PARAMS[split](reader=reader, **given), root, examples, references, documents)
+    return with_references(load_examples(examples), references)
+
+
+def prepared_documents(out: Path, *splits: str) -> dict[str, Any]:
+    """Rows of the documents of these splits by id."""
+    rows = [row for split in splits for row in read_parquet(split_paths(out, split)[2]).itertuples(index=False)]
+    return {row.doc_id: row for row in rows}
+
+
+def prepared_manifest(out: Path, split: str) -> Any:
+    """What preparing a split recorded."""
+    return read_json(out / f"{split}.manifest.json")
+
+
+def write_split(examples: Path, questions: list[Example]) -> tuple[Path, Path]:
+    """Hand-made test questions as preparing writes them; the paths of questions and references."""
+    references = examples.with_suffix(".references.parquet")
+    write_examples(examples, questions, with_answer=False)
+    write_references(references, questions)
+    return examples, references
 
 
 def dump_lines(path, records):

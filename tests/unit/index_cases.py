@@ -5,7 +5,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from retrotune.config import IndexEntry
 from retrotune.files import sha256, write_json, write_parquet
+from retrotune.retrieval.index import build_index
+from retrotune.stages import BuildIndexParams
 
 
 def write_embeddings(folder: Path, blocks: list[np.ndarray]) -> Path:
@@ -23,6 +26,12 @@ def write_embeddings(folder: Path, blocks: list[np.ndarray]) -> Path:
     made_from = {"retriever": "hand", "passages": str(passages), "passages_sha256": sha256(passages)}
     write_json(manifest, {"rows": rows, "dim": dim, "blocks": records, **made_from})
     return manifest
+
+
+def build(embeddings: Path, entry: IndexEntry, out: Path) -> Path:
+    """An index over these vectors; its path."""
+    build_index(BuildIndexParams(index=entry), embeddings, out)
+    return out
 
 
 def clustered(rows: int, dim: int, seed: int = 0) -> np.ndarray:

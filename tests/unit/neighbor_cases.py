@@ -1,13 +1,18 @@
-"""Hand-made neighbor caches of training text."""
+"""Hand-made neighbor caches of training text, and the one place where tests make parameters of searches."""
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from retrotune.config import CorpusEntry, RetrieverEntry
 from retrotune.files import sha256, write_json, write_parquet
 from retrotune.retrieval.cache import Keys, kept_or_found, summary
+from retrotune.retrieval.neighbors import cache_neighbors
+from retrotune.retrieval.pretraining import cache_pretraining_neighbors
+from retrotune.stages import CacheNeighborsParams, CacheTextNeighborsParams
 
 Neighbor = tuple[str, int, str, str, str]
 """Document id, chunk, and the passage's id, title and text; neighbors of a chunk follow each other, best first."""
@@ -32,3 +37,42 @@ def write_text_cache(path: Path, neighbors: Iterable[Neighbor], **manifest) -> P
     origin = {"continuation": False, "passages": passages.name, "passages_sha256": sha256(passages)}
     write_json(path, {**origin, **summary(path.with_suffix(""), [record], top_k), **manifest})
     return path
+
+
+def cache_questions(
+    examples: Path,
+    passages: Path,
+    retriever: RetrieverEntry,
+    top_k: int,
+    own_documents: bool,
+    out: Path,
+    base: RetrieverEntry | None = None,
+    continuation: bool = False,
+    **files: Any,
+) -> None:
+    """Find the neighbors of questions; `files` are those that the retriever needs beside, and the size of blocks."""
+    params = CacheNeighborsParams(
+        retriever=retriever, base=base, top_k=top_k, own_documents=own_documents, continuation=continuation
+    )
+    cache_neighbors(params, examples, passages, out, **files)
+
+
+def cache_texts(
+    corpora: dict[str, CorpusEntry],
+    root: Path,
+    passages: Path,
+    source: str,
+    retriever: RetrieverEntry,
+    top_k: int,
+    out: Path,
+    tokenizer: Path | str = "none",
+    chunk_length: int = 0,
+    base: RetrieverEntry | None = None,
+    continuation: bool = False,
+    **files: Any,
+) -> None:
+    """Find the neighbors of text to train on: of its chunks, or of whole documents where `chunk_length` is 0."""
+    params = CacheTextNeighborsParams(
+        retriever=retriever, base=base, top_k=top_k, source=source, corpora=corpora, continuation=continuation
+    )
+    cache_pretraining_neighbors(params, root, passages, tokenizer, chunk_length, out, **files)

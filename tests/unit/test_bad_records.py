@@ -9,29 +9,23 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from dataset_cases import CASES, records_of, serialize, table
+from dataset_cases import CASES, SPLITS, prepare_split, prepared_manifest, records_of, serialize, table
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from retrotune.config import DatasetEntry
 from retrotune.corpus.json_places import JsonPlaces
 from retrotune.corpus.records import BadRecords, need, read_json_document
 from retrotune.datasets import get_spec
 from retrotune.errors import DataError
-from retrotune.files import read_json
-from retrotune.preparing.examples import load_examples, prepare_examples
 
 DOCUMENT_CASES = [name for name, case in CASES.items() if not get_spec(case.reader).open_domain]
 
 
-def prepare(case, folder, skip=False, **entry):
-    """Ids of the test questions and how many bad records the manifest counts."""
-    entry = DatasetEntry(reader=case.reader, layout=case.layout, path="raw", skip_bad_records=skip, **entry)
-    out = folder / "out"
-    documents = None if get_spec(case.reader).open_domain else out / "documents.parquet"
-    prepare_examples(entry, folder, out / "train.parquet", out / "test.parquet", documents)
-    counts = read_json(out / "manifest.json")["bad_records"]
-    return load_examples(out / "test.parquet"), {split: counts[split]["skipped"] for split in counts}
+def prepare(case, folder, skip=False):
+    """The test questions and how many bad records the manifest of each split counts."""
+    out, values = folder / "out", {"layout": case.layout, "path": "raw", "skip_bad_records": skip}
+    found = {split: prepare_split(folder, case.reader, split, out, **values) for split in SPLITS}
+    return found["test"], {split: prepared_manifest(out, split)["bad_records"]["skipped"] for split in SPLITS}
 
 
 def check_fault(case, folder, place, *messages):
@@ -43,7 +37,7 @@ def check_fault(case, folder, place, *messages):
     examples, skipped = prepare(case, folder, skip=True)
     assert len(examples) == 1
     assert skipped["test"] == 1
-    first = read_json(folder / "out" / "manifest.json")["bad_records"]["test"]["first_skipped"]
+    first = prepared_manifest(folder / "out", "test")["bad_records"]["first_skipped"]
     assert place in first[0]
 
 
@@ -161,7 +155,7 @@ def test_a_bad_first_record_does_not_change_the_test_split(tmp_path, name, first
     with pytest.raises(DataError, match="test.jsonl:1"):
         prepare(case, tmp_path)
     assert prepare(case, tmp_path, skip=True)[1]["test"] == 1
-    assert read_json(tmp_path / "out" / "manifest.json")["raw_splits"]["test"] == "test"
+    assert prepared_manifest(tmp_path / "out", "test")["raw_split"] == "test"
 
 
 @pytest.mark.parametrize("name", ["qmsum", "qasper-scrolls"])
@@ -176,7 +170,7 @@ def test_a_split_without_any_answer_is_passed_over(tmp_path, name):
     other = "val" if name == "qmsum" else "validation"
     (tmp_path / "raw" / f"{other}.jsonl").write_text(good)
     assert len(prepare(case, tmp_path)[0]) == 2
-    assert read_json(tmp_path / "out" / "manifest.json")["raw_splits"]["test"] == other
+    assert prepared_manifest(tmp_path / "out", "test")["raw_split"] == other
     (tmp_path / "raw" / f"{other}.jsonl").unlink()
     with pytest.raises(DataError, match=r"test\.jsonl has no test questions with answers"):
         prepare(case, tmp_path)

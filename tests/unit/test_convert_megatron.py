@@ -30,8 +30,9 @@ from retrotune.cli import main
 from retrotune.errors import ModelError
 from retrotune.files import sha256, write_json
 from retrotune.models import convert
-from retrotune.models.convert import convert_checkpoint, writing
+from retrotune.models.convert import convert_checkpoint, convert_model, writing
 from retrotune.models.loading import load_model
+from retrotune.stages import ConvertParams
 
 RETRO = {"chunk_length": 4, "vocab_size": VOCABULARY}
 GPT = {"vocab_size": VOCABULARY}
@@ -279,6 +280,27 @@ def test_a_tokenizer_beside_the_checkpoint_tells_the_vocabulary(tmp_path, monkey
     config = assert_same(model, tmp_path / "out").config
     assert (config.bos_token_id, config.eos_token_id, config.pad_token_id) == (1, 2, None)
     assert (tmp_path / "out/tokenizer.model").read_text() == "pieces"
+
+
+def test_a_study_converts_its_checkpoint(tmp_path, monkeypatch):
+    """What lay in the model's folder goes; the manifest records what the stage used."""
+    model, out = tiny_model("retro"), tmp_path / "out"
+    source = save_legacy(tmp_path / "in", model)
+    out.mkdir()
+    (out / "older.txt").write_text("of another model")
+    params = ConvertParams(family="retro", path=str(source), **RETRO)
+    convert_model(params, out, tmp_path / "packages")
+    assert_same(model, out)
+    assert not (out / "older.txt").exists()
+    assert json.loads((out / "manifest.json").read_text())["params"] == params.recorded()
+
+    asked = []
+    monkeypatch.setattr(convert, "package_file", lambda *where: asked.append(where) or source)
+    packed = params.model_copy(update={"package": "some-model==1.2", "path": "some/model"})
+    convert_model(packed, out, tmp_path / "packages")
+    assert asked == [("some-model==1.2", "some/model", tmp_path / "packages")]
+    with pytest.raises(ModelError, match="a retro checkpoint, where a gpt model is asked for"):
+        convert_model(packed.model_copy(update={"family": "gpt"}), out, tmp_path / "packages")
 
 
 def test_the_command(tmp_path, capsys):

@@ -12,6 +12,13 @@ from retrotune.errors import DataError
 from retrotune.files import read_json, read_parquet, write_parquet
 from retrotune.preparing.chunking import chunk_corpus, chunk_documents, split_passages, split_sentences
 from retrotune.preparing.documents import corpus_files, find_corpus_files, read_corpus
+from retrotune.stages import (
+    CacheTextNeighborsParams,
+    ChunkCorpusParams,
+    ChunkParams,
+    PretrainParams,
+    TrainTokenizerParams,
+)
 
 
 @pytest.mark.parametrize(
@@ -46,12 +53,17 @@ def test_documents_become_passages(tmp_path):
 
     frame = pd.DataFrame({"doc_id": ["d1", "d2"], "title": ["T", ""], "text": ["One two. Three four.", "Five."]})
     write_parquet(tmp_path / "documents.parquet", frame)
-    chunk_documents(tmp_path / "documents.parquet", 2, tmp_path / "passages.parquet")
+    params = ChunkParams(passage_words=2)
+    chunk_documents(params, tmp_path / "documents.parquet", tmp_path / "passages.parquet")
     passages = read_parquet(tmp_path / "passages.parquet")
     assert passages[["doc_id", "title", "text"]].values.tolist() == [
         ["d1", "T", "One two."], ["d1", "T", "Three four."], ["d2", "", "Five."],
     ]  # fmt: skip
     assert passages["passage_id"].is_unique
+
+
+def chunk(entry, root, out, words=100):
+    chunk_corpus(ChunkCorpusParams(corpus=entry, passage_words=words), root, out)
 
 
 TSV = 'id\ttext\ttitle\n1\t"He said ""go"" now"\tA\n2\tplain\tA\n3\tother\tB\n'
@@ -62,7 +74,7 @@ def test_wikipedia_passages_come_as_they_are(tmp_path, name):
     data = TSV.encode()
     (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith("gz") else data)
     entry = CorpusEntry(reader="dpr_passages", path=name)
-    chunk_corpus(entry, tmp_path, 100, tmp_path / "passages.parquet")
+    chunk(entry, tmp_path, tmp_path / "passages.parquet")
     passages = read_parquet(tmp_path / "passages.parquet")
     assert passages["text"].tolist() == ['He said "go" now', "plain", "other"]
     assert passages["passage_id"].tolist() == ["1", "2", "3"]
@@ -77,7 +89,7 @@ def test_wikipedia_passages_come_as_they_are(tmp_path, name):
 def test_bad_wikipedia_files(tmp_path, text, message):
     (tmp_path / "psgs.tsv").write_text(text)
     with pytest.raises(DataError, match=message):
-        chunk_corpus(CorpusEntry(reader="dpr_passages", path="psgs.tsv"), tmp_path, 100, tmp_path / "p.parquet")
+        chunk(CorpusEntry(reader="dpr_passages", path="psgs.tsv"), tmp_path, tmp_path / "p.parquet")
     assert not (tmp_path / "p.parquet").exists()
 
 
@@ -157,7 +169,7 @@ def test_a_folder_without_the_passages(tmp_path):
         list(read_corpus(entry, tmp_path))
     passages_in(tmp_path, "b.tsv", "a.tsv.gz")
     with pytest.raises(DataError, match=r"several passage files \(a\.tsv\.gz, b\.tsv\); name one"):
-        chunk_corpus(entry, tmp_path, 100, tmp_path / "p.parquet")
+        chunk(entry, tmp_path, tmp_path / "p.parquet")
     assert corpus_files(entry, tmp_path) == [tmp_path / "wiki"]
 
 
@@ -187,7 +199,7 @@ def test_a_truncated_archive_is_named(tmp_path):
 
 
 def test_text_that_is_left_out_is_counted_wherever_it_is_read(tmp_path):
-    from retrotune.config import PretrainingEntry, RetrieverEntry, SizeEntry
+    from retrotune.config import Recipe, RetrieverEntry, SizeEntry
     from retrotune.retrieval.pretraining import cache_pretraining_neighbors
     from retrotune.training.pretrain import pretrain_model
     from retrotune.training.tokenizer import train_tokenizer
@@ -201,26 +213,28 @@ def test_text_that_is_left_out_is_counted_wherever_it_is_read(tmp_path):
     tokenizer = tmp_path / "tokenizer" / "tokenizer.json"
     strict = {"a": corpora["a"].model_copy(update={"skip_bad_records": False})}
     with pytest.raises(DataError, match=r"a\.txt:3: not UTF-8"):
-        train_tokenizer(strict, tmp_path, 270, tokenizer)
+        train_tokenizer(TrainTokenizerParams(corpora=strict, vocab_size=270), tmp_path, tokenizer)
     assert not list(tmp_path.glob("tokenizer/*"))
-    train_tokenizer(corpora, tmp_path, 270, tokenizer)
+    train_tokenizer(TrainTokenizerParams(corpora=corpora, vocab_size=270), tmp_path, tokenizer)
     manifest = read_json(tmp_path / "tokenizer" / "manifest.json")
     assert (manifest["vocab_size"], manifest["documents"]) == (270, {"a": 2, "b": 1})
     assert manifest["bad_records"]["a"]["reasons"] == {"not UTF-8": 1}
     assert manifest["bad_records"]["b"]["skipped"] == 0
 
-    chunk_corpus(corpora["b"], tmp_path, 10, tmp_path / "passages.parquet")
+    chunk(corpora["b"], tmp_path, tmp_path / "passages.parquet", words=10)
+    bm25 = RetrieverEntry(kind="bm25")
+    searched = CacheTextNeighborsParams(retriever=bm25, top_k=1, source="wiki", corpora=corpora)
     cache_pretraining_neighbors(
-        corpora, tmp_path, tmp_path / "passages.parquet", "wiki", tokenizer, 0, RetrieverEntry(kind="bm25"), 1,
-        tmp_path / "neighbors.json",
-    )  # fmt: skip
+        searched, tmp_path, tmp_path / "passages.parquet", tokenizer, 0, tmp_path / "neighbors.json"
+    )
     counts = read_json(tmp_path / "neighbors.json")["bad_records"]
     assert {name: summary["skipped"] for name, summary in counts.items()} == {"a": 1, "b": 0}
 
     size = SizeEntry(num_layers=1, hidden_size=8, num_heads=1, ffn_size=8, max_length=32, chunk_length=8)
-    recipe = PretrainingEntry(
-        corpora=("a", "b"), tokenizer="t", neighbors_per="document", sequence_length=32, batch_size=2, steps=1,
-        optimizer="adamw", learning_rate=0.01, warmup_steps=0,
+    recipe = Recipe(
+        neighbors_per="document", sequence_length=32, batch_size=2, steps=1, optimizer="adamw", learning_rate=0.01,
+        warmup_steps=0,
     )  # fmt: skip
-    pretrain_model("gpt", size, recipe, None, corpora, tmp_path, tokenizer, None, tmp_path / "m", tmp_path / "work")
+    params = PretrainParams(family="gpt", size=size, recipe=recipe, corpora=corpora)
+    pretrain_model(params, tmp_path, tokenizer, None, tmp_path / "m", tmp_path / "work")
     assert read_json(tmp_path / "m" / "manifest.json")["skipped"] == {"a": 1, "b": 0}

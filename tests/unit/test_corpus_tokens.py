@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from retrotune.cells import Cell, resolve_cell
 from retrotune.config import ChunkingEntry, CorpusEntry, RetrieverEntry, load_config
 from retrotune.corpus.tokens import chunk_spans, open_tokenizer, split_tokens
 from retrotune.errors import ConfigError, DataError
 from retrotune.files import read_parquet, write_parquet
-from retrotune.preparing.chunking import TokenChunks, chunk_corpus, chunk_documents, cut_of
+from retrotune.preparing.chunking import chunk_corpus, chunk_documents
+from retrotune.resolve import resolve
 from retrotune.retrieval.passages import PassageTable
 from retrotune.retrieval.pretraining import (
     cache_pretraining_neighbors,
@@ -22,6 +22,7 @@ from retrotune.retrieval.pretraining import (
     load_pretraining_neighbors,
     pretraining_texts,
 )
+from retrotune.stages import CacheTextNeighborsParams, ChunkCorpusParams, ChunkParams
 
 PAGES = [
     "the red fox ran home and the old hen slept well tonight",
@@ -74,15 +75,16 @@ def corpus(tmp_path):
 
 def test_each_chunk_gets_chunks_of_other_documents_and_what_follows_them(tmp_path, corpus):
     tokenizer, out = tmp_path / "tokenizer.json", tmp_path / "neighbors.json"
-    chunk_corpus(corpus, tmp_path, TokenChunks(4, tokenizer), tmp_path / "passages.parquet")
+    cut = ChunkCorpusParams(corpus=corpus, passage_tokens=4)
+    chunk_corpus(cut, tmp_path, tmp_path / "passages.parquet", tokenizer)
     passages = read_parquet(tmp_path / "passages.parquet")
     asked = list(pretraining_texts({"pages": corpus}, tmp_path, tokenizer, 4))
     assert [text.strip() for text in passages["text"]] == [text for _, _, text in asked]
     assert [f"pages/{name}" for name in passages["passage_id"]] == [f"{doc_id}/{chunk}" for doc_id, chunk, _ in asked]
-    cache_pretraining_neighbors(
-        {"pages": corpus}, tmp_path, tmp_path / "passages.parquet", "pages", tokenizer, 4,
-        RetrieverEntry(kind="bm25"), 2, out, continuation=True,
-    )  # fmt: skip
+    params = CacheTextNeighborsParams(
+        retriever=RetrieverEntry(kind="bm25"), top_k=2, source="pages", corpora={"pages": corpus}, continuation=True
+    )
+    cache_pretraining_neighbors(params, tmp_path, tmp_path / "passages.parquet", tokenizer, 4, out)
     found = load_pretraining_neighbors(out)
     assert list(found) == [(doc_id, chunk) for doc_id, chunk, _ in asked]
     first, last = found["pages/pages.txt#0", 0][0], found["pages/pages.txt#1", 0][0]
@@ -99,14 +101,16 @@ def test_each_chunk_gets_chunks_of_other_documents_and_what_follows_them(tmp_pat
 def test_documents_and_dpr_articles_are_cut_too(tmp_path, corpus):
     frame = {"doc_id": ["a"], "title": ["T"], "text": [PAGES[0]]}
     write_parquet(tmp_path / "documents.parquet", pd.DataFrame(frame))
-    cut = TokenChunks(5, tmp_path / "tokenizer.json")
-    chunk_documents(tmp_path / "documents.parquet", cut, tmp_path / "p.parquet")
+    tokenizer = tmp_path / "tokenizer.json"
+    chunk_documents(ChunkParams(passage_tokens=5), tmp_path / "documents.parquet", tmp_path / "p.parquet", tokenizer)
     expected = ["the red fox ran home ", "and the old hen slept ", "well tonight"]
     assert read_parquet(tmp_path / "p.parquet")["text"].tolist() == expected
     first, second = PAGES[0][:20], PAGES[0][21:]
     rows = [f"1\t{first} {second[:3]}\tT", f"2\t{second[4:]}\tT"]
     (tmp_path / "psgs.tsv").write_text("\n".join(["id\ttext\ttitle", *rows]) + "\n")
-    chunk_corpus(CorpusEntry(reader="dpr_passages", path="psgs.tsv"), tmp_path, cut, tmp_path / "q.parquet")
+    articles = CorpusEntry(reader="dpr_passages", path="psgs.tsv")
+    cut = ChunkCorpusParams(corpus=articles, passage_tokens=5)
+    chunk_corpus(cut, tmp_path, tmp_path / "q.parquet", tokenizer)
     table = PassageTable(tmp_path / "q.parquet")
     assert table.column("doc_id").tolist() == ["T", "T", "T"]
     assert table.given([0], continuation=True)["text"].to_pylist() == [expected[0] + expected[1]]
@@ -121,12 +125,12 @@ def test_a_tokenizer_that_is_none_is_named(tmp_path):
 
 
 def test_a_chunking_has_one_unit():
-    assert cut_of(ChunkingEntry(), None) == 100
+    assert ChunkingEntry().passage_words == 100
     tokens = ChunkingEntry(passage_tokens=64, tokenizer="t")
     assert tokens.passage_words is None
-    assert cut_of(tokens, "t.json") == TokenChunks(64, "t.json")
-    for entry in (tokens, ChunkingEntry(passage_words=20)):
+    for entry in (tokens, ChunkingEntry(), ChunkingEntry(passage_words=20)):
         assert ChunkingEntry.model_validate_json(json.dumps(entry.model_dump(mode="json"))) == entry
+        assert ChunkingEntry.model_validate(entry.given()) == entry
     for wrong in ({"passage_words": None}, {"passage_words": 9, "passage_tokens": 9, "tokenizer": "t"}):
         with pytest.raises(ValidationError, match="set either passage_words or passage_tokens"):
             ChunkingEntry.model_validate(wrong)
@@ -135,7 +139,7 @@ def test_a_chunking_has_one_unit():
             ChunkingEntry.model_validate(wrong)
 
 
-def test_the_tokenizer_of_a_chunking_is_an_entry_and_is_recorded():
+def test_the_tokenizer_of_a_chunking_is_an_entry():
     study = {
         "study": "s",
         "datasets": {"nq": {"reader": "nq", "path": "nq"}},
@@ -155,6 +159,8 @@ def test_the_tokenizer_of_a_chunking_is_an_entry_and_is_recorded():
     ):
         load_config(study)
     study["chunkings"]["chunks64"]["tokenizer"] = "word"
-    shared = resolve_cell(load_config(study), Cell("g", "zeroshot", "nq", "r", 1)).shared
-    assert shared["tokenizers"].keys() == {"word"}
-    assert shared["chunkings"]["chunks64"]["passage_tokens"] == 64
+    config = load_config(study)
+    for stage in ("chunk_corpus", "chunk_documents"):
+        used = resolve(config, stage, {"corpus": "wiki", "chunking": "chunks64"})
+        assert (used.passage_words, used.passage_tokens) == (None, 64)
+    assert "passage_tokens" not in resolve(config, "train_tokenizer", {"tokenizer": "word"}).text()

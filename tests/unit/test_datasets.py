@@ -5,25 +5,31 @@ import subprocess
 import sys
 
 import pytest
-from dataset_cases import WRITERS, dump_lines, write_narrativeqa, write_nq
+from dataset_cases import (
+    SPLITS,
+    WRITERS,
+    dump_lines,
+    prepare_split,
+    prepared_documents,
+    prepared_manifest,
+    write_narrativeqa,
+    write_nq,
+)
 
 from retrotune.config import DatasetEntry
 from retrotune.datasets import get_spec
 from retrotune.datasets.base import Example, Passage
 from retrotune.errors import DataError
-from retrotune.files import read_json, read_parquet
-from retrotune.preparing.examples import load_examples, prepare_examples, raw_files
+from retrotune.preparing.examples import raw_files
 
 READERS = ("nq", "triviaqa", "narrativeqa", "qasper", "quality", "qmsum")
 
 
-def prepare(root, reader, **entry):
-    out = root / "out"
-    documents = None if get_spec(reader).open_domain else out / "documents.parquet"
-    entry = DatasetEntry(reader=reader, path=reader, **entry)
-    prepare_examples(entry, root, out / "train.parquet", out / "test.parquet", documents)
-    frame = {} if documents is None else read_parquet(documents).set_index("doc_id")["text"].to_dict()
-    return load_examples(out / "train.parquet"), load_examples(out / "test.parquet"), frame
+def prepare(root, reader, max_train=None, max_test=None, **values):
+    """Questions of both splits with all their answers, and the texts of all documents."""
+    out, limits = root / "out", {"train": max_train, "test": max_test}
+    found = [prepare_split(root, reader, split, out, limit=limits[split], **values) for split in SPLITS]
+    return *found, {name: row.text for name, row in prepared_documents(out, *SPLITS).items()}
 
 
 EXPECTED = {
@@ -99,7 +105,7 @@ def test_a_test_question_is_never_trained_on(tmp_path):
     dump_lines(tmp_path / "nq" / "NQ-open.train.jsonl", same)
     train, _, _ = prepare(tmp_path, "nq")
     assert [example.question for example in train] == ["new"]
-    assert read_json(tmp_path / "out" / "manifest.json")["train_questions_dropped_as_test_questions"] == 1
+    assert prepared_manifest(tmp_path / "out", "train")["dropped_as_test_questions"] == 1
 
 
 def test_limits_take_the_first(tmp_path):
@@ -131,7 +137,7 @@ def test_a_bad_record_is_named_with_file_and_line_or_counted(tmp_path, line, mes
     assert not (tmp_path / "out" / "test.parquet").exists(), "nothing half-made is left"
     _, test, _ = prepare(tmp_path, "nq", skip_bad_records=True)
     assert [example.question for example in test] == ["good"]
-    assert read_json(tmp_path / "out" / "manifest.json")["bad_records"]["test"]["skipped"] == 1
+    assert prepared_manifest(tmp_path / "out", "test")["bad_records"]["skipped"] == 1
 
 
 def test_missing_files_are_named(tmp_path):
@@ -164,26 +170,27 @@ def test_raw_files(tmp_path, reader):
     WRITERS[reader](tmp_path / reader)
     (tmp_path / reader / "notes.txt").write_text("not read")
 
-    def names(**entry):
-        files = raw_files(DatasetEntry(reader=reader, path=reader, **entry), tmp_path)
+    def names(split, **entry):
+        files = raw_files(DatasetEntry(reader=reader, path=reader, **entry), tmp_path, split)
         return [file.relative_to(tmp_path / reader).as_posix() for file in files]
 
-    assert names() == RAW_FILES[reader]
     train = {"narrativeqa": 0}.get(reader, 1)  # its one file holds both splits
-    assert names(max_train=0) == RAW_FILES[reader][train:]
+    assert names("test") == RAW_FILES[reader][train:]
+    assert names("train") == RAW_FILES[reader], "training questions are held against those to test on"
+    assert names("train", max_train=0) == RAW_FILES[reader][train:]
     other = "dpr" if get_spec(reader).open_domain else "scrolls"
-    assert names(layout=other) == ["."]
+    assert names("train", layout=other) == names("test", layout=other) == ["."]
 
 
 def test_raw_files_need_not_be_sound(tmp_path):
     (tmp_path / "qmsum").mkdir()
     for name in ("test.jsonl", "val.jsonl"):
         (tmp_path / "qmsum" / name).write_bytes(b"\xff")
-    found = raw_files(DatasetEntry(reader="qmsum", path="qmsum"), tmp_path)
+    found = raw_files(DatasetEntry(reader="qmsum", path="qmsum"), tmp_path, "test")
     assert [file.name for file in found] == ["test.jsonl", "val.jsonl"]
-    assert raw_files(DatasetEntry(reader="nq", path="none"), tmp_path) == [tmp_path / "none"]
+    assert raw_files(DatasetEntry(reader="nq", path="none"), tmp_path, "train") == [tmp_path / "none"]
     single = DatasetEntry(reader="qmsum", path="qmsum/val.jsonl")
-    assert raw_files(single, tmp_path) == [tmp_path / "qmsum" / "val.jsonl"]
+    assert raw_files(single, tmp_path, "train") == [tmp_path / "qmsum" / "val.jsonl"]
 
 
 def test_listing_raw_files_imports_nothing_heavy():
@@ -228,15 +235,12 @@ def test_answers_end_where_the_authors_cut(reader, text, expected):
 @pytest.mark.parametrize("reader", READERS)
 def test_real_files(shared, tmp_path, reader):
     """A few records of each real dataset: nothing about their number or ids is assumed."""
-    entry = DatasetEntry(reader=reader, path=reader, max_train=20, max_test=20)
-    documents = None if get_spec(reader).open_domain else tmp_path / "documents.parquet"
-    prepare_examples(entry, shared / "data", tmp_path / "train.parquet", tmp_path / "test.parquet", documents)
-    train, test = load_examples(tmp_path / "train.parquet"), load_examples(tmp_path / "test.parquet")
+    train, test = (prepare_split(shared / "data", reader, split, tmp_path, limit=20) for split in SPLITS)
     ids = [example.question_id for example in train + test]
     assert train
     assert test
     assert len(set(ids)) == len(ids)
     assert all(answer.strip() for example in train + test for answer in example.answers)
-    if documents is not None:
-        texts = read_parquet(documents).set_index("doc_id")["text"]
-        assert all(len(texts[example.doc_id].split()) > 100 for example in train + test)
+    documents = prepared_documents(tmp_path, *SPLITS)
+    assert bool(documents) != get_spec(reader).open_domain
+    assert all(len(documents[example.doc_id].text.split()) > 100 for example in train + test if example.doc_id)

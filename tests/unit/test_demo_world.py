@@ -12,18 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dataset_cases import SPLITS, prepare_split, prepared_documents
 
-from retrotune.config import CorpusEntry, DatasetEntry, World
+from retrotune.config import CorpusEntry, World
 from retrotune.demo import names
 from retrotune.demo.facts import MAX_STATEMENT_WORDS, MIN_STATEMENT_WORDS, PASSAGE_WORDS
 from retrotune.demo.names import Namer, seeded, split_of, thing
 from retrotune.demo.scenes import draw_scene, fill
 from retrotune.errors import ConfigError
-from retrotune.files import read_json, read_parquet
+from retrotune.files import read_json
 from retrotune.preparing.chunking import split_passages
 from retrotune.preparing.documents import read_corpus
-from retrotune.preparing.examples import load_examples, prepare_examples
 from retrotune.preparing.world import DEMOS, write_world
+from retrotune.stages import WriteWorldParams
 
 WORLD = World(seed=5, pretraining_pages=300, train_documents=12, test_documents=8, questions_per_document=5)
 SHARED = Path(os.environ.get("RETROTUNE_SHARED", Path(__file__).parents[3] / "shared")) / "data"
@@ -35,7 +36,7 @@ CLOSED = ("narrativeqa", "qasper", "quality", "qmsum")
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("world")
-    write_world(folder, WORLD)
+    write_world(WriteWorldParams(world=WORLD), folder)
     return folder
 
 
@@ -43,12 +44,10 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
-def prepared(root: Path, reader: Any, out: Path) -> tuple[list[Any], list[Any], dict[str, Any]]:
-    documents = None if reader in ("nq", "triviaqa") else out / "documents.parquet"
-    entry = DatasetEntry(reader=reader, path=reader)
-    prepare_examples(entry, root, out / "train.parquet", out / "test.parquet", documents)
-    texts = {} if documents is None else {row.doc_id: row for row in read_parquet(documents).itertuples()}
-    return load_examples(out / "train.parquet"), load_examples(out / "test.parquet"), texts
+def prepared(root: Path, reader: str, out: Path) -> tuple[list[Any], list[Any], dict[str, Any]]:
+    """Questions of both splits with their answers, and all documents."""
+    train, test = (prepare_split(root, reader, split, out) for split in SPLITS)
+    return train, test, prepared_documents(out, *SPLITS)
 
 
 def articles(root: Path) -> dict[str, str]:
@@ -60,11 +59,13 @@ def articles(root: Path) -> dict[str, str]:
 
 
 def test_same_world_same_bytes_whatever_the_hash_seed_and_what_was_there_before(root: Path, tmp_path: Path) -> None:
-    write_world(tmp_path, WORLD.model_copy(update={"seed": 6}))
+    write_world(WriteWorldParams(world=WORLD.model_copy(update={"seed": 6})), tmp_path)
     other = contents(tmp_path)
-    code = "import sys; from retrotune.config import World; from retrotune.preparing.world import DEMOS, write_world\n"
-    code += "write_world(sys.argv[1], World.model_validate_json(sys.argv[2]))"
-    command = [sys.executable, "-c", code, str(tmp_path), WORLD.model_dump_json()]
+    code = "import sys; from retrotune.stages import WriteWorldParams\n"
+    code += (
+        "from retrotune.preparing.world import write_world; write_world(WriteWorldParams.of(sys.argv[2]), sys.argv[1])"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path), WriteWorldParams(world=WORLD).text()]
     subprocess.run(command, check=True, env={**os.environ, "PYTHONHASHSEED": "123"})
     assert contents(tmp_path) == contents(root)
     for name in ("nq/NQ-open.dev.jsonl", "wikipedia/psgs_w100.tsv.gz", "pretraining/pages.txt"):
@@ -283,7 +284,7 @@ def test_narrativeqa_tables_have_the_columns_of_the_real_ones(root: Path, name: 
 
 def test_world_json_counts_what_was_written(root: Path) -> None:
     content = read_json(root / "world.json")
-    assert World.model_validate(content["world"]) == WORLD
+    assert World.model_validate(content["params"]["world"]) == WORLD
     assert content["counts"]["wikipedia"]["passages"] == len(articles(root))
     assert content["counts"]["qmsum"]["test"] == {"documents": 8, "questions": 40}
 

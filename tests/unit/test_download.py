@@ -11,6 +11,7 @@ import pytest
 
 from retrotune.errors import ConfigError, DataError
 from retrotune.preparing.download import SOURCES, RawFile, download_files, download_source
+from retrotune.stages import DownloadSourceParams
 
 CONTENT = bytes(range(256)) * 40
 
@@ -122,4 +123,4 @@ def test_sources():
     for reader in ("nq", "triviaqa", "narrativeqa", "qasper", "quality", "qmsum", "wikipedia"):
         assert all(file.url.startswith("https://") for file in SOURCES[reader])
     with pytest.raises(ConfigError, match="known are"):
-        download_source("nothing", "x")
+        download_source(DownloadSourceParams(source="nothing", folder="x"))

@@ -36,7 +36,7 @@ def test_every_rule_names_an_environment(repository):
         rules = re.split(r"(?m)^rule ", path.read_text())[1:]
         for rule in rules:
             assert "conda:" in rule, f"{path.name}: {rule.split(':')[0]}"
-            assert "version=version(" in rule, f"{path.name}: {rule.split(':')[0]} does not pass its stage version"
+            assert "uses=uses(" in rule, f"{path.name}: {rule.split(':')[0]} does not say what its stage uses"
 
 
 def test_test_files_have_different_names(repository):

@@ -16,6 +16,7 @@ from retrotune.errors import DataError, RetrievalError
 from retrotune.files import write_parquet
 from retrotune.preparing.chunking import chunk_corpus
 from retrotune.retrieval.passages import PassageTable
+from retrotune.stages import ChunkCorpusParams
 
 
 def repeated(names):
@@ -68,7 +69,7 @@ def test_a_dpr_file_with_an_id_twice_is_refused_with_both_places(tmp_path, skip)
     first, second = (5, 9) if skip else (4, 8)
     message = rf"gz:{second}: passage id '3' is that of .*psgs_w100\.tsv\.gz:{first} too; give each passage an id"
     with pytest.raises(DataError, match=message):
-        chunk_corpus(entry, tmp_path, 100, tmp_path / "out.parquet")
+        chunk_corpus(ChunkCorpusParams(corpus=entry, passage_words=100), tmp_path, tmp_path / "out.parquet")
     assert not (tmp_path / "out.parquet").exists()
 
 

@@ -11,22 +11,16 @@ import torch
 from methods_cases import FAMILIES, tiny_model
 from safetensors.torch import load_file, save_file
 
-from retrotune.cells import ResolvedCell
-from retrotune.config import (
-    CorpusEntry,
-    DatasetEntry,
-    Evaluation,
-    Finetuning,
-    LoraMethod,
-    ModelEntry,
-    RetrievalEntry,
-)
+from retrotune.cells import Cell
+from retrotune.config import CorpusEntry, Finetuning, LoraMethod, Passages
+from retrotune.datasets import SPECS, Example
 from retrotune.errors import ModelError
-from retrotune.files import sha256, write_json
-from retrotune.models.fetch import fetch_model
+from retrotune.files import sha256, write_json, write_parquet
+from retrotune.models.fetch import fetch_base_model, fetch_model
 from retrotune.models.loading import load_model, load_tokenizer, model_facts
 from retrotune.models.sizes import departures
-from retrotune.stages import STAGE_VERSIONS
+from retrotune.preparing.examples import write_examples
+from retrotune.stages import FetchParams, FinetuneParams, Prompting, TrainTokenizerParams
 from retrotune.training import finetune
 from retrotune.training.tokenizer import train_tokenizer, wrap_tokenizer
 
@@ -143,6 +137,16 @@ def test_a_local_folder_is_linked_and_described(tmp_path):
     assert load_model(tmp_path / "out").num_parameters() == model.num_parameters()
 
 
+def test_what_a_study_fetched_is_recorded(tmp_path):
+    save(tmp_path / "source")
+    params = FetchParams(path=str(tmp_path / "source"), files={"model.safetensors": (1, 2)})
+    fetch_base_model(params, tmp_path / "out")
+    manifest = json.loads((tmp_path / "out/manifest.json").read_text())
+    assert FetchParams.of(json.dumps(manifest["params"])) == params
+    with pytest.raises(ModelError, match="needs `hub` or `path`"):
+        fetch_base_model(FetchParams(), tmp_path / "none")
+
+
 def test_a_manifest_names_each_weights_file(tmp_path):
     model = tiny_model("gpt")
     model.save_pretrained(tmp_path / "source", max_shard_size="40KB")
@@ -214,20 +218,18 @@ def test_departures_of_norms_and_encoder():
     assert departures(tiny_model("gpt", encoder_num_layers=1).config) == [], "a GPT has no neighbor encoder"
 
 
-@pytest.fixture
-def cell():
-    return ResolvedCell(
-        model="g", method="lora", dataset="d", retrieval="r", seed=0, family="gpt", size="tiny",
-        model_entry=ModelEntry(family="gpt", size="tiny", path="."), method_entry=LoraMethod(kind="lora", rank=2),
-        dataset_entry=DatasetEntry(reader="nq", path=".", max_new_tokens=4), retrieval_entry=RetrievalEntry(top_k=0),
-        finetuning=Finetuning(batch_size=2, max_steps=1), evaluation=Evaluation(), max_length=64,
-    )  # fmt: skip
+PROMPTING = {"family": "gpt", "template": SPECS["nq"].prompt_of("base"), "layout": Passages()}
+FINETUNING = FinetuneParams(
+    prompting=Prompting(**PROMPTING, max_length=64, max_new_tokens=4),
+    method=LoraMethod(kind="lora", rank=2),
+    recipe=Finetuning(batch_size=2, max_steps=1),
+)
 
 
-def test_training_on_a_fetched_model_names_its_inputs(tmp_path, cell):
+def test_training_on_a_fetched_model_names_its_inputs(tmp_path):
     (tmp_path / "text.txt").write_text("Who rules the town? The mayor rules the town.\n", encoding="utf-8")
     corpora = {"text": CorpusEntry(reader="text", path="text.txt")}
-    train_tokenizer(corpora, tmp_path, 280, tmp_path / "tokenizer.json")
+    train_tokenizer(TrainTokenizerParams(corpora=corpora, vocab_size=280), tmp_path, tmp_path / "tokenizer.json")
     tokenizer = wrap_tokenizer(tmp_path / "tokenizer.json")
     ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
     model = tiny_model("gpt", **ids)
@@ -235,15 +237,14 @@ def test_training_on_a_fetched_model_names_its_inputs(tmp_path, cell):
     model.save_pretrained(tmp_path / "source")
     tokenizer.save_pretrained(tmp_path / "source")
     fetch_model(tmp_path / "model", path=tmp_path / "source")
-    questions = {"question_id": ["a", "b"], "question": ["Who rules?", "Who?"], "answers": [["mayor"], ["he"]]}
-    pd.DataFrame({**questions, "doc_id": None, "options": [[], []], "evidence": [[], []]}).to_parquet(
-        tmp_path / "train.parquet"
-    )
+    asked = [Example("a", "Who rules?", ("mayor",)), Example("b", "Who?", ("he",))]
+    write_examples(tmp_path / "train.parquet", asked, with_answer=True)
     found = {"question_id": ["a"], "rank": 0, "passage_id": "p", "title": "T", "text": "mayor", "score": 1.0}
-    pd.DataFrame(found).to_parquet(tmp_path / "neighbors.parquet")
+    write_parquet(tmp_path / "neighbors.parquet", pd.DataFrame(found))
+    files, cell = [tmp_path / "model", tmp_path / "train.parquet"], Cell("g", "lora", "d", "r", 0)
     for neighbors in (None, tmp_path / "neighbors.parquet"):
         out = tmp_path / "out"
-        finetune.finetune_cell(cell, tmp_path / "model", tmp_path / "train.parquet", neighbors, out, tmp_path / "work")
+        finetune.finetune_cell(FINETUNING, cell, *files, neighbors, out, tmp_path / "work")
         assert json.loads((out / "train.json").read_text())["inputs"] == {
             "examples": sha256(tmp_path / "train.parquet"),
             "neighbors": sha256(neighbors) if neighbors else None,
@@ -252,16 +253,19 @@ def test_training_on_a_fetched_model_names_its_inputs(tmp_path, cell):
 
 
 def test_facts_of_a_base_model_for_tables(tmp_path):
-    assert model_facts(tmp_path) == {"num_parameters": None, "departures": []}
-    write_json(tmp_path / "manifest.json", {"num_parameters": 5, "departures": ["d"], "seconds": 1.0})
-    assert model_facts(tmp_path) == {"num_parameters": 5, "departures": ["d"]}
+    nothing = {"num_parameters": None, "departures": [], "params": None, "fingerprint": None}
+    assert model_facts(tmp_path) == nothing
+    written = {"num_parameters": 5, "departures": ["d"], "params": {"version": 2}}
+    write_json(tmp_path / "manifest.json", {**written, "seconds": 1.0})
+    assert model_facts(tmp_path) == {**nothing, **written}
 
 
-def test_checkpoints_belong_to_one_version_of_the_stage(cell, monkeypatch):
+def test_checkpoints_belong_to_one_version_of_the_stage(monkeypatch):
     inputs = {"examples": "1", "neighbors": None, "model": "2"}
-    before = finetune._identity(cell, inputs)
-    assert finetune._identity(cell, dict(inputs)) == before
-    assert finetune._identity(cell, {**inputs, "model": "3"}) != before
-    assert finetune._identity(cell, {**inputs, "examples": None, "neighbors": "1"}) != before
-    monkeypatch.setitem(STAGE_VERSIONS, "finetune_cell", STAGE_VERSIONS["finetune_cell"] + 1)
-    assert finetune._identity(cell, inputs) != before
+    before = finetune._identity(FINETUNING, 0, inputs)
+    assert finetune._identity(FINETUNING, 0, dict(inputs)) == before
+    assert finetune._identity(FINETUNING, 1, inputs) != before
+    assert finetune._identity(FINETUNING, 0, {**inputs, "model": "3"}) != before
+    assert finetune._identity(FINETUNING, 0, {**inputs, "examples": None, "neighbors": "1"}) != before
+    monkeypatch.setattr(FinetuneParams, "version", FinetuneParams.version + 1)
+    assert finetune._identity(FINETUNING, 0, inputs) != before

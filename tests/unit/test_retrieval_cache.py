@@ -1,5 +1,6 @@
 """Blocks of neighbor caches and of vectors: interrupted, broken, outdated, and wanted by two processes at once."""
 
+import dataclasses
 import functools
 import logging
 import os
@@ -10,8 +11,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from dataset_cases import write_split
 from hypothesis import given
 from hypothesis import strategies as st
+from neighbor_cases import cache_questions, cache_texts
 from test_retrieval_vectors import make_bert
 
 from retrotune.config import CorpusEntry, RetrieverEntry
@@ -19,12 +22,13 @@ from retrotune.datasets.base import Example
 from retrotune.errors import RetrievalError
 from retrotune.files import read_json, read_parquet, write_parquet
 from retrotune.log import logger
-from retrotune.preparing.examples import write_examples
 from retrotune.retrieval import cache, sparse
 from retrotune.retrieval.cache import Keys, block_name, read_block
-from retrotune.retrieval.neighbors import cache_neighbors, load_neighbors
+from retrotune.retrieval.embeddings import embed_passages
+from retrotune.retrieval.neighbors import load_neighbors
 from retrotune.retrieval.passages import PassageTable
-from retrotune.retrieval.pretraining import cache_pretraining_neighbors, load_pretraining_neighbors
+from retrotune.retrieval.pretraining import load_pretraining_neighbors
+from retrotune.stages import EmbedParams
 
 BM25 = RetrieverEntry(kind="bm25")
 ANIMALS = ("fox", "hen", "cow", "ant", "owl", "bee", "elk")
@@ -41,7 +45,7 @@ def world(tmp_path: Path) -> Path:
     write_parquet(tmp_path / "passages.parquet", pd.DataFrame(rows))
     documents = [" ".join(TEXTS[row : row + 3]) for row in range(0, len(TEXTS), 3)]
     (tmp_path / "text.txt").write_text("\n\n".join(documents))
-    write_examples(tmp_path / "test.parquet", questions())
+    write_split(tmp_path / "test.parquet", questions())
     return tmp_path
 
 
@@ -52,16 +56,14 @@ def questions(last: str = "bee", **changes: str) -> list[Example]:
 
 def of_questions(world: Path, block_texts: int = 2, name: str = "n", own: bool = False, top_k: int = 4) -> Path:
     out = world / f"{name}.parquet"
-    cache_neighbors(world / "test.parquet", world / "passages.parquet", BM25, top_k, own, out, block_texts=block_texts)
+    cache_questions(world / "test.parquet", world / "passages.parquet", BM25, top_k, own, out, block_texts=block_texts)
     return out
 
 
-def of_text(world: Path, block_texts: int = 4, name: str = "n") -> Path:
+def of_text(world: Path, block_texts: int = 4, name: str = "n", **more: bool) -> Path:
     out = world / f"{name}.json"
     corpora = {"text": CorpusEntry(reader="text", path="text.txt", documents="paragraph")}
-    cache_pretraining_neighbors(
-        corpora, world, world / "passages.parquet", "text", "none", 0, BM25, 3, out, block_texts=block_texts
-    )
+    cache_texts(corpora, world, world / "passages.parquet", "text", BM25, 3, out, block_texts=block_texts, **more)
     return out
 
 
@@ -164,7 +166,7 @@ def test_a_changed_question_makes_its_block_again_and_other_passages_make_all(wo
     out = of_questions(world)
     blocks = sorted(out.with_suffix("").glob("*.npz"))
     before = [block.stat().st_mtime_ns for block in blocks]
-    write_examples(world / "test.parquet", questions("elk"))
+    write_split(world / "test.parquet", questions("elk"))
     of_questions(world)
     after = [block.stat().st_mtime_ns for block in blocks]
     assert [one == other for one, other in zip(before, after, strict=True)] == [True, True, True, False]
@@ -173,6 +175,28 @@ def test_a_changed_question_makes_its_block_again_and_other_passages_make_all(wo
     write_parquet(world / "passages.parquet", frame)
     of_questions(world)
     assert all(block.stat().st_mtime_ns != time for block, time in zip(blocks, after, strict=True))
+
+
+def test_other_references_change_nothing_where_no_answers_are_looked_for(world):
+    """Only gold needs them: for all others a corrected answer searches nothing again."""
+    expected = contents(out := of_questions(world))
+    before = {file: file.stat().st_mtime_ns for file in out.with_suffix("").glob("*.npz")}
+    corrected = [dataclasses.replace(question, answers=("y",), evidence=("z",)) for question in questions()]
+    write_split(world / "test.parquet", corrected)
+    of_questions(world)
+    assert contents(out) == expected
+    assert all(file.stat().st_mtime_ns == time for file, time in before.items())
+
+    def gold() -> dict[str, bytes]:
+        references = world / "test.references.parquet"
+        cache_questions(world / "test.parquet", world / "passages.parquet", RetrieverEntry(kind="gold"), 4, True, out,
+                        references=references)  # fmt: skip
+        return {name: data for name, data in contents(out).items() if name.endswith(".json")}
+
+    first = gold()
+    assert gold() == first
+    write_split(world / "test.parquet", questions())
+    assert gold() != first
 
 
 def test_blocks_of_another_size_go_away(world):
@@ -206,8 +230,8 @@ def test_continuation_is_the_next_passage_of_the_same_document(world):
     assert given == [f"{TEXTS[0]} {TEXTS[1]}", TEXTS[2], TEXTS[-1]]
     out, plain = of_questions(world), world / "plain.parquet"
     args = (world / "test.parquet", world / "passages.parquet", BM25, 4, False)
-    cache_neighbors(*args, plain, continuation=False)
-    cache_neighbors(*args, out, continuation=True)
+    cache_questions(*args, plain, continuation=False)
+    cache_questions(*args, out, continuation=True)
     for name, ranked in load_neighbors(out).items():
         for passage, bare in zip(ranked, load_neighbors(plain)[name], strict=True):
             row = int(passage.passage_id[1:])
@@ -220,9 +244,7 @@ def test_continuation_of_neighbors_of_text(world):
     out = of_text(world)
     rows = {p.passage_id: p.text for ranked in load_pretraining_neighbors(out).values() for p in ranked}
     assert all(text == TEXTS[int(name[1:])] for name, text in rows.items())
-    corpora = {"text": CorpusEntry(reader="text", path="text.txt", documents="paragraph")}
-    args = (corpora, world, world / "passages.parquet", "text", "none", 0, BM25, 3, out)
-    cache_pretraining_neighbors(*args, continuation=True)
+    of_text(world, continuation=True)
     for passages in load_pretraining_neighbors(out).values():
         for passage in passages:
             row = int(passage.passage_id[1:])
@@ -278,6 +300,7 @@ def test_two_processes_want_the_same_blocks_of_a_cache(world):
 from pathlib import Path
 from retrotune.config import RetrieverEntry
 from retrotune.retrieval import neighbors, sparse
+from retrotune.stages import CacheNeighborsParams
 search = sparse.SparseSearcher.search
 def slow(self, encoded, k):
     time.sleep(0.05)
@@ -285,8 +308,9 @@ def slow(self, encoded, k):
     return search(self, encoded, k)
 sparse.SparseSearcher.search = slow
 world = Path({str(world)!r})
-neighbors.cache_neighbors(world / "test.parquet", world / "passages.parquet", RetrieverEntry(kind="bm25"), 4, False,
-                          world / "both.parquet", block_texts=1)
+params = CacheNeighborsParams(retriever=RetrieverEntry(kind="bm25"), top_k=4, own_documents=False)
+neighbors.cache_neighbors(params, world / "test.parquet", world / "passages.parquet", world / "both.parquet",
+                          block_texts=1)
 """
     logs = together(code)
     assert sum(log.count("searched 1\n") for log in logs) == len(questions())
@@ -297,24 +321,19 @@ neighbors.cache_neighbors(world / "test.parquet", world / "passages.parquet", Re
 
 def test_two_processes_want_the_same_blocks_of_vectors(world, tmp_path):
     folder = make_bert(tmp_path / "bert", 1)
-    entry = f"RetrieverEntry(query_model={str(folder)!r}, pooling='mean', max_length=16, block_passages=4)"
+    entry = RetrieverEntry(query_model=str(folder), pooling="mean", max_length=16, block_passages=4)
+    params, passages = EmbedParams(retriever=entry), world / "passages.parquet"
     code = f"""
-from retrotune.config import RetrieverEntry
 from retrotune.retrieval.embeddings import embed_passages
-embed_passages({str(world / "passages.parquet")!r}, {entry}, OUT)
+from retrotune.stages import EmbedParams
+embed_passages(EmbedParams.of({params.text()!r}), {str(passages)!r}, OUT)
 """
     both, alone = world / "both.json", world / "alone.json"
     logs = together(code.replace("OUT", repr(str(both))))
     blocks = sorted((world / "both").glob("*.npy"))
     assert len(blocks) == -(-len(TEXTS) // 4)
     assert sum(log.count("vectors") for log in logs) == len(blocks), logs
-    from retrotune.retrieval.embeddings import embed_passages
-
-    embed_passages(
-        world / "passages.parquet",
-        RetrieverEntry(query_model=str(folder), pooling="mean", max_length=16, block_passages=4),
-        alone,
-    )
+    embed_passages(params, passages, alone)
     for block in blocks:
         np.testing.assert_allclose(np.load(block), np.load(world / "alone" / block.name), atol=2e-3)
     assert read_json(both)["rows"] == read_json(alone)["rows"] == len(TEXTS)

@@ -9,20 +9,22 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from dataset_cases import write_split
 from hypothesis import given
 from hypothesis import strategies as st
+from neighbor_cases import cache_questions, cache_texts
 
 from retrotune.config import CorpusEntry, RetrieverEntry, load_config
 from retrotune.datasets.base import Example
 from retrotune.errors import RetrievalError
 from retrotune.files import read_json, write_parquet
 from retrotune.log import logger
-from retrotune.preparing.examples import load_examples, write_examples
+from retrotune.preparing.examples import load_examples, with_references
 from retrotune.retrieval import controls
 from retrotune.retrieval.answers import answer_tokens, evidence_places, holds_answer
 from retrotune.retrieval.controls import Pool, degraded_hits, random_hits
-from retrotune.retrieval.neighbors import cache_neighbors, load_neighbors
-from retrotune.retrieval.pretraining import cache_pretraining_neighbors, load_pretraining_neighbors
+from retrotune.retrieval.neighbors import load_neighbors
+from retrotune.retrieval.pretraining import load_pretraining_neighbors
 from retrotune.retrieval.verify import verify_cache
 
 BM25 = RetrieverEntry(kind="bm25")
@@ -194,14 +196,17 @@ def files(tmp_path: Path) -> dict[str, Path]:
         Example("q2", "Who built the mill?", ("Bob",), "d2"),
         Example("q3", "Who sold the mill?", ("Eve",), "d2"),
     ]
-    write_examples(tmp_path / "test.parquet", examples)
-    assert load_examples(tmp_path / "test.parquet") == examples
-    return {name: tmp_path / f"{name}.parquet" for name in ("passages", "test", "out")}
+    test, references = write_split(tmp_path / "test.parquet", examples)
+    assert with_references(load_examples(test), references) == examples
+    made = {name: tmp_path / f"{name}.parquet" for name in ("passages", "out")}
+    return {**made, "test": test, "references": references}
 
 
 def cached(files: dict[str, Path], own: bool, retriever: RetrieverEntry, k: int, **more: Any) -> dict[str, list[str]]:
     shutil.rmtree(files["out"].with_suffix(""), ignore_errors=True)  # blocks that were found would be kept
-    cache_neighbors(files["test"], files["passages"], retriever, k, own, files["out"], **more)
+    if "gold" in (retriever.kind, *(base.kind for base in [more.get("base")] if base)):
+        more["references"] = files["references"]
+    cache_questions(files["test"], files["passages"], retriever, k, own, files["out"], **more)
     return {key: [passage.passage_id for passage in ranked] for key, ranked in load_neighbors(files["out"]).items()}
 
 
@@ -254,7 +259,7 @@ def test_degraded_caches(files: dict[str, Path], own: bool, base: RetrieverEntry
 def test_a_degraded_retriever_needs_its_base(files: dict[str, Path]) -> None:
     degraded = RetrieverEntry(kind="degraded", base="b")
     with pytest.raises(RetrievalError, match="starts from its base 'b': give that one's entry"):
-        cache_neighbors(files["test"], files["passages"], degraded, 1, False, files["out"], base=None)
+        cached(files, False, degraded, 1)
 
 
 @pytest.mark.parametrize("name", ["gold", "random", "worse"])
@@ -297,12 +302,12 @@ def test_controls_of_training_text_leave_out_the_own_document(tmp_path: Path, ki
     write_parquet(tmp_path / "passages.parquet", pd.DataFrame(rows))
     keys = {"base": "bm25", "share": 1.0} if kind == "degraded" else {}
     retriever, base = RetrieverEntry(kind=kind, **keys), BM25 if kind == "degraded" else None
-    where = (corpora, tmp_path, tmp_path / "passages.parquet", "pages", "none", 0)
-    cache_pretraining_neighbors(*where, retriever, 5, tmp_path / "out.json", base=base)
+    where = (corpora, tmp_path, tmp_path / "passages.parquet", "pages")
+    cache_texts(*where, retriever, 5, tmp_path / "out.json", base=base)
     found = load_pretraining_neighbors(tmp_path / "out.json")
     assert len(found) == 12
     for (doc_id, _), ranked in found.items():
         assert len({passage.passage_id for passage in ranked}) == 5
         assert doc_id.split("#")[1] not in {passage.passage_id.split("/")[0] for passage in ranked}
     with pytest.raises(RetrievalError, match="gold needs answers"):
-        cache_pretraining_neighbors(*where, RetrieverEntry(kind="gold"), 5, tmp_path / "out.json")
+        cache_texts(*where, RetrieverEntry(kind="gold"), 5, tmp_path / "out.json")

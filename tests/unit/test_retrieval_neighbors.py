@@ -10,21 +10,19 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from dataset_cases import write_split
 from hypothesis import given
 from hypothesis import strategies as st
+from index_cases import build
+from neighbor_cases import cache_questions
 
 from retrotune.config import IndexEntry, RetrieverEntry
 from retrotune.datasets.base import Example, Passage
 from retrotune.errors import RetrievalError
 from retrotune.files import read_json, sha256, write_json, write_parquet
 from retrotune.log import logger
-from retrotune.preparing.examples import write_examples
 from retrotune.retrieval import encoders
-from retrotune.retrieval.index import build_index
-from retrotune.retrieval.neighbors import (
-    cache_neighbors,
-    load_neighbors,
-)
+from retrotune.retrieval.neighbors import load_neighbors
 from retrotune.retrieval.passages import PassageTable
 from retrotune.retrieval.ranking import best_rows
 from retrotune.retrieval.search import open_searcher
@@ -60,10 +58,10 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
     frame = pd.DataFrame([row[:3] for row in PASSAGES], columns=["doc_id", "title", "text"])
     frame.insert(0, "passage_id", [f"p{row}" for row in range(len(frame))])
     write_parquet(files["passages"], frame)
-    write_examples(files["open"], [Example(f"q{n}", text, ("x",)) for n, text in enumerate(QUESTIONS)])
+    write_split(files["open"], [Example(f"q{n}", text, ("x",)) for n, text in enumerate(QUESTIONS)])
     documents = ("d1", "d0", "d1")
     examples = [Example(f"q{n}", text, ("x",), documents[n]) for n, text in enumerate(QUESTIONS)]
-    write_examples(files["own"], examples)
+    write_split(files["own"], examples)
     monkeypatch.setattr(encoders, "load_encoder", lambda entry, which: HandMadeEncoder())
     monkeypatch.setattr(encoders, "fingerprint", lambda entry, which="passage": "hand-made")
     (tmp_path / "vectors").mkdir()
@@ -77,7 +75,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
     made_from = {"retriever": "hand-made", "passages": str(files["passages"])}
     made_from["passages_sha256"] = sha256(files["passages"])
     write_json(files["embeddings"], {"rows": 6, "dim": 3, "blocks": blocks, **made_from})
-    build_index(files["embeddings"], IndexEntry(), files["index"])
+    build(files["embeddings"], IndexEntry(), files["index"])
     files["out"] = tmp_path / "neighbors.parquet"
     return files
 
@@ -88,7 +86,7 @@ def found(path: Path) -> dict[str, list[str]]:
 
 def cache(world: dict[str, Path], kind: str, retriever: RetrieverEntry, top_k: int, **changed: Any) -> None:
     files = {"embeddings": world["embeddings"], "index": world["index"], **changed}
-    cache_neighbors(world[kind], world["passages"], retriever, top_k, kind == "own", world["out"], **files)
+    cache_questions(world[kind], world["passages"], retriever, top_k, kind == "own", world["out"], **files)
 
 
 @given(st.lists(st.integers(-3, 3), min_size=1, max_size=30), st.integers(1, 40))
@@ -187,13 +185,13 @@ def test_top_k_beyond_the_index(world: dict[str, Path], retriever: RetrieverEntr
 
 
 def test_document_without_passages(world: dict[str, Path]) -> None:
-    write_examples(world["own"], [Example("q9", "goats", ("x",), "d9")])
+    write_split(world["own"], [Example("q9", "goats", ("x",), "d9")])
     with pytest.raises(RetrievalError, match="'q9': its document 'd9' has no passage"):
         cache(world, "own", DENSE, 2)
 
 
 def test_no_questions_make_an_empty_cache(world: dict[str, Path]) -> None:
-    write_examples(world["open"], [])
+    write_split(world["open"], [])
     for retriever in (DENSE, BM25):
         cache(world, "open", retriever, 2)
         assert load_neighbors(world["out"]) == {}

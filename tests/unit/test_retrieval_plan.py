@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from retrotune.cells import Paths
 from retrotune.cli import main
-from retrotune.config import load_config
+from retrotune.config import ZeroshotMethod, load_config
 from retrotune.errors import ConfigError
 from retrotune.files import write_parquet
 from retrotune.plan.collections import WIKIPEDIA, study_collections
@@ -128,7 +128,7 @@ def study(tmp_path: Path) -> dict[str, object]:
             "sparse": {"retriever": "bm25", "corpus": "wiki", "chunking": "words100"},
         },
         "models": {"m": {"family": "gpt", "path": "m", "size": "1B"}},
-        "methods": {"zeroshot": {"kind": "zeroshot"}},
+        "methods": {"lora": {"kind": "lora"}},
         "grid": [{"retrievals": ["dense", "sparse"]}],
     }
 
@@ -137,23 +137,27 @@ def test_a_study_is_counted_from_what_is_there(tmp_path: Path) -> None:
     config = load_config(study(tmp_path))
     collections, notes = study_collections(config)
     (wiki,) = collections
+    untrained = config.model_copy(update={"methods": {"lora": ZeroshotMethod(kind="zeroshot")}})
+    assert study_collections(untrained)[0][0].queries == 20, "nothing is searched for what nothing is trained on"
     assert (wiki.passages, wiki.queries, sorted(wiki.indexes)) == (21_015_324, 50, ["graph"])
+    assert [note.split(",")[0] for note in notes] == ["qasper/train/words100", "qasper/test/words100"]
     assert wiki.counted.startswith("official")
     assert wiki.shape is not None
     assert wiki.shape.source == "BERT-base"
-    assert len(notes) == 1
-    assert "no raw files of qasper" in notes[0]
+    assert "no raw files of qasper/train" in notes[0]
 
     (tmp_path / "raw" / "qasper").mkdir(parents=True)
-    (tmp_path / "raw" / "qasper" / "papers.json").write_text("x" * 60_000)
+    for split, size in (("train", 60_000), ("test", 30_000)):
+        (tmp_path / "raw" / "qasper" / f"qasper-{split}-v0.3.json").write_text("x" * size)
     (tmp_path / "model").mkdir()
     shape = {"num_hidden_layers": 2, "hidden_size": 16, "intermediate_size": 32}
     (tmp_path / "model" / "config.json").write_text(json.dumps(shape))
     collections, notes = study_collections(config)
     assert "wiki" in notes[0]
     assert "--passages" in notes[0]
-    (qasper,) = collections
-    assert (qasper.passages, qasper.queries, qasper.indexes) == (100, 7, {})
+    qasper, tested = collections
+    assert (qasper.passages, qasper.queries, qasper.indexes) == (100, 4, {})
+    assert (tested.passages, tested.queries, tested.indexes) == (50, 3, {})
     assert qasper.shape is not None
     assert (qasper.shape.width, qasper.shape.source) == (16, str(tmp_path / "model"))
 

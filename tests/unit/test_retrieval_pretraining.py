@@ -6,12 +6,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from neighbor_cases import cache_texts
 
 from retrotune.config import CorpusEntry, RetrieverEntry
 from retrotune.files import read_json, write_parquet
 from retrotune.retrieval import pretraining
 from retrotune.retrieval.passages import PassageTable
-from retrotune.retrieval.pretraining import cache_pretraining_neighbors, load_pretraining_neighbors
+from retrotune.retrieval.pretraining import load_pretraining_neighbors
 from retrotune.retrieval.ranking import best_rows
 from retrotune.retrieval.search import open_searcher
 
@@ -39,7 +40,7 @@ def text(tmp_path: Path) -> dict[str, Any]:
 def pretrain_cache(text: dict[str, Any], chunk_length: int, top_k: int, tokenizer: Path | str = "none") -> dict:
     out = text["root"] / "out.json"
     corpora = (text["corpora"], text["root"], text["passages"], "pages")
-    cache_pretraining_neighbors(*corpora, tokenizer, chunk_length, BM25, top_k, out)
+    cache_texts(*corpora, BM25, top_k, out, tokenizer, chunk_length)
     return {key: [p.passage_id for p in ranked] for key, ranked in load_pretraining_neighbors(out).items()}
 
 

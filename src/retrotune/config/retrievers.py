@@ -156,6 +156,10 @@ class RetrieverEntry(Entry):
             raise ValueError("a degraded retriever needs `base`, the retriever whose neighbors are replaced")
         return self
 
+    def given(self) -> dict[str, Any]:
+        """As of every entry; a preset's keys too where they have defaults, which it would fill again."""
+        return {**super().given(), **{key: getattr(self, key) for key in PRESETS.get(self.preset or "", {})}}
+
     def for_passages(self) -> "RetrieverEntry":
         """The encoder of passages alone, as the only model, without what concerns questions."""
         model = self.passage_model or self.query_model
