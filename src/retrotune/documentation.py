@@ -46,16 +46,17 @@ def dataset_table() -> str:
     return "\n".join(lines) + "\n"
 
 
-def generated_parts(root: Path) -> dict[Path, str]:
-    """The files with a generated part, and what it holds."""
-    return {root / "config/README.md": key_tables(), root / "docs/datasets.md": dataset_table()}
+def generated_parts(folder: str | Path) -> dict[Path, str]:
+    """The pages with a generated part, of a configuration folder and of the `docs` beside it, and what it holds."""
+    datasets = Path(folder).resolve().parent / "docs" / "datasets.md"
+    return {Path(folder) / "README.md": key_tables(), **({datasets: dataset_table()} if datasets.exists() else {})}
 
 
 def write_documentation(folder: str | Path) -> list[Path]:
     """Write the schema into the configuration folder, and replace the generated parts of pages beside it."""
     schema = Path(folder) / "schema.json"
     write_text(schema, schema_text())
-    pages = generated_parts(Path(folder).parent)
+    pages = generated_parts(folder)
     for page, part in pages.items():
         write_text(page, with_generated(page.read_text(encoding="utf-8"), part))
     return [schema, *pages]

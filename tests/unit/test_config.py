@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from retrotune.config import ModelResources, load_config, read_config, read_yaml
-from retrotune.documentation import schema_text, with_tables
+from retrotune.documentation import generated_parts, schema_text, with_generated
 from retrotune.errors import ConfigError
 
 SMALL = {
@@ -205,8 +205,10 @@ def test_missing_or_broken_file(tmp_path):
 def test_generated_documentation_is_current(repository):
     folder = repository / "config"
     assert (folder / "schema.json").read_text() == schema_text(), "run `make docs`"
-    readme = (folder / "README.md").read_text()
-    assert readme == with_tables(readme), "run `make docs`"
+    pages = generated_parts(folder)
+    assert [page.name for page in pages] == ["README.md", "datasets.md"]
+    for page, part in pages.items():
+        assert page.read_text() == with_generated(page.read_text(), part), "run `make docs`"
     assert yaml.safe_load((folder / "config.yaml").read_text())["study"] == "demo"
 
 

@@ -19,6 +19,7 @@ from retrotune.errors import RetrievalError
 from retrotune.files import read_json
 from retrotune.retrieval.embeddings import embed_passages
 from retrotune.retrieval.encoders import load_encoder
+from retrotune.stages import EmbedParams
 
 SHAPE = {"vocab_size": 5 + len(WORDS), "num_attention_heads": 2, "max_position_embeddings": 32, "pad_token_id": 0}
 BERT_LIKE = {**SHAPE, "hidden_size": 16, "num_hidden_layers": 2, "intermediate_size": 32}
@@ -267,7 +268,7 @@ def test_trusted_code_is_run_checked_and_recorded(with_code: Path, tmp_path: Pat
     passages = write_passages(tmp_path / "passages.parquet", 3)
     for folder, trusted in ((with_code, True), (plain, False)):
         entry = entry_of(folder, trust_remote_code=trusted)
-        embed_passages(passages, entry, tmp_path / f"{folder.name}.json", devices=["cpu"])
+        embed_passages(EmbedParams(retriever=entry), passages, tmp_path / f"{folder.name}.json", devices=["cpu"])
         assert read_json(tmp_path / f"{folder.name}.json")["trust_remote_code"] is trusted
     edit(with_code, without("layer.1.output.dense"))
     with pytest.raises(RetrievalError, match="and OwnModel: 2 missing"):
