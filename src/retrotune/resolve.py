@@ -261,7 +261,8 @@ def _convert(config: Config, wildcards: Wildcards) -> StageParams:
     if not files and entry.checkpoint.package is None:
         files = _converted_from(Paths.of(config).model_manifest(wildcards["model"]))
     if entry.checkpoint.tokenizer:
-        files |= listing(entry.checkpoint.tokenizer)
+        # both may have a config.json
+        files |= {f"tokenizer/{name}": found for name, found in listing(entry.checkpoint.tokenizer).items()}
     return ConvertParams(family=entry.family, **values, files=files)
 
 
