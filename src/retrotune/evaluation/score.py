@@ -128,6 +128,8 @@ def _scored(predictions: str | Path, references: Mapping[str, Reference], metric
     remedy = "delete it and predict the cell again"
     for line, record in read_jsonl(predictions):
         place = f"{predictions}:{line}"
+        if not isinstance(record, dict):
+            raise ResultError(f"{place}: no question with its prediction; {remedy}")
         question_id = record.get("question_id")
         if question_id in seen:
             raise ResultError(f"{place}: question {question_id!r} appears twice; {remedy}")
