@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from methods_cases import ADAPTER, LORA, PTUNING, VIRTUAL, greedy, method_id, perturb, prompts, tiny_model
+from methods_cases import ADAPTER, FULL, LORA, PTUNING, VIRTUAL, greedy, method_id, perturb, prompts, tiny_model
 from test_generate import Study, save_model
 from test_retro_model import NEIGHBORS, RETRIEVED, make, tokens
 
@@ -84,11 +84,9 @@ def folder(tmp_path_factory) -> Path:
 
 def gated(study, gate, adapter=None, method="zeroshot"):
     """(answers, the gate that the summary names, what is stated beside the result)."""
-    resolved = study.cell(method)
-    entry = resolved.model_entry.model_copy(update={"retrieval_gate": gate})
-    resolved = resolved.model_copy(update={"model_entry": entry})
-    texts = [record["text"] for record in study.predict(resolved, adapter)]
-    return texts, read_json(study.summary)["retrieval_gate"], study.score(resolved)["model"]["departures"]
+    params = study.cell(method, retrieval_gate=gate)
+    texts = [record["text"] for record in study.predict(params, adapter)]
+    return texts, read_json(study.summary)["retrieval_gate"], study.score()["model"]["departures"]
 
 
 def test_the_gate_of_a_cell(tmp_path, folder):
@@ -107,8 +105,7 @@ def test_the_gate_of_a_cell(tmp_path, folder):
 
 
 def test_full_fine_tuning_keeps_the_gate_of_its_cell(tmp_path, folder):
-    base = load_model(folder, retrieval_gate=0)
-    save_trained(base.requires_grad_(True), tmp_path / "adapter")
+    save_trained(attach(load_model(folder, retrieval_gate=0), FULL), tmp_path / "adapter")
     assert load_trained(load_model(folder), tmp_path / "adapter").config.retrieval_gate == 0.0
 
 
