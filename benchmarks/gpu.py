@@ -23,11 +23,15 @@ import pandas as pd
 import torch
 from transformers import GenerationConfig
 
-from retrotune.cells import Cell, resolve_cell
+from retrotune.cells import Cell
 from retrotune.config import CorpusEntry, read_config
+from retrotune.datasets import Example
 from retrotune.evaluation.generate import predict_cell
 from retrotune.models import RetroForCausalLM
 from retrotune.models.sizes import model_config
+from retrotune.preparing.examples import write_examples
+from retrotune.resolve import cell_stages
+from retrotune.stages import TrainTokenizerParams
 from retrotune.training.finetune import finetune_cell
 from retrotune.training.tokenizer import train_tokenizer, wrap_tokenizer
 
@@ -47,10 +51,8 @@ def write_questions(folder: Path) -> None:
     """Train and test questions with five passages each; the questions are long, so that short prompts are full too."""
     for split, count in (("train", TRAINED), ("test", ASKED)):
         ids = [f"{split}{number}" for number in range(count)]
-        answers = [[words(4)] for _ in ids]
-        columns = {"question_id": ids, "question": [words(LONG) for _ in ids], "answers": answers}
-        empty = {"doc_id": None, "options": [[] for _ in ids], "evidence": [[] for _ in ids]}
-        pd.DataFrame(columns | empty).to_parquet(folder / f"{split}.parquet")
+        examples = [Example(name, words(LONG), (words(4),)) for name in ids]
+        write_examples(folder / f"{split}.parquet", examples, with_answer=split == "train")
         found = [
             {
                 "question_id": name,
@@ -94,15 +96,16 @@ def free() -> None:
 def measure(config, name: str, model_dir: Path, folder: Path, changes: dict) -> None:
     """Fine-tune and answer one cell, and print what it took."""
     model, method = name.split(":")
-    resolved = resolve_cell(config, Cell(model, method, DATASET, RETRIEVAL, SEED))
+    cell = Cell(model, method, DATASET, RETRIEVAL, SEED)
+    used = cell_stages(config, cell)
     out, adapter = folder / name.replace(":", "-"), None
     label = name.replace(":", "_").replace("-", "_")
-    if resolved.finetuning is not None:
-        recipe = resolved.finetuning.model_copy(update=changes | {"warmup_steps": 1})
-        resolved = resolved.model_copy(update={"finetuning": recipe})
+    if "finetune_cell" in used:
+        params = used["finetune_cell"]
+        recipe = params.recipe.model_copy(update=changes | {"warmup_steps": 1})
         free()
         inputs = (folder / "train.parquet", folder / "train-neighbors.parquet")
-        finetune_cell(resolved, model_dir, *inputs, out, folder / "work")
+        finetune_cell(params.model_copy(update={"recipe": recipe}), cell, model_dir, *inputs, out, folder / "work")
         summary = json.loads((out / "train.json").read_text())
         log = [json.loads(line) for line in (out / "train_log.jsonl").read_text().splitlines()]
         assert all(line["loss"] > 0 for line in log), log
@@ -118,7 +121,8 @@ def measure(config, name: str, model_dir: Path, folder: Path, changes: dict) -> 
     inputs = (folder / "test.parquet", folder / "test-neighbors.parquet")
     predictions = out / "predictions.jsonl"
     out.mkdir(exist_ok=True)
-    predict_cell(resolved, model_dir, adapter, *inputs, predictions, out / "predict.json", folder / "work" / label)
+    outputs = (predictions, out / "predict.json", folder / "work" / label)
+    predict_cell(used["predict_cell"], cell, model_dir, adapter, *inputs, *outputs)
     summary = json.loads((out / "predict.json").read_text())
     assert len(predictions.read_text().splitlines()) == ASKED
     print(f"VALUE {label}_answer_seconds {summary['seconds'] / ASKED:.3f}")
@@ -143,7 +147,7 @@ def main() -> None:
         folder = Path(name)
         (folder / "words.txt").write_text("\n\n".join(words(40) for _ in range(400)), encoding="utf-8")
         corpora = {"words": CorpusEntry(reader="text", path="words.txt", documents="paragraph")}
-        train_tokenizer(corpora, folder, 512, folder / "tokenizer.json")
+        train_tokenizer(TrainTokenizerParams(corpora=corpora, vocab_size=512), folder, folder / "tokenizer.json")
         write_questions(folder)
         for model in dict.fromkeys(cell.partition(":")[0] for cell in arguments.cells):
             start = time.monotonic()
