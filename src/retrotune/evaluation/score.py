@@ -130,7 +130,7 @@ def _scored(predictions: str | Path, references: Mapping[str, Reference], metric
         place = f"{predictions}:{line}"
         if not isinstance(record, dict):
             raise ResultError(f"{place}: no question with its prediction; {remedy}")
-        question_id = record.get("question_id")
+        question_id: Any = record.get("question_id")
         if question_id in seen:
             raise ResultError(f"{place}: question {question_id!r} appears twice; {remedy}")
         if question_id not in references:
