@@ -4,9 +4,9 @@
 
 A grid of trivial cells (the smallest model of the demo, two steps of training, two questions) runs on a real Slurm
 on this machine, which must be quiet, with as many jobs at once as it has cores. Everything that cells share is made
-beforehand. Work is what the stages' own logs say they took, from the end of their imports on, but for fine-tuning that
-has a job to itself (`--together 1`): it imports torch within its stage. `--together` cells of one base model share a
-job. Slurm's packages and root are needed, as for tests/slurm.
+beforehand. Work is what the logs of the stages in these jobs say they took, from the end of their imports on, but for
+fine-tuning that has a job to itself (`--together 1`): it imports torch within its stage. Scoring runs where Snakemake
+runs and holds no place. `--together` cells of one base model share a job. Slurm's packages and root are needed, as for tests/slurm.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from cluster import Cluster, missing
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 FINISHED = re.compile(r"finished after ([\d.]+) s$")
-STAGES = ("finetune_cell", "predict_cell", "score_cell")
+STAGES = ("finetune_cell", "predict_cell")
 
 
 def study(cells: int) -> dict:
@@ -74,7 +74,7 @@ def elapsed(text: str) -> dict[str, float]:
 
 
 def work(folder: Path) -> float:
-    """Seconds that stages of cells say they took."""
+    """Seconds that the stages in Slurm's jobs say they took."""
     logs = [path for stage in STAGES for path in (folder / "logs/overhead" / stage).rglob("*.log")]
     return sum(float(FINISHED.search(path.read_text().rstrip())[1]) for path in logs)
 

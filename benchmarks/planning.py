@@ -24,7 +24,7 @@ DRY = ("--dry-run", "--quiet", "rules")
 SCRIPTS = {
     "finetune": "retrotune.training.finetune",
     "predict": "retrotune.evaluation.generate",
-    "score": "retrotune.evaluation.score, scipy.stats",
+    "score": "retrotune.evaluation.score, pandas, pyarrow.parquet, scipy.stats",
 }
 REPORT = {"collect_metrics": 1, "make_tables": 1, "plot_scaling": 1}
 

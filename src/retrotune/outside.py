@@ -53,7 +53,9 @@ def model_files(config: Config, model: str) -> Files:
     files = {} if entry.checkpoint.package is not None else listing(entry.checkpoint.path)
     if not files and entry.checkpoint.package is None:
         return _recorded(Paths.of(config).model_manifest(model))
-    return {**files, **(listing(entry.checkpoint.tokenizer) if entry.checkpoint.tokenizer else {})}
+    pieces = listing(entry.checkpoint.tokenizer) if entry.checkpoint.tokenizer else {}
+    # both may have a config.json
+    return {**files, **{f"tokenizer/{name}": found for name, found in pieces.items()}}
 
 
 def _recorded(manifest: str) -> Files:

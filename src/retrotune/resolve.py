@@ -90,7 +90,7 @@ def _download(config: Config, wildcards: Wildcards) -> StageParams:
     """Files go where the entry that reads them looks for them."""
     entries: list[DatasetEntry | CorpusEntry] = [*config.datasets.values(), *config.corpora.values()]
     path = Path(next(entry.path for entry in entries if entry.download == wildcards["download"]))
-    folder = Path(config.raw) / (path.parent if "." in path.name else path)
+    folder = path.parent if "." in path.name else path
     return DownloadSourceParams(source=wildcards["download"], folder=str(folder))
 
 

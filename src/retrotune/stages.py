@@ -77,7 +77,7 @@ class WriteWorldParams(StageParams):
 
 
 class DownloadSourceParams(StageParams):
-    """Official files, and where they go."""
+    """Official files, and where they go below the folder of raw files."""
 
     stage = "download_source"
     version = 1

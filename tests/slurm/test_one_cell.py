@@ -67,9 +67,10 @@ def test_a_preempted_finetuning_goes_on_from_its_checkpoint(cluster, study, type
 
 def test_an_output_that_appears_late_is_waited_for(cluster, study, typed, repository):
     """Also predictions that were made from what a preempted fine-tuning left are those of an undisturbed one."""
-    metrics = study.folder / FOLDER / "metrics.json"
-    metrics.unlink(missing_ok=True)
-    cluster.hide(metrics)
+    (study.folder / FOLDER / "metrics.json").unlink(missing_ok=True)
+    predictions = study.folder / FOLDER / "predictions.jsonl"
+    predictions.unlink(missing_ok=True)
+    cluster.hide(predictions)
     submission = Submission(repository, study.folder)
     process = submission.start(*typed, f"{FOLDER}/metrics.json", "--latency-wait", "300")
     try:
@@ -84,13 +85,15 @@ def test_an_output_that_appears_late_is_waited_for(cluster, study, typed, reposi
 
 def test_an_output_that_appears_too_late(cluster, study, typed, repository):
     """The message names the remedy, and the next run ends as if the file had been seen."""
-    metrics = study.folder / FOLDER / "metrics.json"
+    metrics, predictions = (study.folder / FOLDER / name for name in ("metrics.json", "predictions.jsonl"))
     metrics.unlink()
-    cluster.hide(metrics)
+    predictions.unlink()
+    cluster.hide(predictions)
     submission = Submission(repository, study.folder)
     status, output = submission.run(*typed, f"{FOLDER}/metrics.json", "--latency-wait", "1", "--retries", "0")
     assert status == 1
-    assert not metrics.exists()
+    assert not predictions.exists()
+    assert not metrics.exists(), "scoring waits for it"
     assert "Missing files after 1 seconds" in output
     assert "consider to increase the wait time with --latency-wait" in output
     cluster.show()

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from methods_cases import tiny_model
 from safetensors.torch import load_file
-from test_training_stages import CORPORA, LAYOUTS, METHODS, RECIPE, SIZE, cell
+from test_training_stages import CELL, METHODS, RECIPE, pretraining, training
 
 from retrotune import interruption
 from retrotune.config import AdapterMethod, LoraMethod, SaveEvery
@@ -40,17 +40,15 @@ def skip_with_one_gpu():
 def finetune(root, out, family, method, sharded=False, save_every=None, gate=None, precision="float32", **recipe):
     recipe = {"learning_rate": 0.02, "max_steps": STEPS, "micro_batch_size": 1, "batch_size": 4} | recipe
     inputs = (root / family, root / "train.parquet", root / "neighbors.parquet")
-    resolved = cell("gpt" if family == "llama" else family, method, **recipe)
-    entry = resolved.model_entry.model_copy(update={"retrieval_gate": gate, "precision": precision})
-    resolved = resolved.model_copy(update={"model_entry": entry})
-    finetune_cell(resolved, *inputs, out, work_of(out), threads=1, save_every=save_every, sharded=sharded)
+    params = training("gpt" if family == "llama" else family, method, gate, precision, **recipe)
+    finetune_cell(params, CELL, *inputs, out, work_of(out), threads=1, save_every=save_every, sharded=sharded)
 
 
 def pretrain(root, out, family, sharded=False, **changes):
     recipe = RECIPE.model_copy(update={"steps": STEPS, "optimizer": "adamw", "learning_rate": 0.003, **changes})
     pretrain_model(
-        family, SIZE, recipe, LAYOUTS[family], CORPORA, root, root / "tokenizer.json", root / "documents.json",
-        out, work_of(out), threads=1, sharded=sharded,
+        pretraining(family, recipe), root, root / "tokenizer.json", root / "documents.json", out, work_of(out),
+        threads=1, sharded=sharded,
     )  # fmt: skip
 
 

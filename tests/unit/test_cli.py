@@ -15,6 +15,7 @@ from retrotune.errors import ConfigError
 from retrotune.files import write_json
 from retrotune.report.collect import collect_metrics, load_results
 from retrotune.report.tables import make_tables
+from retrotune.resolve import resolve
 
 CONFIG = load_config(SMALL)
 PATHS = Paths.of(CONFIG)
@@ -33,13 +34,14 @@ def finish(cell, score=40.0):
     """A cell's result, as far as tables need it."""
     metric = get_spec(CONFIG.datasets[cell.dataset].reader).metric
     entry = {"value": score, "ci_low": None, "ci_high": None, "n": 9, "higher_is_better": True, "primary": True}
-    result = {"cell": vars(cell), "status": "done", "metrics": {metric: entry}}
+    result = {"cell": vars(cell), "status": "done", "metrics": {metric: entry}, "inputs": {}}
     write_json(PATHS.cell(cell, "metrics.json"), result)
 
 
 def workflow_report(config=CONFIG):
     """What the workflow's own rules write."""
-    collect_metrics(config, PATHS.report("tables/metrics.csv"), PATHS.report("tables/results.json"))
+    params = resolve(config, "collect_metrics", {})
+    collect_metrics(params, PATHS, PATHS.report("tables/metrics.csv"), PATHS.report("tables/results.json"))
     make_tables(PATHS.report("tables/results.json"), PATHS.report("tables"))
 
 

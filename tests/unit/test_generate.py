@@ -1,8 +1,5 @@
-"""Prediction and scoring of a cell with tiny random models: independence of batches, resuming, and what is recorded."""
+"""Prediction of a cell with tiny random models: independence of batches, resuming, and what is recorded."""
 
-import json
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +11,10 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from retrotune.cells import Cell, ResolvedCell, resolve_cell
+from retrotune.cells import Cell
 from retrotune.config import load_config
 from retrotune.datasets import SPECS, Example
-from retrotune.errors import DataError, ModelError, ResultError
+from retrotune.errors import DataError, ModelError
 from retrotune.evaluation import generate
 from retrotune.evaluation.generate import predict_cell
 from retrotune.evaluation.metrics import score_prediction
@@ -26,7 +23,9 @@ from retrotune.files import read_json, read_jsonl, sha256, write_json, write_par
 from retrotune.methods import attach, save_trained
 from retrotune.models import RetroConfig, RetroForCausalLM
 from retrotune.models.loading import load_model
-from retrotune.preparing.examples import write_examples
+from retrotune.preparing.examples import write_examples, write_references
+from retrotune.resolve import cell_stages
+from retrotune.stages import PredictParams, ScoreParams
 
 TEXT = "Question: Who kept the old mill by the river? Answer: The answer is Tamo. title: source: It rained on Monday.\n"
 EXAMPLES = [
@@ -102,7 +101,9 @@ class Study:
     def __init__(self, root: Path, model_dir: Path, family: str = "gpt") -> None:
         self.root, self.model_dir, self.family = root, model_dir, family
         self.examples, self.neighbors = root / "test.parquet", root / "neighbors.parquet"
-        write_examples(self.examples, EXAMPLES)
+        self.references = root / "test.references.parquet"
+        write_examples(self.examples, EXAMPLES, with_answer=False)
+        write_references(self.references, EXAMPLES)
         rows = [
             {
                 "question_id": example.question_id,
@@ -117,9 +118,12 @@ class Study:
         ]
         write_parquet(self.neighbors, pd.DataFrame(rows))
         self.out, self.summary = root / "predictions.jsonl", root / "predict.json"
-        self.partial = root / "work/partial.jsonl"
+        self.scores, self.metrics = root / "scores.jsonl", root / "metrics.json"
+        self.partial = root / "work" / generate.ANSWERS
 
-    def cell(self, method: str = "zeroshot", batch_size: int = 4) -> ResolvedCell:
+    def stages(self, method: str = "zeroshot", batch_size: int = 4, **model: Any) -> tuple[Cell, dict[str, Any]]:
+        """The cell and what its stages use; `model` adds to the entry of its model."""
+        source = {"family": self.family, "size": "tiny", "path": str(self.model_dir)}
         config = load_config(
             {
                 "study": "tiny",
@@ -138,7 +142,7 @@ class Study:
                         "retro": {"num_contexts": 1, "num_neighbors": 2},
                     }
                 },
-                "models": {f"{self.family}-tiny": {"family": self.family, "size": "tiny", "path": str(self.model_dir)}},
+                "models": {f"{self.family}-tiny": {**source, **model}},
                 "methods": {
                     "zeroshot": {"kind": "zeroshot"},
                     "lora": {"kind": "lora", "rank": 2},
@@ -149,26 +153,25 @@ class Study:
                 "grid": {"retrievals": ["bm25"]},
             }
         )
-        return resolve_cell(config, Cell(f"{self.family}-tiny", method, "nq", "bm25", 0))
+        cell = Cell(f"{self.family}-tiny", method, "nq", "bm25", 0)
+        return cell, cell_stages(config, cell)
 
-    def predict(self, resolved: ResolvedCell, adapter: Path | None = None, scored: bool = True) -> list[Any]:
-        arguments = (resolved, self.model_dir, adapter, self.examples, self.neighbors)
+    def cell(self, method: str = "zeroshot", batch_size: int = 4, **model: Any) -> PredictParams:
+        params: PredictParams = self.stages(method, batch_size, **model)[1]["predict_cell"]
+        return params
+
+    def predict(self, params: PredictParams, adapter: Path | None = None) -> list[Any]:
+        cell, _ = self.stages()
+        arguments = (params, cell, self.model_dir, adapter, self.examples, self.neighbors)
         predict_cell(*arguments, self.out, self.summary, self.root / "work")
-        if scored:
-            self.partial.unlink()
         return [record for _, record in read_jsonl(self.out)]
 
-    def score(self, resolved: ResolvedCell) -> Any:
-        score_cell(
-            resolved,
-            self.out,
-            self.summary,
-            None,
-            self.root / "metrics.json",
-            self.root / "config.yaml",
-            self.root / "work",
-        )
-        return read_json(self.root / "metrics.json")
+    def score(self, **changes: Any) -> Any:
+        cell, used = self.stages()
+        params: ScoreParams = used["score_cell"].model_copy(update=changes)
+        inputs = (self.out, self.summary, self.references, None)
+        score_cell(params, cell, *inputs, self.scores, self.metrics)
+        return read_json(self.metrics)
 
 
 @pytest.fixture
@@ -185,7 +188,7 @@ def test_predictions_do_not_depend_on_the_batch(
     adapter = None
     if method != "zeroshot":
         torch.manual_seed(1)
-        trained = attach(load_model(study.model_dir), study.cell(method).method_entry)
+        trained = attach(load_model(study.model_dir), study.stages(method)[1]["finetune_cell"].method)
         for parameter in trained.parameters():
             if parameter.requires_grad:
                 torch.nn.init.normal_(parameter, std=0.3)
@@ -206,10 +209,11 @@ def test_what_a_line_records(study: Study) -> None:
         assert record["context_ids"] == [f"p{number}.0", f"p{number}.1"]
         assert record["neighbor_ids"] == []
         assert record["prediction"] == template.postprocess(record["text"])
-        assert record["scores"] == score_prediction(record["prediction"], record["answers"])
-        assert record["answers"] == ["Tamo", f"answer {number}"]
     assert len({record["prompt_hash"] for record in records}) == 4  # prompts repeat, passages' ids are not part of them
+    said = {"question_id", "question", "prediction", "text", "context_ids", "neighbor_ids", "prompt_hash"}
+    assert all(record.keys() == said | {"num_prompt_tokens", "num_truncated_tokens"} for record in records)
     summary = read_json(study.summary)
+    assert summary["params"] == study.cell().recorded()
     assert summary["num_questions"] == 9
     assert summary["prompt_tokens"] == sum(record["num_prompt_tokens"] for record in records)
     assert 9 <= summary["generated_tokens"] <= 9 * 12
@@ -217,15 +221,18 @@ def test_what_a_line_records(study: Study) -> None:
 
 
 def test_a_model_of_the_other_family_is_refused(study: Study) -> None:
-    cell = study.cell().model_copy(update={"family": "retro"})
+    params = study.cell()
+    other = params.prompting.model_copy(update={"family": "retro"})
     with pytest.raises(
         ModelError, match="is of family retro, but its folder holds a llama model with no cross-attention"
     ):
-        study.predict(cell)
+        study.predict(params.model_copy(update={"prompting": other}))
 
 
 def test_contexts_are_cut_for_the_window_and_counted(study: Study) -> None:
-    records = study.predict(study.cell().model_copy(update={"max_length": 72}))
+    params = study.cell()
+    short = params.prompting.model_copy(update={"max_length": 72})
+    records = study.predict(params.model_copy(update={"prompting": short}))
     assert any(record["num_truncated_tokens"] for record in records)
     assert read_json(study.summary)["num_truncated_questions"] == sum(r["num_truncated_tokens"] > 0 for r in records)
     assert all(record["num_prompt_tokens"] <= 72 - 12 for record in records)
@@ -280,14 +287,16 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
     assert asked == [1]
 
 
-def test_answers_are_kept_until_they_are_scored(study: Study, asked: list[int]) -> None:
-    whole = study.predict(study.cell(), scored=False)
-    asked.clear()
-    study.out.unlink()  # as Snakemake does when scoring fails in the same job
-    assert study.predict(study.cell(), scored=False) == whole
-    assert asked == []
-    study.score(study.cell())
+def test_answers_are_kept_until_all_questions_are_answered(
+    study: Study, monkeypatch: pytest.MonkeyPatch, asked: list[int]
+) -> None:
+    interrupted(study, monkeypatch)
+    assert study.partial.exists()
+    whole = study.predict(study.cell())
     assert not study.partial.exists()
+    asked.clear()
+    assert study.predict(study.cell()) == whole, "once it is done, a prediction that is asked for is made anew"
+    assert sum(asked) == 9
 
 
 def test_a_torn_line_costs_one_batch(study: Study, monkeypatch: pytest.MonkeyPatch, asked: list[int]) -> None:
@@ -299,35 +308,38 @@ def test_a_torn_line_costs_one_batch(study: Study, monkeypatch: pytest.MonkeyPat
     assert asked == [4, 1]  # batches as in an uninterrupted run, so that rounding is the same
 
 
-def test_answers_of_another_cell_or_prompt_are_not_used(
+def test_answers_of_other_values_or_prompts_are_not_used(
     study: Study, monkeypatch: pytest.MonkeyPatch, asked: list[int]
 ) -> None:
     interrupted(study, monkeypatch)
     asked.clear()
-    study.predict(study.cell().model_copy(update={"seed": 1}))
+    study.predict(study.cell(precision="bfloat16"))
     assert sum(asked) == 9
     interrupted(study, monkeypatch)
     asked.clear()
-    write_examples(study.examples, [Example("q0", "Is it another question?", ("Tamo",)), *EXAMPLES[1:]])
+    changed = [Example("q0", "Is it another question?", ("Tamo",)), *EXAMPLES[1:]]
+    write_examples(study.examples, changed, with_answer=False)
     records = study.predict(study.cell())
     assert records[0]["question"] == "Is it another question?"
     assert sum(asked) <= 5  # the question that was left, and the batch of the one that changed
 
 
-def test_kept_answers_are_scored_against_the_references_of_now(
-    study: Study, monkeypatch: pytest.MonkeyPatch, asked: list[int]
-) -> None:
-    interrupted(study, monkeypatch)
+def test_answers_are_scored_against_the_references_of_now(study: Study, asked: list[int]) -> None:
+    """No question is asked again for it."""
+    study.predict(study.cell())
     asked.clear()
-    write_examples(study.examples, [replace(example, answers=("Dana",)) for example in EXAMPLES])
-    records = study.predict(study.cell())
-    assert sum(asked) == 1
-    assert all(record["answers"] == ["Dana"] for record in records)
-    assert all(record["scores"] == score_prediction(record["prediction"], ["Dana"]) for record in records)
+    for answers in (("Dana",), ("Tamo", "Dana")):
+        examples = [Example(example.question_id, example.question, answers) for example in EXAMPLES]
+        write_references(study.references, examples)
+        study.score()
+        predicted = {record["question_id"]: record["prediction"] for _, record in read_jsonl(study.out)}
+        scores = {record["question_id"]: record["scores"] for _, record in read_jsonl(study.scores)}
+        assert scores == {name: score_prediction(text, answers) for name, text in predicted.items()}
+    assert asked == []
 
 
 def test_no_questions_is_an_error(study: Study) -> None:
-    write_examples(study.examples, [])
+    write_examples(study.examples, [], with_answer=False)
     with pytest.raises(DataError, match="no test questions"):
         study.predict(study.cell())
 
@@ -376,49 +388,11 @@ def test_no_continuation_changes_a_settled_answer(reader: str, variant: str, tex
 
 
 def test_metrics_of_a_cell(study: Study) -> None:
-    records = study.predict(study.cell())
-    found = study.score(study.cell())
-    assert found["cell"] == {"model": "gpt-tiny", "method": "zeroshot", "dataset": "nq", "retrieval": "bm25", "seed": 0}
-    assert found["status"] == "done"
-    assert found["train"] is None
-    assert found["model"]["num_parameters"] == read_json(study.model_dir / "manifest.json")["num_parameters"]
-    f1 = found["metrics"]["f1"]
-    assert f1["value"] == pytest.approx(sum(record["scores"]["f1"] for record in records) / 9)
-    assert f1["ci_low"] <= f1["value"] <= f1["ci_high"]
-    assert f1["n"] == 9
-    assert [name for name, entry in found["metrics"].items() if entry["primary"]] == ["exact_match"]
-    read = {"examples": study.examples, "neighbors": study.neighbors, "model": study.model_dir / "manifest.json"}
-    assert found["inputs"] == {name: sha256(path) for name, path in {**read, "predictions": study.out}.items()}
-    assert torch.__version__.startswith(found["versions"]["torch"].split("+")[0])
-    assert set(found["versions"]) >= {
-        "stages",
-        "retrotune",
-        "transformers",
-        "peft",
-        "faiss",
-        "python",
-        "platform",
-        "git",
-    }
-
-
-def rewrite(study: Study, change: Callable[[list[Any]], list[Any]]) -> None:
-    records = [record for _, record in read_jsonl(study.out)]
-    study.out.write_text("".join(json.dumps(record) + "\n" for record in change(records)), encoding="utf-8")
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda records: records[:-1], "8 of 9 questions"),
-        (lambda records: [*records[:-1], records[0]], "appears twice"),
-        (lambda records: [], "no prediction"),
-        (lambda records: [{**records[0], "scores": {"f1": 1.0}}, *records[1:]], "wanted exact_match"),
-    ],
-)
-def test_predictions_that_are_not_whole_are_refused(study: Study, change: Any, message: str) -> None:
+    """What scoring takes over from prediction."""
     study.predict(study.cell())
-    rewrite(study, change)
-    with pytest.raises(ResultError, match=message):
-        study.score(study.cell())
-    assert not (study.root / "metrics.json").exists()
+    found = study.score()
+    assert found["cell"] == {"model": "gpt-tiny", "method": "zeroshot", "dataset": "nq", "retrieval": "bm25", "seed": 0}
+    assert found["model"]["num_parameters"] == read_json(study.model_dir / "manifest.json")["num_parameters"]
+    files = {"examples": study.examples, "neighbors": study.neighbors, "model": study.model_dir / "manifest.json"}
+    files |= {"predictions": study.out, "references": study.references, "scores": study.scores}
+    assert found["inputs"] == {name: sha256(path) for name, path in files.items()}

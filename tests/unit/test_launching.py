@@ -1,5 +1,6 @@
 """Stages as several processes: what reaches them, and how the stage ends when one of them does."""
 
+import json
 import os
 import signal
 import sys
@@ -8,11 +9,16 @@ import time
 from pathlib import Path
 
 import pytest
+from pydantic import validate_call
+from test_config import SMALL
 
 from retrotune import interruption, launching
-from retrotune.config import SizeEntry
+from retrotune.cells import Cell
+from retrotune.config import SaveEvery, SizeEntry, load_config
 from retrotune.errors import Interrupted, TrainingError
 from retrotune.launching import Launch, run_stage
+from retrotune.resolve import cell_stages
+from retrotune.stages import FinetuneParams
 
 SHAPE = SizeEntry(num_layers=1, hidden_size=8, num_heads=2, ffn_size=8)
 
@@ -114,5 +120,21 @@ def test_gpus_in_sight(monkeypatch):
 
 def test_arguments_become_json():
     assert launching.plain({"a": Path("x/y"), "b": SHAPE, "c": [1, None]}) == {
-        "a": "x/y", "b": SHAPE.given(), "c": [1, None],
+        "a": "x/y", "b": {"num_layers": 1, "hidden_size": 8, "num_heads": 2, "ffn_size": 8}, "c": [1, None],
     }  # fmt: skip
+
+
+def test_processes_get_equal_arguments():
+    """What a stage of a cell is called with, as each process makes it again of the JSON."""
+    cell = Cell("g", "lora", "nq", "bm5", 7)
+    params = cell_stages(load_config(SMALL), cell)["finetune_cell"]
+    given = {"params": params, "cell": cell, "out_dir": Path("x/y"), "save_every": SaveEvery(steps=3)}
+    received = json.loads(json.dumps(launching.plain(given)))
+
+    @validate_call
+    def stage(params: FinetuneParams, cell: Cell, out_dir: Path, save_every: SaveEvery | None = None):
+        return {"params": params, "cell": cell, "out_dir": out_dir, "save_every": save_every}
+
+    found = stage(**received)
+    assert found == given
+    assert found["params"].text() == params.text(), "the same checkpoints are continued"

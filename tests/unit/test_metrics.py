@@ -9,7 +9,6 @@ from rouge_score.rouge_scorer import RougeScorer
 
 from retrotune.errors import DataError
 from retrotune.evaluation.metrics import (
-    METRICS,
     exact_match,
     multiple_choice,
     normalize,
@@ -19,6 +18,7 @@ from retrotune.evaluation.metrics import (
     token_f1_first,
 )
 from retrotune.evaluation.statistics import bootstrap_interval
+from retrotune.scores import METRICS
 
 
 @pytest.mark.parametrize(

@@ -1,25 +1,26 @@
 """Collecting, tables and figures over hand-made result files: gaps stay visible and nothing is filled in."""
 
 import csv
-import html.parser
 import json
-import re
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from retrotune.cells import Cell, Paths, expand_grid, resolve_cell
+from retrotune.cells import Cell, Paths, expand_grid
 from retrotune.config import Config, load_config
+from retrotune.datasets import Example
 from retrotune.evaluation.score import score_cell
-from retrotune.files import read_json, write_json, write_jsonl
+from retrotune.files import read_json, sha256, write_json, write_jsonl
+from retrotune.preparing.examples import write_references
 from retrotune.report.collect import Result, collect_metrics, load_results
 from retrotune.report.cost import cost_table, write_cell_costs
 from retrotune.report.plots import plot_scaling, points, save, scaling_chart
-from retrotune.report.render import FORMS, Table, to_csv, to_html, to_latex, to_markdown, to_text
-from retrotune.report.rows import human
+from retrotune.report.render import FORMS, Table
 from retrotune.report.tables import comparison_table, format_table, make_tables, retrieval_table
+from retrotune.resolve import cell_stages, resolve
 
 PARAMETERS = {"gpt-a": 1_000_000, "retro-a": 1_100_000, "gpt-b": 4_000_000, "retro-b": 4_500_000}
 MISSING = Cell("retro-b", "lora", "nq", "bm25", 0)
@@ -59,14 +60,22 @@ def write_cell(config: Config, cell: Cell, /, **changes: Any) -> Path:
     written = {
         "cell": vars(cell),
         "status": "done",
-        "model": {"num_parameters": PARAMETERS[cell.model]},
+        "model": {"num_parameters": PARAMETERS[cell.model], "fingerprint": f"weights of {cell.model}"},
         "metrics": {metric: {**entry, "primary": True}, "f1": {**entry, "value": score + 1, "primary": False}},
         "train": trained if cell.method == "lora" else None,
         "predict": {"seconds": 1.5, "peak_memory_bytes": 2**29},
+        "inputs": {},
         **changes,
     }
     write_json(path, written)
     return path
+
+
+def collect(config: Config, folder: Path) -> Path:
+    """As the workflow does it."""
+    params = resolve(config, "collect_metrics", {})
+    collect_metrics(params, Paths.of(config), folder / "metrics.csv", folder / "results.json")
+    return folder / "results.json"
 
 
 @pytest.fixture
@@ -77,8 +86,7 @@ def collected(config: Config, tmp_path: Path) -> Path:
             write_cell(config, cell, status="failed", problem="out of memory")
         elif cell != MISSING:
             write_cell(config, cell)
-    collect_metrics(config, tmp_path / "metrics.csv", tmp_path / "results.json")
-    return tmp_path / "results.json"
+    return collect(config, tmp_path)
 
 
 def test_every_cell_is_collected_with_its_status(collected: Path, config: Config) -> None:
@@ -101,17 +109,33 @@ def test_every_cell_is_collected_with_its_status(collected: Path, config: Config
 def test_a_damaged_result_is_shown_not_believed(collected: Path, config: Config, content: str) -> None:
     cell = expand_grid(config)[0]
     Path(Paths.of(config).cell(cell, "metrics.json")).write_text(content, encoding="utf-8")
-    collect_metrics(config, collected.parent / "metrics.csv", collected)
+    collect(config, collected.parent)
     assert load_results(collected)[0].status == "damaged"
 
 
 def test_the_result_of_another_cell_is_refused(collected: Path, config: Config) -> None:
     first, second = expand_grid(config)[:2]
     write_cell(config, first, cell=vars(second))
-    collect_metrics(config, collected.parent / "metrics.csv", collected)
+    collect(config, collected.parent)
     result = load_results(collected)[0]
     assert result.status == "damaged"
     assert second.name in (result.problem or "")
+
+
+def test_scores_of_answers_that_were_made_anew_since_are_not_shown(collected: Path, config: Config) -> None:
+    first, second = expand_grid(config)[:2]
+    for cell, answers in ((first, "other answers"), (second, "the same answers")):
+        metrics = Path(Paths.of(config).cell(cell, "metrics.json"))
+        predictions = metrics.with_name("predictions.jsonl")
+        predictions.write_text("the same answers", encoding="utf-8")
+        write_cell(config, cell, inputs={"predictions": sha256(predictions)})
+        predictions.write_text(answers, encoding="utf-8")
+        later = metrics.stat().st_mtime + 5
+        os.utime(predictions, (later, later))
+    results = load_results(collect(config, collected.parent))
+    assert (results[0].status, results[0].primary, results[0].metrics) == ("damaged", None, {})
+    assert "metrics.json: older than its predictions: run snakemake" in (results[0].problem or "")
+    assert results[1].status == "done", "the same answers, later"
 
 
 def test_comparison_table_in_the_papers_shape(collected: Path) -> None:
@@ -219,6 +243,24 @@ def test_departures_stand_below_the_comparison(
     assert notes == ([f"Models depart from NVIDIA's architecture: {stated}"] if stated else [])
 
 
+def test_a_model_that_was_made_anew_between_its_cells_is_named(collected: Path) -> None:
+    results = load_results(collected)
+
+    def said(changed: list[Result]) -> list[str]:
+        return [note for note in comparison_table(changed).notes if "cannot be compared" in note]
+
+    assert said(results) == []
+    other = [replace(r, fingerprint="older") if r.model == "gpt-a" and r.dataset == "nq" else r for r in results]
+    (note,) = said(other)
+    assert "gpt-a" in note
+    assert "older, weights of gpt-a" in note
+    assert "retro-a" not in note
+    unscored = [replace(r, status="missing") if r.fingerprint == "older" else r for r in other]
+    assert said(unscored) == [], "cells without a score rest on nothing"
+    unknown = [replace(r, fingerprint=None) if r.fingerprint == "older" else r for r in other]
+    assert said(unknown) == [], "a model whose weights nobody knows"
+
+
 def test_departures_of_one_family_and_of_some_models(collected: Path) -> None:
     results = [replace(r, departures=[LAYERS] if r.model == "retro-b" else []) for r in load_results(collected)]
     retro = [result for result in results if result.family == "retro"]
@@ -229,17 +271,18 @@ def test_departures_of_one_family_and_of_some_models(collected: Path) -> None:
 
 def test_departures_travel_from_the_prediction_to_every_form(config: Config, collected: Path, tmp_path: Path) -> None:
     cell = Cell("gpt-a", "zeroshot", "nq", "bm25", 0)
-    write_jsonl(tmp_path / "predictions.jsonl", [{"question_id": "q", "scores": {"exact_match": 100.0}}])
+    predictions, references = tmp_path / "predictions.jsonl", tmp_path / "references.parquet"
+    write_jsonl(predictions, [{"question_id": "q", "prediction": "Tamo"}])
+    write_references(references, [Example("q", "Who?", ("Tamo",))])
+    params = cell_stages(config, cell)["score_cell"]
     metrics = Path(Paths.of(config).cell(cell, "metrics.json"))
     for expected in ([], [KEYS, TIED]):
         facts = {"num_parameters": 5, "departures": expected}
         write_json(tmp_path / "predict.json", {"num_questions": 1, "model": facts, "inputs": {}})
-        score_cell(
-            resolve_cell(config, cell), tmp_path / "predictions.jsonl", tmp_path / "predict.json", None,
-            metrics, metrics.with_name("config.yaml"), tmp_path,
-        )  # fmt: skip
+        inputs = (predictions, tmp_path / "predict.json", references, None)
+        score_cell(params, cell, *inputs, metrics.with_name("scores.jsonl"), metrics)
         assert read_json(metrics)["model"]["departures"] == expected
-        collect_metrics(config, collected.parent / "metrics.csv", collected)
+        collect(config, collected.parent)
         assert load_results(collected)[0].departures == expected
     make_tables(collected, tmp_path / "tables")
     for suffix in ("md", "tex", "html"):
@@ -268,71 +311,6 @@ def test_costs_by_model_and_method(collected: Path, tmp_path: Path) -> None:
         lines = list(csv.DictReader(stream))
     assert len(lines) == len(results)
     assert {line["train_seconds"] for line in lines} == {"", "3.0"}
-
-
-NASTY = "<b>&_%|*`#{x}\\$^~\n\x1b[31m"
-
-
-class Tags(html.parser.HTMLParser):
-    """Collects open tags and text, and holds the tags against each other."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.seen: list[str] = []
-        self.text = ""
-
-    def handle_starttag(self, tag: str, attrs: Any) -> None:
-        self.seen.append(tag)
-        if tag != "meta":
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-
-def nasty_table() -> Table:
-    return Table(NASTY, ["Name", NASTY], [[NASTY, 1.0], ["x", None]], 1, [".1f"], [NASTY], {(0, 1)}, {1})
-
-
-def test_html_holds_untrusted_text_as_text() -> None:
-    tags = Tags()
-    tags.feed(to_html(nasty_table()))
-    tags.close()
-    assert tags.open == []
-    assert tags.seen.count("b") == 1  # the best value, and nothing from the text
-    assert tags.text.count("<b>&_%|*`#{x}") == 5  # title twice, header, cell and note
-
-
-def test_latex_holds_untrusted_text_as_text() -> None:
-    text = to_latex(nasty_table())
-    body = re.sub(r"\\(textbackslash|textasciitilde|textasciicircum|textless|textgreater|textbar)\{\}", "", text)
-    body = re.sub(r"\\[&%$#_{}]", "", body)
-    assert body.count("{") == body.count("}")
-    rows = body[body.index(r"\toprule") : body.index(r"\bottomrule")]
-    assert [line.count("&") for line in rows.splitlines() if line.endswith(r"\\")] == [1, 1, 1]
-    assert not re.search(r"[<>|~^$]|(?<!\\)#", body)
-    assert text.count(r"\begin{") == text.count(r"\end{") == 2
-
-
-def test_markdown_and_terminal_hold_untrusted_text_as_text() -> None:
-    markdown = to_markdown(nasty_table())
-    unescaped = re.sub(r"\\.", "", markdown)
-    assert [line.count("|") for line in unescaped.splitlines() if line.startswith("|")] == [3, 3, 3, 3]
-    assert "<" not in unescaped
-    assert "\x1b" not in to_text(nasty_table())
-    assert list(csv.reader(to_csv(nasty_table()).splitlines(keepends=True)))[1] == [NASTY, "1.0"]
-
-
-@pytest.mark.parametrize(
-    ("count", "text"),
-    [(823_200_000, "823M"), (2_253_600_000, "2.25B"), (42_825_000_000, "42.8B"), (79_400, "79.4K"), (999_999, "1.00M")],
-)
-def test_counts_for_people(count: int, text: str) -> None:
-    assert human(count) == text
 
 
 def test_points_of_the_figure_are_the_scores(collected: Path) -> None:

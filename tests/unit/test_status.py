@@ -15,7 +15,7 @@ from test_cli import CONFIG, PATHS, finish
 from test_config import SMALL
 
 from retrotune import cli
-from retrotune.cells import expand_grid, resolve_cell
+from retrotune.cells import expand_grid
 from retrotune.config import load_config
 from retrotune.errors import ConfigError
 from retrotune.files import write_json, write_text
@@ -24,6 +24,7 @@ from retrotune.report.collect import read_cells
 from retrotune.report.explain import differences, digest, explain_cell, find_cell, read_reasons
 from retrotune.report.progress import Heads, read_heads, read_squeue, read_standings, shared_failures
 from retrotune.report.status import estimate, study_status
+from retrotune.resolve import cell_stages
 
 ZEROSHOT_NQ, ZEROSHOT_QASPER, LORA_NQ, LORA_QASPER = expand_grid(CONFIG)
 AT_WORK = f"10:00:00 INFO started on {socket.gethostname()}, process {os.getpid()}\n"
@@ -262,7 +263,9 @@ def test_three_thousand_cells_take_less_than_two_seconds():
             log(cell, "finetune_cell", "10:00:00 INFO step\nerror: x\n")
         elif number % 3 == 1:
             Path(PATHS.cell(cell)).mkdir(parents=True)
-            Path(PATHS.cell(cell, "metrics.json")).write_text(json.dumps({"status": "done", "cell": vars(cell)}))
+            Path(PATHS.cell(cell, "metrics.json")).write_text(
+                json.dumps({"status": "done", "cell": vars(cell), "inputs": {}})
+            )
     begun = time.process_time()
     printed = study_status(config)
     assert time.process_time() - begun < 2
@@ -298,16 +301,35 @@ def test_a_cell_that_is_not_there_has_neighbors(name, message):
         find_cell(CONFIG, name)
 
 
+def recorded(**changes):
+    """What a cell's stages used, as its result has it; `changes` are values of fine-tuning, None for one without."""
+    used = {stage: params.recorded() for stage, params in cell_stages(CONFIG, LORA_NQ).items()}
+    used["finetune_cell"] = {key: value for key, value in {**used["finetune_cell"], **changes}.items() if value}
+    write_text(PATHS.cell(LORA_NQ, "config.yaml"), yaml.safe_dump({**used, "base_model": None}))
+
+
 def test_a_changed_configuration_is_named():
-    before = resolve_cell(CONFIG, LORA_NQ)
-    write_text(PATHS.cell(LORA_NQ, "config.yaml"), yaml.safe_dump(before.for_stage("score").model_dump(mode="json")))
-    assert f"configuration: {digest(before)}, the one that its result was made with" in explain_cell(
-        CONFIG, LORA_NQ.name
-    )
+    before = cell_stages(CONFIG, LORA_NQ)
+    recorded()
+    same = f"configuration: {digest(before)}, the one that its result was made with"
+    assert same in explain_cell(CONFIG, LORA_NQ.name)
     changed = load_config({**SMALL, "methods": {"lora": {"kind": "lora", "rank": 3}}})
     printed = explain_cell(changed, LORA_NQ.name)
-    assert "method_entry.rank: 32 -> 3" in printed
-    assert digest(resolve_cell(changed, LORA_NQ)) != digest(before)
+    assert "finetune_cell.method.rank: 32 -> 3" in printed
+    assert digest(cell_stages(changed, LORA_NQ)) != digest(before)
+
+
+def test_a_stage_that_was_changed_is_named_and_a_field_with_a_default_is_not():
+    recorded(version=1)
+    assert "finetune_cell.version: 1 -> " in explain_cell(CONFIG, LORA_NQ.name)
+    recorded(base=None)
+    assert "the one that its result was made with" in explain_cell(CONFIG, LORA_NQ.name)
+
+
+@pytest.mark.parametrize("text", ["- a list", "{", "[]"])
+def test_a_damaged_record_is_named(text):
+    write_text(PATHS.cell(LORA_NQ, "config.yaml"), text)
+    assert "config.yaml cannot be read" in explain_cell(CONFIG, LORA_NQ.name)
 
 
 def test_differences_have_places():
@@ -338,7 +360,9 @@ def test_files_state_and_commands_of_a_cell(capsys):
     assert cli.main(["explain", "g/lora/nq/bm5/seed0", "--configfile", "study.yaml", "--config", "max_length=9"]) == 0
     printed = capsys.readouterr().out
     assert printed.startswith("g/lora/nq/bm5/seed0: gpt, size xs, done\n")
-    assert re.search(r"not there +resources/small/neighbors/bm5/nq/train.parquet", printed)
+    for file in ("neighbors/bm5/nq/train.parquet", "datasets/nq/train.parquet", "datasets/nq/test.references.parquet"):
+        assert re.search(rf"not there +resources/small/{file}", printed)
+    assert "scores.jsonl" in printed
     assert re.search(r"20\d\d-\d\d-\d\d \d\d:\d\d:\d\d  results/small/cells/g/lora/nq/bm5/seed0/metrics.json", printed)
     target = "results/small/cells/g/lora/nq/bm5/seed0/metrics.json"
     assert f"  snakemake --cores 1 --configfile study.yaml --config max_length=9 -- {target}" in printed

@@ -12,6 +12,7 @@ from retrotune.datasets import Example, Passage, get_spec
 from retrotune.errors import DataError, RetrievalError, TrainingError
 from retrotune.prompting.examples import EncodedExample, ExampleEncoder
 from retrotune.prompting.padding import Collator, pad_neighbors
+from retrotune.stages import TrainTokenizerParams
 from retrotune.training.tokenizer import train_tokenizer, wrap_tokenizer
 
 TEXT = "title: Kelo, source: The mayor of Kelo is Dana.\n\nQuestion: Who is the mayor? Answer: The answer is Dana.\n"
@@ -23,12 +24,12 @@ OPEN = Example("q1", "Who is the mayor of Kelo", ("Dana", "Dana Ruvo"))
 def tokenizer(tmp_path_factory):
     root = tmp_path_factory.mktemp("text")
     (root / "a.txt").write_text(TEXT, encoding="utf-8")
-    corpora = {"a": CorpusEntry(reader="text", path="a.txt")}
-    train_tokenizer(corpora, root, 300, root / "one.json")
-    train_tokenizer(corpora, root, 300, root / "two.json")
+    params = TrainTokenizerParams(corpora={"a": CorpusEntry(reader="text", path="a.txt")}, vocab_size=300)
+    train_tokenizer(params, root, root / "one.json")
+    train_tokenizer(params, root, root / "two.json")
     assert (root / "one.json").read_bytes() == (root / "two.json").read_bytes()
     with pytest.raises(TrainingError, match="vocab_size=100"):
-        train_tokenizer(corpora, root, 100, root / "three.json")
+        train_tokenizer(params.model_copy(update={"vocab_size": 100}), root, root / "three.json")
     return wrap_tokenizer(root / "one.json")
 
 
@@ -67,20 +68,15 @@ def test_reused_contexts_are_the_first_neighbors_again(encoder, tokenizer):
     assert [len(ids) for ids in encoded.neighbor_ids] == [4, 4]
 
 
-def test_missing_neighbors_are_an_error_in_a_corpus_and_allowed_in_an_own_document(encoder):
+def test_missing_neighbors_are_an_error_unless_there_may_be_fewer(encoder):
     with pytest.raises(RetrievalError, match=r"needs 3 neighbors but the cache holds 2 .*'q1'.*top_k>=3"):
         encoder.encode(OPEN, PASSAGES[:2], with_answer=False)
-    own = Example("q2", "Who", ("Dana",), doc_id="d")
-    encoded = replace(encoder, open_domain=False).encode(own, PASSAGES[:2], with_answer=False)
-    assert encoded.neighbor_ids == []
-
-
-def test_gold_may_lack_passages_in_a_corpus(encoder):
-    gold = replace(encoder, may_lack_passages=True)
-    whole, one = (gold.encode(OPEN, PASSAGES[:count], with_answer=False) for count in (3, 1))
+    short = replace(encoder, may_lack_passages=True)
+    assert short.encode(OPEN, PASSAGES[:2], with_answer=False).neighbor_ids == []
+    whole, one = (short.encode(OPEN, PASSAGES[:count], with_answer=False) for count in (3, 1))
     assert len(whole.neighbor_ids) == 1
     assert (len(one.neighbor_ids), len(one.prompt_ids) < len(whole.prompt_ids)) == (0, True)
-    assert gold.encode(OPEN, [], with_answer=False).neighbor_ids == []
+    assert short.encode(OPEN, [], with_answer=False).neighbor_ids == []
 
 
 def test_truncation_cuts_contexts_from_the_end_and_never_the_question(encoder, tokenizer):

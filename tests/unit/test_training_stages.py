@@ -8,28 +8,27 @@ import torch
 from neighbor_cases import write_text_cache
 from safetensors.torch import load_file
 
-from retrotune.cells import ResolvedCell
+from retrotune.cells import Cell
 from retrotune.config import (
     AdapterMethod,
     CorpusEntry,
-    DatasetEntry,
     Emphasis,
-    Evaluation,
     Finetuning,
     FullMethod,
     LoraMethod,
-    ModelEntry,
     Passages,
-    PretrainingEntry,
     PtuningMethod,
-    RetrievalEntry,
+    Recipe,
     SizeEntry,
 )
+from retrotune.datasets import Example, get_spec
 from retrotune.errors import TrainingError
 from retrotune.files import sha256
-from retrotune.methods import load_trained
+from retrotune.methods import load_trained, num_virtual_tokens
 from retrotune.models.loading import load_model, load_tokenizer
 from retrotune.models.retro.layers import Mlp
+from retrotune.preparing.examples import write_examples
+from retrotune.stages import BaseUse, FinetuneParams, PredictParams, PretrainParams, Prompting, TrainTokenizerParams
 from retrotune.training.finetune import finetune_cell
 from retrotune.training.pretrain import pretrain_model
 from retrotune.training.tokenizer import train_tokenizer
@@ -40,8 +39,8 @@ SIZE = SizeEntry(
     num_layers=2, hidden_size=16, num_heads=2, ffn_size=32, max_length=96, chunk_length=8, retrieved_length=12,
     cross_attention_layers=(1,), encoder_layers=1,
 )  # fmt: skip
-RECIPE = PretrainingEntry(
-    corpora=("quizzes",), tokenizer="t", neighbors_per="document", sequence_length=80, batch_size=4, steps=30,
+RECIPE = Recipe(
+    neighbors_per="document", sequence_length=80, batch_size=4, steps=30,
     optimizer="muon", learning_rate=0.02, warmup_steps=2, no_passage_share=0.1, emphasis=Emphasis(),
 )  # fmt: skip
 LAYOUTS = {"gpt": Passages(num_contexts=1), "retro": Passages(num_neighbors=1)}
@@ -53,22 +52,13 @@ def root(tmp_path_factory):
     folder = tmp_path_factory.mktemp("training")
     texts = [f"Question: Who rules town {name}? Answer: The answer is {name}." for name in NAMES]
     (folder / "quizzes.txt").write_text("\n\n".join(texts), encoding="utf-8")
-    train_tokenizer(CORPORA, folder, 300, folder / "tokenizer.json")
+    train_tokenizer(TrainTokenizerParams(corpora=CORPORA, vocab_size=300), folder, folder / "tokenizer.json")
     for file, chunk in (("documents", 0), ("chunks", 1)):
         neighbors = [(f"quizzes/quizzes.txt#{number}", chunk, name, "T", name) for number, name in enumerate(NAMES)]
         write_text_cache(folder / f"{file}.json", neighbors)
-    questions = pd.DataFrame(
-        {
-            "question_id": list(NAMES),
-            "question": [f"Who rules town {name}?" for name in NAMES],
-            "answers": [[name] for name in NAMES],
-            "doc_id": None,
-            "options": [[] for _ in NAMES],
-            "evidence": [[] for _ in NAMES],
-        }
-    )
-    questions.to_parquet(folder / "train.parquet")
-    questions[:0].to_parquet(folder / "empty.parquet")
+    questions = [Example(name, f"Who rules town {name}?", (name,)) for name in NAMES]
+    write_examples(folder / "train.parquet", questions, with_answer=True)
+    write_examples(folder / "empty.parquet", [], with_answer=True)
     found = {"question_id": NAMES, "rank": 0, "passage_id": NAMES, "title": "T", "text": NAMES, "score": 1.0}
     pd.DataFrame(found).to_parquet(folder / "neighbors.parquet")
     for family in LAYOUTS:
@@ -76,30 +66,52 @@ def root(tmp_path_factory):
     return folder
 
 
+def pretraining(family, recipe=RECIPE):
+    """What pretraining uses."""
+    return PretrainParams(family=family, size=SIZE, recipe=recipe, layout=LAYOUTS[family], corpora=CORPORA)
+
+
 def pretrain(root, family, out, recipe=RECIPE, cache="documents"):
     pretrain_model(
-        family, SIZE, recipe, LAYOUTS[family], CORPORA, root, root / "tokenizer.json", root / f"{cache}.json",
-        out, root / "work" / out.name,
-    )  # fmt: skip
+        pretraining(family, recipe),
+        root,
+        root / "tokenizer.json",
+        root / f"{cache}.json",
+        out,
+        root / "work" / out.name,
+    )
     return json.loads((out / "manifest.json").read_text())
 
 
-def cell(family, method, **finetuning):
-    return ResolvedCell(
-        model=family, method="m", dataset="d", retrieval="r", seed=7, family=family, size="tiny",
-        model_entry=ModelEntry(family=family, size="tiny", path="."), method_entry=method,
-        dataset_entry=DatasetEntry(reader="nq", path=".", max_new_tokens=8),
-        retrieval_entry=RetrievalEntry(retriever="x", chunking="c", top_k=1, **LAYOUTS and {
-            "gpt": LAYOUTS["gpt"], "retro": LAYOUTS["retro"]}),
-        finetuning=Finetuning(**{"batch_size": 4, "max_steps": 25, "warmup_steps": 2, **finetuning}),
-        evaluation=Evaluation(), max_length=96,
+CELL = Cell("tiny", "m", "d", "r", 7)
+
+
+def prompting(family, method):
+    """How a cell's questions become sequences."""
+    return Prompting(
+        family=family, template=get_spec("nq").prompt_of("base"), layout=LAYOUTS[family], max_length=96,
+        max_new_tokens=8, virtual_tokens=num_virtual_tokens(method),
     )  # fmt: skip
 
 
-def finetune(root, out, resolved, examples="train"):
-    finetune_cell(
-        resolved, root / resolved.family, root / f"{examples}.parquet", root / "neighbors.parquet", out, out / "work"
+def training(family, method, gate=None, precision="float32", **recipe):
+    """What fine-tuning of a cell uses."""
+    return FinetuneParams(
+        prompting=prompting(family, method),
+        base=BaseUse(retrieval_gate=gate, precision=precision),
+        method=method,
+        recipe=Finetuning(**{"batch_size": 4, "max_steps": 25, "warmup_steps": 2, **recipe}),
     )
+
+
+def answering(family, method, batch_size=16):
+    """What prediction of a cell uses."""
+    return PredictParams(prompting=prompting(family, method), batch_size=batch_size)
+
+
+def finetune(root, out, params, examples="train"):
+    inputs = (root / params.prompting.family, root / f"{examples}.parquet", root / "neighbors.parquet")
+    finetune_cell(params, CELL, *inputs, out, out / "work")
     return json.loads((out / "train.json").read_text())
 
 
@@ -141,14 +153,14 @@ METHODS = [
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.kind)
 @pytest.mark.parametrize("family", ["gpt", "retro"])
 def test_finetuning_learns_saves_and_repeats(root, tmp_path, family, method):
-    resolved = cell(family, method, learning_rate=0.02)
-    summary = finetune(root, tmp_path / "one", resolved)
+    params = training(family, method, learning_rate=0.02)
+    summary = finetune(root, tmp_path / "one", params)
     lines = [json.loads(line) for line in (tmp_path / "one" / "train_log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(1, 26))
     assert lines[-1]["loss"] < lines[0]["loss"]
     assert (summary["steps"], summary["tokens"], summary["truncated"]) == (25, lines[-1]["tokens"], 0)
     assert summary["num_trainable_params"] == summary["num_total_params"] or method.kind != "full"
-    finetune(root, tmp_path / "two", resolved)
+    finetune(root, tmp_path / "two", params)
     files = sorted((tmp_path / "one" / "adapter").glob("*.safetensors"))
     assert files
     assert summary["adapter_bytes"] == sum(file.stat().st_size for file in files)
@@ -159,10 +171,10 @@ def test_finetuning_learns_saves_and_repeats(root, tmp_path, family, method):
 
 
 def test_finetuning_in_micro_batches_and_bfloat16(root, tmp_path):
-    resolved = cell("retro", METHODS[0], micro_batch_size=3, max_steps=None, epochs=5)
-    half = resolved.model_entry.model_copy(update={"precision": "bfloat16"})
-    summary = finetune(root, tmp_path, resolved.model_copy(update={"model_entry": half}))
+    params = training("retro", METHODS[0], precision="bfloat16", micro_batch_size=3, max_steps=None, epochs=5)
+    summary = finetune(root, tmp_path, params)
     assert summary["steps"] == 5
+    assert summary["params"] == params.recorded()
     assert load_trained(load_model(root / "retro", torch.bfloat16), tmp_path / "adapter") is not None
 
 
@@ -179,7 +191,7 @@ def test_activation_checkpointing_changes_no_weight(root, tmp_path, method, monk
     hashes, counts = [], []
     for checkpointing in (False, True):
         out = tmp_path / str(checkpointing)
-        finetune(root, out, cell("retro", method, max_steps=3, activation_checkpointing=checkpointing))
+        finetune(root, out, training("retro", method, max_steps=3, activation_checkpointing=checkpointing))
         hashes.append([sha256(file) for file in sorted((out / "adapter").glob("*.safetensors"))])
         counts.append(len(calls))
         calls.clear()
@@ -189,9 +201,7 @@ def test_activation_checkpointing_changes_no_weight(root, tmp_path, method, monk
 
 def test_finetuning_with_the_gate_closed_leaves_the_encoder_alone(root, tmp_path):
     for gate in (None, 0.0):
-        resolved = cell("retro", METHODS[0], max_steps=3)
-        entry = resolved.model_entry.model_copy(update={"retrieval_gate": gate})
-        finetune(root, tmp_path / str(gate), resolved.model_copy(update={"model_entry": entry}))
+        finetune(root, tmp_path / str(gate), training("retro", METHODS[0], gate=gate, max_steps=3))
         weights = load_file(tmp_path / str(gate) / "adapter" / "adapter_model.safetensors")
         moved = {name: bool(value.any()) for name, value in weights.items() if "lora_B" in name}
         assert {moved[name] for name in moved if "neighbor_encoder" in name} == {gate is None}
@@ -200,6 +210,4 @@ def test_finetuning_with_the_gate_closed_leaves_the_encoder_alone(root, tmp_path
 
 def test_nothing_to_train_on_is_an_error(root, tmp_path):
     with pytest.raises(TrainingError, match=r"no training questions"):
-        finetune(root, tmp_path, cell("gpt", METHODS[0]), "empty")
-    with pytest.raises(TrainingError, match="not trained"):
-        finetune(root, tmp_path, cell("gpt", METHODS[0]).model_copy(update={"finetuning": None}))
+        finetune(root, tmp_path, training("gpt", METHODS[0]), "empty")

@@ -8,6 +8,7 @@ import subprocess
 import time
 
 import pytest
+import yaml
 
 pytestmark = pytest.mark.slow
 
@@ -50,8 +51,14 @@ def test_every_cell_has_a_result(finished):
         assert len(primary) == 1
         assert 0 <= primary[0]["value"] <= 100
         assert primary[0]["n"] == 6
-        predictions = [json.loads(line) for line in (path.parent / "predictions.jsonl").read_text().splitlines()]
+        predictions, scores = (
+            [json.loads(line) for line in (path.parent / name).read_text().splitlines()]
+            for name in ("predictions.jsonl", "scores.jsonl")
+        )
         assert len({record["question_id"] for record in predictions}) == 6
+        assert [record["question_id"] for record in scores] == [record["question_id"] for record in predictions]
+        assert len(result["model"]["fingerprint"]) == 16
+        assert "predict_cell" in yaml.safe_load((path.parent / "config.yaml").read_text())
         assert (path.parent / "adapter").exists() == ("zeroshot" not in str(path))
 
 
@@ -143,6 +150,11 @@ def test_a_changed_value_reruns_exactly_what_depends_on_it(finished):
     assert finished.plan("--config", "evaluation={bootstrap_samples: 10}") == {"score_cell": 10, **measured, **report}
     assert finished.plan("--config", "evaluation={retrieval_depth: 20}") == measured
     assert finished.plan("--config", "select={dataset: qmsum}") == report
+    again = {"predict_cell": 10, "score_cell": 10, **report}
+    assert finished.plan("--config", "evaluation={batch_size: 3}") == again
+    assert finished.plan("--config", 'datasets={"nq": {"prompt": "base"}}') == {}, "what it was, written out"
+    fewer = {"prepare_test": 1, "cache_neighbors": 1, **measured, "predict_cell": 7, "score_cell": 7, **report}
+    assert finished.plan("--config", 'datasets={"nq": {"max_test": 5}}') == fewer, "nothing is trained again"
 
 
 def test_retrofitted_models_come_from_the_same_gpt_and_the_same_tokens(finished):
@@ -171,5 +183,5 @@ def test_a_cell_from_nothing(finished, tmp_path):
     elsewhere = type(finished)(finished.repository, tmp_path, *finished.configfiles)
     jobs = elsewhere.plan(f"{CELLS}/retro-tiny/lora/nq/minilm2/seed0/metrics.json")
     assert jobs["pretrain_model"] == jobs["finetune_cell"] == jobs["predict_cell"] == jobs["score_cell"] == 1
-    assert jobs["write_world"] == 1
+    assert jobs["write_world"] == jobs["prepare_train"] == jobs["prepare_test"] == 1
     assert jobs["cache_neighbors"] == 2

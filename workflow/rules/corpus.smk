@@ -23,6 +23,7 @@ rule download_source:
         ENV
     params:
         uses=uses("download_source"),
+        root=CONFIG.raw,
     script:
         "../scripts/download_source.py"
 

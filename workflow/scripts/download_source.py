@@ -4,5 +4,5 @@ from retrotune.preparing.download import download_source
 from retrotune.stages import DownloadSourceParams
 
 with stage_log(snakemake.log[0]):
-    files = download_source(DownloadSourceParams.of(snakemake.params.uses))
+    files = download_source(DownloadSourceParams.of(snakemake.params.uses), snakemake.params.root)
     write_json(snakemake.output[0], {"files": [str(file) for file in files]})

@@ -16,6 +16,7 @@ from retrotune.corpus.records import BadRecordError, BadRecords, Document, check
 from retrotune.demo.layouts import Demo
 from retrotune.entries import Entry
 from retrotune.errors import ConfigError, DataError
+from retrotune.scores import METRICS
 
 VARIANTS = ("base", "instruct")
 GITHUB = "https://raw.githubusercontent.com"
@@ -286,7 +287,8 @@ INSTRUCT_LONG = Template(
 class DatasetSpec:
     """Everything that the other rooms need to know of a dataset.
 
-    `version` is raised whenever splits or answers change such that scores do. `metric` is the primary metric.
+    `version` is raised whenever splits or answers change such that scores do. `metric` is the primary metric, one of
+    `retrotune.scores`; another is refused with a `ConfigError` before anything runs that could not be scored.
     `templates` are its prompt variants: `base` for models that continue text, `instruct` for those that follow orders.
     `gold`: a passage can hold an answer, which is not so of summaries. `demo` is the dataset's part of the demo world;
     None: it has none.
@@ -302,6 +304,10 @@ class DatasetSpec:
     templates: dict[str, Template]
     gold: bool = True
     demo: Demo | None = None
+
+    def __post_init__(self) -> None:
+        if self.metric not in METRICS:
+            raise ConfigError(f"dataset {self.name}: metric {self.metric!r} is unknown; known: {', '.join(METRICS)}")
 
     def layout(self, name: str) -> Layout:
         """The layout called `name`; `ConfigError` if the dataset has no such layout."""

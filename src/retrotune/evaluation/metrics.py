@@ -1,6 +1,6 @@
-"""Scores of one answer, from 0 to 100: token F1, exact match, multiple choice and ROUGE.
+"""Scores of one answer, from 0 to 100: token F1, exact match, multiple choice and ROUGE. `retrotune.scores` names them.
 
-Every score here, and so every value in `predictions.jsonl`, `metrics.json` and the tables, is on the scale 0 to 100 on
+Every score here, and so every value in `scores.jsonl`, `metrics.json` and the tables, is on the scale 0 to 100 on
 which papers print them, and higher is better. Texts are compared after the normalization of the SQuAD evaluation.
 """
 
@@ -12,19 +12,6 @@ from collections import Counter
 from collections.abc import Sequence
 
 from retrotune.errors import DataError
-
-METRICS = {
-    "exact_match": "EM",
-    "multiple_choice": "EM",
-    "f1": "F1",
-    "f1_first": "F1 (first answer)",
-    "rouge_geometric": "geo-ROUGE",
-    "rouge_arithmetic": "mean ROUGE",
-    "rouge1": "ROUGE-1",
-    "rouge2": "ROUGE-2",
-    "rougeL": "ROUGE-L",
-}
-"""Every metric's name in result files, and how tables print it (geo-ROUGE: geometric mean of ROUGE-1, -2 and -L)."""
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _LETTER = re.compile(r"\(?([a-z])(?:[).:]|$)", re.IGNORECASE)

@@ -129,7 +129,9 @@ def _scored(predictions: str | Path, references: Mapping[str, Reference], metric
     remedy = "delete it and predict the cell again"
     for line, record in read_jsonl(predictions):
         place = f"{predictions}:{line}"
-        question_id = record.get("question_id")
+        if not isinstance(record, dict):
+            raise ResultError(f"{place}: no question with its prediction; {remedy}")
+        question_id: Any = record.get("question_id")
         if question_id in seen:
             raise ResultError(f"{place}: question {question_id!r} appears twice; {remedy}")
         if question_id not in references:

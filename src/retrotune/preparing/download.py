@@ -37,14 +37,14 @@ SOURCES: dict[str, tuple[RawFile, ...]] = {
 """Official files by the name of their source: those of each dataset's layouts, and of corpora."""
 
 
-def download_source(params: DownloadSourceParams) -> list[Path]:
-    """Fetch the official files of a source (a key of `SOURCES`) into its folder; the paths of the files to read.
+def download_source(params: DownloadSourceParams, root: str | Path) -> list[Path]:
+    """Fetch the official files of a source (a key of `SOURCES`) into its folder below `root`; the files to read.
 
     Raises `ConfigError` for an unknown source, `DataError` as `download_files` does.
     """
     if params.source not in SOURCES:
         raise ConfigError(f"download source {params.source!r} is unknown; known are {', '.join(SOURCES)}")
-    return download_files(SOURCES[params.source], params.folder)
+    return download_files(SOURCES[params.source], Path(root) / params.folder)
 
 
 def download_files(files: tuple[RawFile, ...], folder: str | Path, attempts: int = 5, wait: float = 2.0) -> list[Path]:

@@ -1,0 +1,188 @@
+"""Scores of a cell, made from predictions and references alone: what is kept, and input that cannot be scored."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from retrotune.cells import Cell
+from retrotune.datasets import SPECS, Example
+from retrotune.errors import ConfigError, DataError, ResultError
+from retrotune.evaluation.metrics import score_prediction
+from retrotune.evaluation.score import score_cell
+from retrotune.files import read_json, read_jsonl, sha256, write_json, write_jsonl
+from retrotune.preparing.examples import load_examples, with_references, write_examples, write_references
+from retrotune.stages import ScoreParams
+
+CELL = Cell("gpt-a", "lora", "nq", "bm25", 3)
+EXAMPLES = [Example(f"q{number}", "Who?", ("Tamo", f"answer {number}"), doc_id=f"d{number}") for number in range(9)]
+SAID = [{"question_id": example.question_id, "prediction": "Tamo" if place % 3 else "Dana", "text": " Tamo"}
+        for place, example in enumerate(EXAMPLES)]  # fmt: skip
+PARAMS = ScoreParams(metric="exact_match", bootstrap_samples=50)
+INPUTS = {"examples": "a", "model": "b", "neighbors": None}
+PREDICTED = {
+    "num_questions": 9,
+    "seconds": 1.5,
+    "retrieval_gate": None,
+    "model": {"num_parameters": 5, "departures": [], "params": {"version": 2, "family": "gpt"}, "fingerprint": "f1"},
+    "inputs": INPUTS,
+    "params": {"version": 5, "batch_size": 4},
+}
+
+
+class Files:
+    """A cell's files in a folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.predictions, self.references = root / "predictions.jsonl", root / "references.parquet"
+        self.scores, self.metrics = root / "scores.jsonl", root / "metrics.json"
+        self.write(SAID)
+        write_references(self.references, EXAMPLES)
+
+    def write(self, said: list[Any], **predicted: Any) -> None:
+        write_jsonl(self.predictions, said)
+        write_json(self.root / "predict.json", {**PREDICTED, **predicted})
+
+    def score(self, params: ScoreParams = PARAMS, trained: Path | None = None) -> Any:
+        summary = self.root / "predict.json"
+        score_cell(params, CELL, self.predictions, summary, self.references, trained, self.scores, self.metrics)
+        return read_json(self.metrics)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Files:
+    return Files(tmp_path)
+
+
+def test_a_line_per_question(files: Files) -> None:
+    files.score()
+    assert [record for _, record in read_jsonl(files.scores)] == [
+        {
+            "question_id": example.question_id,
+            "doc_id": example.doc_id,
+            "scores": score_prediction(said["prediction"], example.answers),
+        }
+        for example, said in zip(EXAMPLES, SAID, strict=True)
+    ]
+
+
+def test_metrics(files: Files) -> None:
+    write_json(files.root / "train.json", {"steps": 2, "params": {"version": 3}})
+    found = files.score(trained=files.root / "train.json")
+    assert found["cell"] == {"model": "gpt-a", "method": "lora", "dataset": "nq", "retrieval": "bm25", "seed": 3}
+    assert found["status"] == "done"
+    assert found["train"] == {"steps": 2}
+    assert found["predict"] == {"num_questions": 9, "seconds": 1.5, "retrieval_gate": None}
+    assert found["model"] == {"num_parameters": 5, "fingerprint": "f1", "departures": []}
+    entry = found["metrics"]["exact_match"]
+    assert entry["value"] == pytest.approx(100 * 6 / 9)
+    assert entry["ci_low"] <= entry["value"] <= entry["ci_high"]
+    assert entry["n"] == 9
+    assert [name for name, one in found["metrics"].items() if one["primary"]] == ["exact_match"]
+    made = {"predictions": files.predictions, "references": files.references, "scores": files.scores}
+    assert found["inputs"] == {**INPUTS, **{name: sha256(path) for name, path in made.items()}}
+    assert torch.__version__.startswith(found["versions"]["torch"].split("+")[0])
+    named = {"stages", "retrotune", "transformers", "peft", "faiss", "python", "platform", "git"}
+    assert found["versions"].keys() >= named
+
+
+def test_what_each_stage_used_stands_beside(files: Files) -> None:
+    write_json(files.root / "train.json", {"params": {"version": 3, "recipe": {"epochs": 1.0}}})
+    files.score(trained=files.root / "train.json")
+    assert yaml.safe_load((files.root / "config.yaml").read_text()) == {
+        "finetune_cell": {"version": 3, "recipe": {"epochs": 1.0}},
+        "predict_cell": {"version": 5, "batch_size": 4},
+        "score_cell": PARAMS.recorded(),
+        "base_model": {"version": 2, "family": "gpt"},
+    }
+    files.score()
+    assert "finetune_cell" not in yaml.safe_load((files.root / "config.yaml").read_text())
+
+
+def test_without_resamples_there_is_no_interval(files: Files) -> None:
+    entry = files.score(PARAMS.model_copy(update={"bootstrap_samples": 0}))["metrics"]["f1"]
+    assert (entry["ci_low"], entry["ci_high"]) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        (SAID[:-1], "lacks 1 of 9 questions, first 'q8'; delete it and predict the cell again"),
+        ([*SAID[:-1], SAID[0]], "predictions.jsonl:9: question 'q0' appears twice"),
+        ([*SAID[:-1], {**SAID[-1], "question_id": "q77"}], "jsonl:9: question 'q77' is not in the references"),
+        ([*SAID, {"prediction": "x"}], "predictions.jsonl:10: question None is not in the references"),
+        ([*SAID, ["q0", "Tamo"]], "predictions.jsonl:10: no question"),
+        ([{"question_id": "q0"}, *SAID[1:]], "predictions.jsonl:1: question 'q0' has no prediction"),
+        ([{"question_id": "q0", "prediction": None}, *SAID[1:]], "jsonl:1: question 'q0' has no prediction"),
+        ([], "holds no prediction"),
+    ],
+)  # fmt: skip
+def test_predictions_that_are_not_whole_are_refused(files: Files, said: list[Any], message: str) -> None:
+    files.write(said)
+    with pytest.raises(ResultError, match=message):
+        files.score()
+    assert not files.metrics.exists()
+    assert not files.scores.exists()
+
+
+def test_a_line_that_was_cut_is_named(files: Files) -> None:
+    files.predictions.write_bytes(files.predictions.read_bytes()[:-20])
+    with pytest.raises(DataError, match="predictions.jsonl:9: not valid JSON"):
+        files.score()
+    assert not files.metrics.exists()
+
+
+def test_references_that_miss_a_question_or_its_answers_are_refused(files: Files) -> None:
+    write_references(files.references, EXAMPLES[1:])
+    with pytest.raises(ResultError, match="predictions.jsonl:1: question 'q0' is not in the references"):
+        files.score()
+    write_references(files.references, [replace(EXAMPLES[0], answers=()), *EXAMPLES[1:]])
+    with pytest.raises(ResultError, match="predictions.jsonl:1: .*without answers.*prepare the dataset again"):
+        files.score()
+    files.references.unlink()
+    with pytest.raises(DataError, match="references.parquet: no such file"):
+        files.score()
+    assert not files.metrics.exists()
+
+
+def test_measures_of_retrieval_need_the_references_too(files: Files) -> None:
+    write_examples(files.root / "test.parquet", EXAMPLES, with_answer=False)
+    write_references(files.references, EXAMPLES[1:])
+    with pytest.raises(DataError, match="no references for 1 of 9 questions, first 'q0'"):
+        with_references(load_examples(files.root / "test.parquet"), files.references)
+
+
+def test_a_metric_that_does_not_apply_is_refused(files: Files) -> None:
+    with pytest.raises(ResultError, match="question 'q0' cannot be scored by multiple_choice, only by exact_match, f1"):
+        files.score(PARAMS.model_copy(update={"metric": "multiple_choice"}))
+    assert not files.metrics.exists()
+
+
+@pytest.mark.parametrize("metric", ["", "accuracy", "F1"])
+def test_a_dataset_without_a_known_metric_is_refused_when_it_is_declared(metric: str) -> None:
+    with pytest.raises(ConfigError, match=rf"dataset nq: metric '{metric}' is unknown; known: exact_match, "):
+        replace(SPECS["nq"], metric=metric)
+
+
+def test_a_gate_is_stated_beside_the_result(files: Files) -> None:
+    for gate, stated in (
+        (None, []),
+        (1.0, []),
+        (0.0, ["gpt-a has its neighbor encoder off (retrieval_gate 0)"]),
+        (0.5, ["gpt-a scales what it reads from neighbors (retrieval_gate 0.5)"]),
+    ):
+        files.write(SAID, retrieval_gate=gate)
+        assert files.score()["model"]["departures"] == stated
+
+
+def test_scores_are_the_same_to_the_byte(files: Files) -> None:
+    first = files.score()
+    scores = files.scores.read_bytes()
+    assert files.score()["metrics"] == first["metrics"]
+    assert files.scores.read_bytes() == scores
+    assert json.loads(scores.splitlines()[0])["scores"]["exact_match"] == 0
