@@ -168,6 +168,10 @@ class Searching(StageParams):
     base: RetrieverEntry | None = None
     files: Files = Field(default_factory=dict)
 
+    def recorded(self) -> dict[str, Any]:
+        """All values, but of retrievers those only that are no defaults: the keys of other kinds say nothing."""
+        return super().recorded() | {"retriever": self.retriever.given(), "base": self.base and self.base.given()}
+
 
 class CacheNeighborsParams(Searching):
     """The search for a dataset's questions, of all passages or, `own_documents`, of those of their own documents."""

@@ -180,6 +180,7 @@ ROWS: dict[str, tuple[Any, str]] = {
     "retrievers.pair.max_length": (64, f"embed_passages {SEARCH}"),
     "retrievers.pair.batch_tokens": (64, f"embed_passages {SEARCH}"),
     "retrievers.pair.precision": ("auto", f"embed_passages {SEARCH}"),
+    "retrievers.pair.trust_remote_code": (True, f"embed_passages {SEARCH}"),
     "retrievers.pair.block_passages": (64, "embed_passages"),
     "retrievers.worse.base": ("published", SEARCH),
     "retrievers.worse.share": (0.1, SEARCH),
@@ -262,6 +263,7 @@ ROWS: dict[str, tuple[Any, str]] = {
     "models.hub.instruct": (True, f"{CELLS} collect_metrics"),
     "models.folder.retrieval_gate": (0, f"{CELLS} collect_metrics"),
     "models.hub.precision": ("bfloat16", CELLS),
+    "models.hub.trust_remote_code": (True, f"fetch_model {CELLS}"),
     # cells
     "methods.zeroshot.kind": ("ia3", "collect_metrics"),
     "methods.lora.kind": ("ia3", "finetune_cell"),

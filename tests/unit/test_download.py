@@ -123,4 +123,4 @@ def test_sources():
     for reader in ("nq", "triviaqa", "narrativeqa", "qasper", "quality", "qmsum", "wikipedia"):
         assert all(file.url.startswith("https://") for file in SOURCES[reader])
     with pytest.raises(ConfigError, match="known are"):
-        download_source(DownloadSourceParams(source="nothing", folder="x"))
+        download_source(DownloadSourceParams(source="nothing", folder="x"), ".")

@@ -4,7 +4,6 @@ from dataclasses import replace
 from random import Random
 
 import pytest
-from retrotune.corpus.documents import Document
 from tokenizer_cases import ADD_BLANKS, KEEP_ENDS, make
 from tokenizers import AddedToken, Tokenizer
 
