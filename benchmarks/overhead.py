@@ -6,7 +6,8 @@ A grid of trivial cells (the smallest model of the demo, two steps of training, 
 on this machine, which must be quiet, with as many jobs at once as it has cores. Everything that cells share is made
 beforehand. Work is what the logs of the stages in these jobs say they took, from the end of their imports on, but for
 fine-tuning that has a job to itself (`--together 1`): it imports torch within its stage. Scoring runs where Snakemake
-runs and holds no place. `--together` cells of one base model share a job. Slurm's packages and root are needed, as for tests/slurm.
+runs and holds no place. `--together` cells of one base model share a job. Slurm's packages and root are needed, as for
+tests/slurm.
 """
 
 import argparse
