@@ -4,11 +4,11 @@ from dataclasses import replace
 from random import Random
 
 import pytest
-from retrotune.corpus.documents import Document
 from tokenizer_cases import ADD_BLANKS, KEEP_ENDS, make
 from tokenizers import AddedToken, Tokenizer
 
 from retrotune.config import Emphasis, Passages
+from retrotune.corpus.documents import Document
 from retrotune.corpus.tokens import chunk_spans
 from retrotune.datasets import get_spec
 from retrotune.datasets.base import Example, Passage, Template
