@@ -25,7 +25,7 @@ from transformers import GenerationConfig
 
 from retrotune.cells import Cell
 from retrotune.config import CorpusEntry, read_config
-from retrotune.datasets import Example
+from retrotune.datasets.base import Example
 from retrotune.evaluation.generate import predict_cell
 from retrotune.models import RetroForCausalLM
 from retrotune.models.sizes import model_config
@@ -51,8 +51,8 @@ def write_questions(folder: Path) -> None:
     """Train and test questions with five passages each; the questions are long, so that short prompts are full too."""
     for split, count in (("train", TRAINED), ("test", ASKED)):
         ids = [f"{split}{number}" for number in range(count)]
-        examples = [Example(name, words(LONG), (words(4),)) for name in ids]
-        write_examples(folder / f"{split}.parquet", examples, with_answer=split == "train")
+        asked = [Example(name, words(LONG), (words(4),)) for name in ids]
+        write_examples(folder / f"{split}.parquet", asked, with_answer=split == "train")
         found = [
             {
                 "question_id": name,
@@ -101,11 +101,11 @@ def measure(config, name: str, model_dir: Path, folder: Path, changes: dict) -> 
     out, adapter = folder / name.replace(":", "-"), None
     label = name.replace(":", "_").replace("-", "_")
     if "finetune_cell" in used:
-        params = used["finetune_cell"]
-        recipe = params.recipe.model_copy(update=changes | {"warmup_steps": 1})
+        recipe = used["finetune_cell"].recipe.model_copy(update=changes | {"warmup_steps": 1})
+        params = used["finetune_cell"].model_copy(update={"recipe": recipe})
         free()
         inputs = (folder / "train.parquet", folder / "train-neighbors.parquet")
-        finetune_cell(params.model_copy(update={"recipe": recipe}), cell, model_dir, *inputs, out, folder / "work")
+        finetune_cell(params, cell, model_dir, *inputs, out, folder / "work")
         summary = json.loads((out / "train.json").read_text())
         log = [json.loads(line) for line in (out / "train_log.jsonl").read_text().splitlines()]
         assert all(line["loss"] > 0 for line in log), log
@@ -121,8 +121,8 @@ def measure(config, name: str, model_dir: Path, folder: Path, changes: dict) -> 
     inputs = (folder / "test.parquet", folder / "test-neighbors.parquet")
     predictions = out / "predictions.jsonl"
     out.mkdir(exist_ok=True)
-    outputs = (predictions, out / "predict.json", folder / "work" / label)
-    predict_cell(used["predict_cell"], cell, model_dir, adapter, *inputs, *outputs)
+    asked = (*inputs, predictions, out / "predict.json", folder / "work" / label)
+    predict_cell(used["predict_cell"], cell, model_dir, adapter, *asked)
     summary = json.loads((out / "predict.json").read_text())
     assert len(predictions.read_text().splitlines()) == ASKED
     print(f"VALUE {label}_answer_seconds {summary['seconds'] / ASKED:.3f}")

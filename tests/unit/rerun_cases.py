@@ -112,8 +112,7 @@ STUDY: dict[str, Any] = {
         "full": {"kind": "full"},
     },
     "grid": [
-        {"methods": ["zeroshot", "lora"], "retrievals": ["dense"]},
-        {"models": ["gpt"], "retrievals": ["dense"]},
+        {"methods": ["zeroshot", "lora"], "retrievals": ["dense"]}, {"models": ["gpt"], "retrievals": ["dense"]},
         {
             "models": ["gpt", "retro"], "methods": ["zeroshot"],
             "retrievals": ["preset", "tokens", "gold", "random", "degraded", "none"],
@@ -228,8 +227,7 @@ ROWS: dict[str, tuple[Any, str]] = {
     "sizes.tiny.tie_embeddings": (True, "pretrain_model"),
     "sizes.tiny.rotary_share": (1.0, "pretrain_model"),
     **{f"pretrainings.short.{key}": (value, "pretrain_model") for key, value in RECIPE.items()},
-    # passages of chunks may not stand in a prompt, as those of `short` do
-    "pretrainings.long.neighbors_per": ("document", "pretrain_model"),
+    "pretrainings.long.neighbors_per": ("document", "pretrain_model"),  # chunks' may not stand in prompts
     "pretrainings.short.corpora": (["wiki"], "cache_pretraining_neighbors pretrain_model"),
     "pretrainings.short.retrieval": ("fitting", "pretrain_model"),
     "pretrainings.short.tokenizer": ("other", ""),

@@ -112,18 +112,6 @@ def test_how_many_processes(monkeypatch):
     assert Launch(3, 2).count == 6
 
 
-def test_gpus_in_sight(monkeypatch):
-    for text, count in (("0,1", 2), ("", 0), ("-1", 0), ("GPU-a, GPU-b", 2)):
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", text)
-        assert launching._gpus_here() == count
-
-
-def test_arguments_become_json():
-    assert launching.plain({"a": Path("x/y"), "b": SHAPE, "c": [1, None]}) == {
-        "a": "x/y", "b": {"num_layers": 1, "hidden_size": 8, "num_heads": 2, "ffn_size": 8}, "c": [1, None],
-    }  # fmt: skip
-
-
 def test_processes_get_equal_arguments():
     """What a stage of a cell is called with, as each process makes it again of the JSON."""
     cell = Cell("g", "lora", "nq", "bm5", 7)
@@ -138,3 +126,15 @@ def test_processes_get_equal_arguments():
     found = stage(**received)
     assert found == given
     assert found["params"].text() == params.text(), "the same checkpoints are continued"
+
+
+def test_gpus_in_sight(monkeypatch):
+    for text, count in (("0,1", 2), ("", 0), ("-1", 0), ("GPU-a, GPU-b", 2)):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", text)
+        assert launching._gpus_here() == count
+
+
+def test_arguments_become_json():
+    assert launching.plain({"a": Path("x/y"), "b": SHAPE, "c": [1, None]}) == {
+        "a": "x/y", "b": SHAPE.given(), "c": [1, None],
+    }  # fmt: skip

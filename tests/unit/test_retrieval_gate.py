@@ -5,14 +5,21 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from dataset_cases import write_split
 from methods_cases import ADAPTER, FULL, LORA, PTUNING, VIRTUAL, greedy, method_id, perturb, prompts, tiny_model
-from test_generate import Study, save_model
 from test_retro_model import NEIGHBORS, RETRIEVED, make, tokens
+from tokenizer_cases import make as make_tokenizer
 
+from retrotune.cells import Cell
+from retrotune.config import Passages
+from retrotune.datasets import SPECS, Example
 from retrotune.errors import ModelError
-from retrotune.files import read_json, write_parquet
+from retrotune.evaluation.generate import predict_cell
+from retrotune.evaluation.score import score_cell
+from retrotune.files import read_json, read_jsonl, write_json, write_parquet
 from retrotune.methods import attach, load_trained, save_trained
 from retrotune.models.loading import load_model
+from retrotune.stages import BaseUse, PredictParams, Prompting, ScoreParams
 
 
 @pytest.mark.parametrize("search", [{"num_beams": 1}, {"num_beams": 3}])
@@ -78,34 +85,65 @@ def test_methods_keep_the_gate(method):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    model = make(vocab_size=320, max_position_embeddings=256, chunk_length=8, retrieved_length=16)
-    return save_model(model, tmp_path_factory.mktemp("retro"))
+    folder, tokenizer = tmp_path_factory.mktemp("retro"), make_tokenizer("gpt2")
+    ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
+    shape = {"max_position_embeddings": 256, "chunk_length": 8, "retrieved_length": 16}
+    model = make(vocab_size=len(tokenizer), **shape, **ids)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    write_json(folder / "manifest.json", {"num_parameters": model.num_parameters()})
+    return folder
 
 
-def gated(study, gate, adapter=None, method="zeroshot"):
-    """(answers, the gate that the summary names, what is stated beside the result)."""
-    params = study.cell(method, retrieval_gate=gate)
-    texts = [record["text"] for record in study.predict(params, adapter)]
-    return texts, read_json(study.summary)["retrieval_gate"], study.score()["model"]["departures"]
+EXAMPLES = [Example(f"q{n}", "Where was " + "the old mill " * (n % 4) + "?", ("Hull", f"answer {n}")) for n in range(9)]
+
+
+def write_neighbors(path, text="Tom lives in Hull. "):
+    rows = [
+        {"question_id": example.question_id, "rank": rank, "passage_id": f"p{rank}", "title": "Mill",
+         "text": ("Ada was born. " if rank == 0 else text) * (rank + 1), "score": 1.0 - rank}
+        for example in EXAMPLES
+        for rank in range(3)
+    ]  # fmt: skip
+    write_parquet(path, pd.DataFrame(rows))
+
+
+def gated(root, folder, gate):
+    """(answers, the gate that the summary names, what is stated beside the result) of a cell of a RETRO."""
+    cell, metric = Cell("retro-tiny", "zeroshot", "nq", "bm25", 0), SPECS["nq"].metric
+    examples, references = write_split(root / "test.parquet", EXAMPLES)
+    prompting = Prompting(
+        family="retro",
+        template=SPECS["nq"].prompt_of("base"),
+        layout=Passages(num_contexts=1, num_neighbors=2),
+        max_length=128,
+        max_new_tokens=12,
+    )
+    params = PredictParams(prompting=prompting, base=BaseUse(retrieval_gate=gate), batch_size=4)
+    out, summary = root / "predictions.jsonl", root / "predict.json"
+    predict_cell(params, cell, folder, None, examples, root / "neighbors.parquet", out, summary, root / "work")
+    score = ScoreParams(metric=metric, bootstrap_samples=50)
+    score_cell(score, cell, out, summary, references, None, root / "scores.jsonl", root / "metrics.json")
+    texts = [record["text"] for _, record in read_jsonl(out)]
+    return texts, read_json(summary)["retrieval_gate"], read_json(root / "metrics.json")["model"]["departures"]
 
 
 def test_the_gate_of_a_cell(tmp_path, folder):
     """Off, no answer depends on what the encoder is given; each result says with which gate it was made."""
-    study = Study(tmp_path, folder, "retro")
-    plain, on, half, off = (gated(study, gate) for gate in (None, 1.0, 0.5, 0.0))
+    write_neighbors(tmp_path / "neighbors.parquet")
+    plain, on, half, off = (gated(tmp_path, folder, gate) for gate in (None, 1.0, 0.5, 0.0))
     assert plain == on == (plain[0], 1.0, [])
     assert half[1:] == (0.5, ["retro-tiny scales what it reads from neighbors (retrieval_gate 0.5)"])
     assert off[1:] == (0.0, ["retro-tiny has its neighbor encoder off (retrieval_gate 0)"])
     assert len({tuple(texts) for texts, *_ in (on, half, off)}) == 3
-    neighbors = pd.read_parquet(study.neighbors)
-    neighbors.loc[neighbors["rank"] > 0, "text"] = "Something else."  # rank 0 stands in the prompt
-    write_parquet(study.neighbors, neighbors)
-    assert gated(study, 0.0) == off
-    assert gated(study, 1.0)[0] != on[0]
+    write_neighbors(tmp_path / "neighbors.parquet", "Something else.")  # rank 0, in the prompt, stays
+    assert gated(tmp_path, folder, 0.0) == off
+    assert gated(tmp_path, folder, 1.0)[0] != on[0]
 
 
 def test_full_fine_tuning_keeps_the_gate_of_its_cell(tmp_path, folder):
-    save_trained(attach(load_model(folder, retrieval_gate=0), FULL), tmp_path / "adapter")
+    base = load_model(folder, retrieval_gate=0)
+    save_trained(attach(base, FULL), tmp_path / "adapter")
     assert load_trained(load_model(folder), tmp_path / "adapter").config.retrieval_gate == 0.0
 
 
