@@ -5,8 +5,9 @@ the cell's family, a method's overrides the recipe that trains it.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import astuple
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from retrotune.cells import Cell, expand_grid
 from retrotune.config import Config, CorpusEntry, DatasetEntry, Passages, RetrievalEntry
@@ -18,7 +19,6 @@ from retrotune.stages import (
     BuildIndexParams,
     CacheNeighborsParams,
     CacheTextNeighborsParams,
-    CellLabels,
     ChunkCorpusParams,
     ChunkParams,
     CollectParams,
@@ -28,6 +28,7 @@ from retrotune.stages import (
     FetchParams,
     FinetuneParams,
     MeasureRetrievalParams,
+    ModelLabels,
     PredictParams,
     PrepareTestParams,
     PrepareTrainParams,
@@ -56,6 +57,7 @@ RERUNS_NOTHING: dict[str, str] = {
 
 Wildcards = Mapping[str, str]
 Resolver = Callable[[Config, Wildcards], StageParams]
+R = TypeVar("R", bound=Resolver)
 _RESOLVERS: dict[str, Resolver] = {}
 
 
@@ -70,8 +72,8 @@ def cell_stages(config: Config, cell: Cell) -> dict[str, StageParams]:
     return {name: resolve(config, name, {**vars(cell), "seed": str(cell.seed)}) for name in names}
 
 
-def _resolver(stage: str) -> Callable[[Resolver], Resolver]:
-    def register(function: Resolver) -> Resolver:
+def _resolver(stage: str) -> Callable[[R], R]:
+    def register(function: R) -> R:
         _RESOLVERS[stage] = function
         return function
 
@@ -308,23 +310,21 @@ def _score(config: Config, wildcards: Wildcards) -> StageParams:
 
 
 # report -------------------------------------------------------------------------------------------------------------
-def cell_labels(config: Config, cell: Cell) -> CellLabels:
-    """What tables say of a cell beside its results."""
-    model = config.models[cell.model]
-    return CellLabels(
-        **vars(cell),
-        family=model.family,
-        size=model.size,
-        instruct=model.instruct,
-        trained=config.methods[cell.method].trained,
-        metric=config.datasets[cell.dataset].record.metric,
-        retrieval_gate=model.retrieval_gate,
-    )
-
-
 @_resolver("collect_metrics")
-def _collect(config: Config, wildcards: Wildcards) -> StageParams:
-    return CollectParams(study=config.study, cells=tuple(cell_labels(config, cell) for cell in expand_grid(config)))
+def collecting(config: Config, wildcards: Wildcards | None = None) -> CollectParams:
+    """What collecting the study's results uses: all its cells with what tables say of them."""
+    cells = expand_grid(config)
+    models = {cell.model: config.models[cell.model] for cell in cells}
+    return CollectParams(
+        study=config.study,
+        cells=tuple(astuple(cell) for cell in cells),
+        models={
+            name: ModelLabels(**{key: getattr(model, key) for key in ModelLabels.model_fields})
+            for name, model in models.items()
+        },
+        methods={cell.method: config.methods[cell.method].trained for cell in cells},
+        datasets={cell.dataset: config.datasets[cell.dataset].record.metric for cell in cells},
+    )
 
 
 def measured(config: Config) -> list[tuple[str, str]]:

@@ -9,7 +9,7 @@ not see changes inside the package. Raise `version` when a stage's output change
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field
@@ -325,7 +325,16 @@ class ScoreParams(StageParams):
 
 
 # report -------------------------------------------------------------------------------------------------------------
-class CellLabels(Entry):
+class ModelLabels(Entry):
+    """What tables say of a model beside its results."""
+
+    family: Family
+    size: str
+    instruct: bool = False
+    retrieval_gate: float | None = None
+
+
+class CellLabels(ModelLabels):
     """A cell and what tables say of it beside its results."""
 
     model: str
@@ -333,22 +342,35 @@ class CellLabels(Entry):
     dataset: str
     retrieval: str
     seed: int
-    family: Family
-    size: str
-    instruct: bool
     trained: bool
     metric: str
-    retrieval_gate: float | None = None
 
 
 class CollectParams(StageParams):
-    """The study's cells, in order."""
+    """The study's cells in order, their models and methods (are they trained?), and the datasets' primary metrics."""
 
     stage = "collect_metrics"
     version = 3
 
     study: str
-    cells: tuple[CellLabels, ...]
+    cells: tuple[tuple[str, str, str, str, int], ...]
+    models: dict[str, ModelLabels]
+    methods: dict[str, bool]
+    datasets: dict[str, str]
+
+    def labels(self) -> Iterator[CellLabels]:
+        """Each cell with its labels."""
+        for model, method, dataset, retrieval, seed in self.cells:
+            yield CellLabels(
+                model=model,
+                method=method,
+                dataset=dataset,
+                retrieval=retrieval,
+                seed=seed,
+                trained=self.methods[method],
+                metric=self.datasets[dataset],
+                **dict(self.models[model]),
+            )
 
 
 class MakeTablesParams(StageParams):

@@ -9,7 +9,7 @@ from retrotune.cells import Cell
 from retrotune.config import load_config
 from retrotune.datasets import SPECS
 from retrotune.errors import ConfigError
-from retrotune.resolve import cell_labels, cell_stages, measured, resolve
+from retrotune.resolve import cell_stages, collecting, measured, resolve
 from retrotune.stages import STAGES
 
 LORA = Cell("g", "lora", "nq", "bm5", 0)
@@ -191,7 +191,14 @@ def test_a_changed_gate_makes_a_cell_again():
 
 def test_labels_are_of_tables_only():
     raw = trained_here()
-    labels = cell_labels(load_config(raw), Cell("large", "zeroshot", "qasper", "bm5", 2))
+    raw["grid"] = {
+        "models": ["large"],
+        "methods": ["zeroshot"],
+        "datasets": ["qasper"],
+        "retrievals": ["bm5"],
+        "seeds": [2],
+    }
+    [labels] = collecting(load_config(raw)).labels()
     assert labels.model_dump() == {
         "model": "large", "method": "zeroshot", "dataset": "qasper", "retrieval": "bm5", "seed": 2, "family": "gpt",
         "size": "xl-as-released", "instruct": True, "trained": False, "metric": "f1", "retrieval_gate": None,

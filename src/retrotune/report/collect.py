@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from retrotune.cells import Cell, Paths, expand_grid
+from retrotune.cells import Cell, Paths
 from retrotune.config import Config
 from retrotune.errors import ResultError
 from retrotune.files import atomic_write, read_result, sha256, write_json
 from retrotune.log import End, logger, read_end
-from retrotune.resolve import cell_labels
+from retrotune.resolve import collecting
 from retrotune.stages import CellLabels, CollectParams
 
 FAMILIES = {"gpt": "GPT", "retro": "RETRO"}
@@ -75,13 +75,13 @@ def collect_metrics(params: CollectParams, paths: Paths, out_csv: str | Path, ou
 
     A missing, unreadable or failed cell keeps its row, with a status and no value.
     """
-    write_results(params.study, [_result(paths, labels) for labels in params.cells], out_csv, out_json)
+    write_results(params.study, [_result(paths, labels) for labels in params.labels()], out_csv, out_json)
 
 
 def read_cells(config: Config) -> list[Result]:
     """Results of the study's cells as they are on disk now, in the order of the config."""
     paths = Paths.of(config)
-    return [_result(paths, cell_labels(config, cell)) for cell in expand_grid(config)]
+    return [_result(paths, labels) for labels in collecting(config).labels()]
 
 
 def write_results(study: str, results: Sequence[Result], out_csv: str | Path, out_json: str | Path) -> None:
