@@ -92,15 +92,15 @@ def tokenizer_of_chunking(wildcards):
     return [] if tokenizer is None else PATHS.tokenizer(tokenizer)
 
 
-def question_search(wildcards, split):
-    """What is searched for a split's questions, and the answers where the retriever looks for them."""
+def question_search(wildcards, split, answers=False):
+    """What is searched for a split's questions, and their answers where the retriever looks for them, or if asked."""
     retrieval = CONFIG.retrievals[wildcards.retrieval]
     source = CONFIG.dataset_source(wildcards.dataset, wildcards.retrieval, split)
-    gold = CONFIG.retrievers[CONFIG.searching(retrieval.retriever)].kind == "gold"
+    answers = answers or CONFIG.retrievers[CONFIG.searching(retrieval.retriever)].kind == "gold"
     return {
         "examples": PATHS.examples(wildcards.dataset, split),
         "passages": PATHS.passages(source, retrieval.chunking),
-        **({"references": PATHS.references(wildcards.dataset, split)} if gold else {}),
+        **({"references": PATHS.references(wildcards.dataset, split)} if answers else {}),
         **vectors_of(wildcards.retrieval, source),
     }
 

@@ -23,7 +23,7 @@ rule download_source:
         ENV
     params:
         uses=uses("download_source"),
-        root=CONFIG.raw,
+        root=lambda wildcards: CONFIG.raw,
     script:
         "../scripts/download_source.py"
 

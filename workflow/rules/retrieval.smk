@@ -59,12 +59,7 @@ rule cache_neighbors:
 
 rule measure_retrieval:
     input:
-        unpack(
-            lambda wildcards: {
-                **question_search(wildcards, "test"),
-                "references": PATHS.references("{dataset}", "test"),
-            }
-        ),
+        unpack(lambda wildcards: question_search(wildcards, "test", answers=True)),
     output:
         PATHS.quality("{retrieval}", "{dataset}"),
     log:
