@@ -24,7 +24,7 @@ class Missing(NamedTuple):
     entries: list[str]
 
     def __str__(self) -> str:
-        return f"{', '.join(self.entries)}: {self.path} is not there: put {self.what} there"
+        return f"{', '.join(self.entries)}: {self.path} is not there yet: put {self.what} there"
 
 
 @functools.lru_cache(maxsize=256)

@@ -128,10 +128,10 @@ def test_what_is_missing_is_named_with_all_that_name_it(config):
     shutil.rmtree("weights")
     shutil.rmtree("encoders/passage")
     assert [str(lacking) for lacking in missing(config, models, retrievers)] == [
-        "models.again, models.folder: weights/folder is not there: put a model folder in transformers layout there",
-        "models.checkpoint: weights/old is not there: put the checkpoint to convert there",
-        "models.checkpoint: weights/t is not there: put its tokenizer there",
-        "retrievers.own: ./encoders/passage is not there: put the encoder's folder there",
+        "models.again, models.folder: weights/folder is not there yet: put a model folder in transformers layout there",
+        "models.checkpoint: weights/old is not there yet: put the checkpoint to convert there",
+        "models.checkpoint: weights/t is not there yet: put its tokenizer there",
+        "retrievers.own: ./encoders/passage is not there yet: put the encoder's folder there",
     ]
 
 

@@ -52,7 +52,7 @@ def write_model(folder, seed):
 
 def test_what_is_missing_is_a_warning_in_a_plan_and_ends_a_run_before_its_first_job(study):
     assert study.plan()["fetch_model"] == 1
-    said = "models.own: model is not there: put a model folder in transformers layout there"
+    said = "models.own: model is not there yet: put a model folder in transformers layout there"
     planned = study.run("--dry-run", "--quiet", "rules")
     assert f"{said} before running its cells" in planned.stdout + planned.stderr
     done = study.run()

@@ -8,6 +8,7 @@ import pytest
 
 from retrotune.config import World
 from retrotune.preparing.world import write_world
+from retrotune.stages import WriteWorldParams
 
 DATASETS = ("nq", "triviaqa", "narrativeqa", "qasper", "quality", "qmsum")
 
@@ -22,7 +23,7 @@ def real(workflow, repository, tmp_path):
 def other_files(tmp_path):
     """Raw files in official layouts as another person may have them: other versions, folders and compression."""
     root = tmp_path / "elsewhere"
-    write_world(root, World(seed=5, pretraining_pages=50, train_documents=8, test_documents=4))
+    write_world(WriteWorldParams(world=World(seed=5, pretraining_pages=50, train_documents=8, test_documents=4)), root)
     for file in (root / "qasper").glob("qasper-*-v0.3.json"):
         file.rename(file.with_name(file.name.replace("v0.3", "v0.2")))
     for file in (root / "quality").iterdir():

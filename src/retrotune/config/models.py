@@ -70,7 +70,7 @@ class Recipe(Entry):
     learning_rate: float = Field(3e-4, gt=0, description="peak rate (of matrices, with muon)")
     embedding_learning_rate: float | None = Field(None, gt=0, description="muon only: rate of everything else")
     weight_decay: float = Field(0.1, ge=0, description="decoupled weight decay")
-    warmup_steps: Count = Field(50, description="linear warm-up, then cosine to a tenth")
+    warmup_steps: Count = Field(50, description="linear warm-up, at most half of the steps; then cosine to a tenth")
     emphasis: Emphasis | None = Field(None, description="loss weights by position; null: all tokens alike")
     precision: Literal["float32", "bfloat16"] = Field("float32", description="of matrix products")
     activation_checkpointing: bool = Field(

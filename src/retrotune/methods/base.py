@@ -21,7 +21,7 @@ class Finetuning(Entry):
     micro_batch_size: PositiveInt | None = Field(None, description="examples per forward pass; null: the whole batch")
     epochs: float = Field(3.0, gt=0, description="passes over the training questions")
     max_steps: PositiveInt | None = Field(None, description="N steps, whatever `epochs` says; null: by epochs")
-    warmup_steps: Count = Field(50, description="linear warm-up, then cosine to zero")
+    warmup_steps: Count = Field(50, description="linear warm-up, at most half of the steps; then cosine to zero")
     weight_decay: float = Field(0.01, ge=0, description="decoupled weight decay")
     beta1: Share = Field(0.9, description="Adam beta 1")
     beta2: Share = Field(0.98, description="Adam beta 2")

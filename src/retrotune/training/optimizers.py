@@ -101,7 +101,10 @@ def muon(model: nn.Module, learning_rate: float, other_rate: float, weight_decay
 def cosine_schedule(
     optimizer: torch.optim.Optimizer, steps: int, warmup_steps: int, final_share: float
 ) -> torch.optim.lr_scheduler.LambdaLR:
-    """Linear warm-up, then cosine from the peak rate to `final_share` of it at the last step; for every group alike."""
+    """Linear warm-up, then cosine from the peak rate to `final_share` of it, one step after the last; all groups alike.
+
+    Warm-up takes at most half of the steps.
+    """
     warmup_steps = min(warmup_steps, steps // 2)
 
     def share(step: int) -> float:
