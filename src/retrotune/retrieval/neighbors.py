@@ -54,7 +54,7 @@ def cache_neighbors(
     """Find the best `top_k` passages of every question and write them to `out`.
 
     Open-domain questions search all passages, by BM25 or through `index`. With `own_documents` a question searches its
-    own document only, exactly and without an index; BM25 weighs words by all documents of the dataset. A document with
+    own document only, exactly and without an index; BM25 weighs words by all documents of the split. A document with
     fewer than `top_k` passages gives all of them, which is counted and logged. With `continuation` each text goes on
     into the next passage of its document. Gold gives what passages are known to hold the answer, possibly none: only it
     needs `references`.
