@@ -4,14 +4,15 @@ Planning compares names, sizes and times of their files; the jobs that read them
 """
 
 import functools
-from collections.abc import Collection, Iterator, Mapping
+import json
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from retrotune.cells import Paths
 from retrotune.config import Config, ModelEntry
 from retrotune.errors import RetrotuneError
-from retrotune.files import listing, read_json
+from retrotune.files import listing, read_json, sha256_text
 from retrotune.retrieval.places import locate_model
 from retrotune.stages import Files
 
@@ -38,6 +39,13 @@ def _encoder_folder(name: str) -> Files:
 def encoder_files(name: str | None) -> Files:
     """Files of an encoder's local folder. Those of a Python package are its version's, those of the hub are cached."""
     return {} if name is None or name.startswith("package:") or not Path(name).exists() else _encoder_folder(name)
+
+
+def raw_digest(config: Config, find: Callable[[], Iterable[Path]]) -> str:
+    """Digest of names, sizes and times of the raw files that `find` gives; empty where the workflow puts them there."""
+    if config.data_root is None:
+        return ""
+    return sha256_text(json.dumps([[str(file), listing(file)] for file in find()]))[:16]
 
 
 def model_files(config: Config, model: str) -> Files:

@@ -12,7 +12,9 @@ from typing import Any, TypeVar
 from retrotune.cells import Cell, expand_grid
 from retrotune.config import Config, CorpusEntry, DatasetEntry, Passages, RetrievalEntry
 from retrotune.methods import num_virtual_tokens
-from retrotune.outside import encoder_files, model_files
+from retrotune.outside import encoder_files, model_files, raw_digest
+from retrotune.preparing.documents import corpus_files
+from retrotune.preparing.examples import raw_files
 from retrotune.stages import (
     STAGES,
     BaseUse,
@@ -44,7 +46,6 @@ from retrotune.stages import (
 
 RERUNS_NOTHING: dict[str, str] = {
     "study": "names the folder of results: another study is made from nothing",
-    "data_root": "raw files are inputs: other files rerun what reads them",
     "results_dir": "a place: what is not there is made",
     "resources_dir": "a place: what is not there is made",
     "rule_resources": "what jobs ask of a cluster changes no result",
@@ -96,21 +97,22 @@ def _download(config: Config, wildcards: Wildcards) -> StageParams:
     return DownloadSourceParams(source=wildcards["download"], folder=str(folder))
 
 
-def _split(config: Config, wildcards: Wildcards) -> tuple[DatasetEntry, dict[str, Any]]:
+def _split(config: Config, wildcards: Wildcards, split: str) -> tuple[DatasetEntry, dict[str, Any]]:
     entry = config.datasets[wildcards["dataset"]]
     named = {name: getattr(entry, name) for name in ("reader", "layout", "path", "skip_bad_records")}
-    return entry, {**named, "reader_version": entry.record.version}
+    raw = raw_digest(config, lambda: raw_files(entry, config.raw, split))
+    return entry, {**named, "reader_version": entry.record.version, "raw": raw}
 
 
 @_resolver("prepare_train")
 def _prepare_train(config: Config, wildcards: Wildcards) -> StageParams:
-    entry, values = _split(config, wildcards)
+    entry, values = _split(config, wildcards, "train")
     return PrepareTrainParams(**values, limit=entry.max_train)
 
 
 @_resolver("prepare_test")
 def _prepare_test(config: Config, wildcards: Wildcards) -> StageParams:
-    entry, values = _split(config, wildcards)
+    entry, values = _split(config, wildcards, "test")
     return PrepareTestParams(**values, limit=entry.max_test)
 
 
@@ -121,8 +123,9 @@ def _cut(config: Config, chunking: str) -> dict[str, int | None]:
 
 @_resolver("chunk_corpus")
 def _chunk_corpus(config: Config, wildcards: Wildcards) -> StageParams:
-    corpus = config.corpora[wildcards["corpus"]]
-    return ChunkCorpusParams(corpus=corpus, **_cut(config, wildcards["chunking"]))
+    name = wildcards["corpus"]
+    cut, raw = _cut(config, wildcards["chunking"]), _corpora(config, (name,))["raw"]
+    return ChunkCorpusParams(corpus=config.corpora[name], raw=raw, **cut)
 
 
 @_resolver("chunk_documents")
@@ -130,14 +133,17 @@ def _chunk_documents(config: Config, wildcards: Wildcards) -> StageParams:
     return ChunkParams(**_cut(config, wildcards["chunking"]))
 
 
-def _corpora(config: Config, names: tuple[str, ...]) -> dict[str, CorpusEntry]:
-    return {name: config.corpora[name] for name in names}
+def _corpora(config: Config, names: tuple[str, ...]) -> dict[str, Any]:
+    """Corpora that a stage reads, and the digest of their raw files."""
+    corpora = {name: config.corpora[name] for name in names}
+    found = (file for entry in corpora.values() for file in corpus_files(entry, config.raw))
+    return {"corpora": corpora, "raw": raw_digest(config, lambda: found)}
 
 
 @_resolver("train_tokenizer")
 def _tokenizer(config: Config, wildcards: Wildcards) -> StageParams:
     entry = config.tokenizers[wildcards["tokenizer"]]
-    return TrainTokenizerParams(corpora=_corpora(config, entry.corpora), vocab_size=entry.vocab_size)
+    return TrainTokenizerParams(**_corpora(config, entry.corpora), vocab_size=entry.vocab_size)
 
 
 # retrieval ----------------------------------------------------------------------------------------------------------
@@ -193,7 +199,7 @@ def _text_neighbors(config: Config, wildcards: Wildcards) -> StageParams:
         top_k=entry.top_k,
         continuation=entry.continuation,
         source=entry.corpus,
-        corpora=_corpora(config, recipe.corpora),
+        **_corpora(config, recipe.corpora),
     )
 
 
@@ -225,7 +231,7 @@ def _pretrain(config: Config, wildcards: Wildcards) -> StageParams:
         size=config.sizes.get(entry.size, entry.size),
         recipe=pretraining.recipe,
         layout=_layout(config, pretraining.retrieval, entry.family),
-        corpora=_corpora(config, pretraining.corpora),
+        **_corpora(config, pretraining.corpora),
     )
 
 
@@ -240,7 +246,7 @@ def _retrofit(config: Config, wildcards: Wildcards) -> StageParams:
         source=entry.retrofit_from,
         recipe=retrofitting.recipe,
         layout=_layout(config, retrofitting.retrieval, entry.family),
-        corpora=_corpora(config, retrofitting.corpora),
+        **_corpora(config, retrofitting.corpora),
     )
 
 

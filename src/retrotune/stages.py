@@ -66,6 +66,12 @@ class StageParams(Entry):
         return {"version": self.version, **self.model_dump(mode="json")}
 
 
+class ReadsRaw(StageParams):
+    """Base of what reads raw files; `raw` is a digest of names, sizes and times of those outside of the workflow."""
+
+    raw: str = ""
+
+
 # raw files, passages ------------------------------------------------------------------------------------------------
 class WriteWorldParams(StageParams):
     """The demo world."""
@@ -86,7 +92,7 @@ class DownloadSourceParams(StageParams):
     folder: str
 
 
-class PrepareParams(StageParams):
+class PrepareParams(ReadsRaw):
     """One split of a dataset."""
 
     split: ClassVar[str]
@@ -123,7 +129,7 @@ class ChunkParams(StageParams):
     passage_tokens: PositiveInt | None = None
 
 
-class ChunkCorpusParams(ChunkParams):
+class ChunkCorpusParams(ChunkParams, ReadsRaw):
     """A corpus and how it is cut."""
 
     stage = "chunk_corpus"
@@ -131,7 +137,7 @@ class ChunkCorpusParams(ChunkParams):
     corpus: CorpusEntry
 
 
-class TrainTokenizerParams(StageParams):
+class TrainTokenizerParams(ReadsRaw):
     """Text and size of a tokenizer."""
 
     stage = "train_tokenizer"
@@ -184,7 +190,7 @@ class CacheNeighborsParams(Searching):
     continuation: bool = False
 
 
-class CacheTextNeighborsParams(Searching):
+class CacheTextNeighborsParams(Searching, ReadsRaw):
     """The search for text that base models learn from; `source` is the corpus of the passages."""
 
     stage = "cache_pretraining_neighbors"
@@ -208,7 +214,7 @@ class MeasureRetrievalParams(Searching):
 
 
 # base models --------------------------------------------------------------------------------------------------------
-class _TrainBaseParams(StageParams):
+class _TrainBaseParams(ReadsRaw):
     """Text, and where the family gets its passages (None: no retrieval)."""
 
     family: Family

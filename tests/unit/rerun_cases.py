@@ -122,6 +122,9 @@ STUDY: dict[str, Any] = {
 
 RAW = "prepare_train prepare_test"
 PASSAGES = "chunk_corpus chunk_documents"
+READ_RAW = (
+    "prepare_train prepare_test chunk_corpus train_tokenizer cache_pretraining_neighbors pretrain_model retrofit_model"
+)
 SEARCH = "cache_neighbors measure_retrieval"
 BASES = "pretrain_model retrofit_model"
 TEXT = f"train_tokenizer cache_pretraining_neighbors {BASES}"
@@ -290,7 +293,8 @@ ROWS: dict[str, tuple[Any, str]] = {
     "evaluation.retrieval_depth": (3, "measure_retrieval"),
     # what reruns nothing: of the report at most
     "study": ("other", "collect_metrics"),
-    "data_root": ("elsewhere", ""),
+    # raw files are those of the world, and then others
+    "data_root": ("elsewhere", READ_RAW),
     "results_dir": ("elsewhere", ""),
     "resources_dir": ("elsewhere", ""),
     **{

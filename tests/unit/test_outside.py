@@ -121,6 +121,49 @@ def test_an_encoder_overwritten_in_place_embeds_and_searches_again(config):
     assert encoders(config, "embed_passages", retriever="own") != embed
 
 
+RAW = {
+    ("prepare_train", "dataset", "nq"): {"train", "dev"},
+    ("prepare_test", "dataset", "nq"): {"dev"},
+    ("chunk_corpus", "corpus", "wiki"): {"wiki"},
+    ("train_tokenizer", "tokenizer", "bpe"): {"wiki"},
+    ("pretrain_model", "model", "trained"): {"wiki"},
+    ("cache_pretraining_neighbors", "pretraining", "reading"): {"wiki"},
+}
+
+
+def test_raw_files_overwritten_in_place_are_read_again(config):
+    recipe = {"corpora": ["wiki"], "tokenizer": "bpe", "retrieval": "reading"}
+    reading = {"retriever": "bm25", "corpus": "wiki", "chunking": "words", "gpt": {"num_contexts": 1}}
+    own = load_config(
+        {
+            **STUDY,
+            "tokenizers": {"bpe": {"corpora": ["wiki"]}},
+            "retrievals": {**STUDY["retrievals"], "reading": {**reading}},
+            "pretrainings": {"reading": {**recipe, "neighbors_per": "document"}},
+            "models": {"trained": {"family": "gpt", "size": "xs", "pretraining": "reading"}},
+        }
+    )
+    files = {"train": "data/nq/NQ-open.train.jsonl", "dev": "data/nq/NQ-open.dev.jsonl", "wiki": "data/wiki/a.txt"}
+    for folder in ("data/nq", "data/wiki"):
+        os.makedirs(folder)
+    for file in files.values():
+        put(file, "12345")
+
+    def texts():
+        return {job: text(own, job[0], **{"chunking": "words", job[1]: job[2]}) for job in RAW}
+
+    for name, file in files.items():
+        before = texts()
+        assert texts() == before
+        put(file, "67890", time=5)
+        assert {job for job, now in texts().items() if now != before[job]} == {job for job in RAW if name in RAW[job]}
+
+
+def test_files_that_the_workflow_makes_are_no_raw_files_of_others(config):
+    world = load_config({**{key: value for key, value in STUDY.items() if key != "data_root"}, "world": {}})
+    assert resolve(world, "prepare_train", {"dataset": "nq"}).raw == ""
+
+
 def test_what_is_missing_is_named_with_all_that_name_it(config):
     models, retrievers = read_by_study(config, config.models)
     assert retrievers == {"own", "bm25"}
