@@ -35,7 +35,8 @@ while true; do
 done
 if $again && [ "$status" -ne 0 ]; then
     echo "Requeued: the time limit came near."
-    # Slurm ends this script then; one that ends by itself at that moment can pass for failed
+    # Slurm ends this script then; one that ends by itself at that moment can pass for failed, so its SIGTERM is ignored
+    trap '' TERM USR1
     scontrol requeue "$job" && sleep 300
 fi
 exit "$status"
