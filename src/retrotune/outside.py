@@ -3,7 +3,6 @@
 Planning compares names, sizes and times of their files; the jobs that read them record digests.
 """
 
-import functools
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -15,6 +14,9 @@ from retrotune.errors import RetrotuneError
 from retrotune.files import listing, read_json, sha256_text
 from retrotune.retrieval.places import locate_model
 from retrotune.stages import Files
+
+_PIECES = "tokenizer: "
+"""How names of a tokenizer's files begin among those of a checkpoint, which may have files of the same names."""
 
 
 class Missing(NamedTuple):
@@ -28,17 +30,14 @@ class Missing(NamedTuple):
         return f"{', '.join(self.entries)}: {self.path} is not there yet: put {self.what} there"
 
 
-@functools.lru_cache(maxsize=256)
-def _encoder_folder(name: str) -> Files:
+def encoder_files(name: str | None) -> Files:
+    """Files of an encoder's local folder. Those of a Python package are its version's, those of the hub are cached."""
+    if name is None or name.startswith("package:"):
+        return {}
     try:
         return listing(locate_model(name))
     except RetrotuneError:
         return {}
-
-
-def encoder_files(name: str | None) -> Files:
-    """Files of an encoder's local folder. Those of a Python package are its version's, those of the hub are cached."""
-    return {} if name is None or name.startswith("package:") or not Path(name).exists() else _encoder_folder(name)
 
 
 def raw_digest(config: Config, find: Callable[[], Iterable[Path]]) -> str:
@@ -51,19 +50,22 @@ def raw_digest(config: Config, find: Callable[[], Iterable[Path]]) -> str:
 def model_files(config: Config, model: str) -> Files:
     """Files that a model is fetched or converted from.
 
-    A checkpoint that was deleted after its conversion counts as it was: its model is not to be made again.
+    A checkpoint or tokenizer that was deleted after the conversion counts as it was: the model is not to be made again.
     """
     entry = config.models[model]
     if entry.path is not None:
         return listing(entry.path)
     if entry.checkpoint is None:
         return {}
-    files = {} if entry.checkpoint.package is not None else listing(entry.checkpoint.path)
-    if not files and entry.checkpoint.package is None:
-        return _recorded(Paths.of(config).model_manifest(model))
-    pieces = listing(entry.checkpoint.tokenizer) if entry.checkpoint.tokenizer else {}
-    # both may have a config.json
-    return {**files, **{f"tokenizer/{name}": found for name, found in pieces.items()}}
+    before = _recorded(Paths.of(config).model_manifest(model))
+    path = None if entry.checkpoint.package is not None else entry.checkpoint.path
+    files: Files = {}
+    for prefix, place in (("", path), (_PIECES, entry.checkpoint.tokenizer)):
+        if place is not None:
+            now = {f"{prefix}{name}": found for name, found in listing(place).items()}
+            then = {name: found for name, found in before.items() if name.startswith(_PIECES) == bool(prefix)}
+            files |= now or then
+    return files
 
 
 def _recorded(manifest: str) -> Files:
@@ -75,11 +77,12 @@ def _recorded(manifest: str) -> Files:
 
 
 def missing(config: Config, models: Collection[str], retrievers: Collection[str]) -> list[Missing]:
-    """What is not there of what these entries name; a model that was made counts as there."""
+    """What is not there of what these entries name. A converted checkpoint may be gone, a folder in use may not."""
     found: dict[tuple[str, str], list[str]] = {}
     for name in sorted(models):
-        made = Path(Paths.of(config).model_manifest(name)).exists()
-        for path, what in () if made else _places(config.models[name]):
+        entry = config.models[name]
+        converted = entry.checkpoint is not None and Path(Paths.of(config).model_manifest(name)).exists()
+        for path, what in () if converted else _places(entry):
             if not Path(path).exists():
                 found.setdefault((path, what), []).append(f"models.{name}")
     for name in sorted(retrievers):

@@ -66,14 +66,6 @@ def text(config, stage, **wildcards):
     return resolve(config, stage, wildcards).text()
 
 
-def encoders(config, stage, **wildcards):
-    # the listing is kept while one process plans
-    from retrotune.outside import _encoder_folder
-
-    _encoder_folder.cache_clear()
-    return text(config, stage, **wildcards)
-
-
 @pytest.mark.parametrize("content", ["67890", "123456"])
 def test_weights_overwritten_in_place_are_fetched_again(config, content):
     before = text(config, "fetch_model", model="folder")
@@ -110,15 +102,40 @@ def test_a_checkpoint_may_be_deleted_when_it_is_converted(config):
     assert missing(config, ["checkpoint"], []) == []
 
 
-def test_an_encoder_overwritten_in_place_embeds_and_searches_again(config):
-    embed = encoders(config, "embed_passages", retriever="own")
-    searches = {name: encoders(config, "cache_neighbors", retrieval=name, dataset="nq") for name in ("own2", "worse2")}
+def test_a_tokenizer_may_be_deleted_when_its_checkpoint_is_converted(config):
+    params = resolve(config, "convert_model", {"model": "checkpoint"})
+    write_json(Paths.of(config).model_manifest("checkpoint"), {"params": params.recorded()})
+    os.remove("weights/t")
+    assert text(config, "convert_model", model="checkpoint") == params.text()
+    put("weights/old/iter_1/mp_rank_00/model.pt", "another")
+    assert text(config, "convert_model", model="checkpoint") != params.text()
+
+
+def test_a_folder_that_is_gone_is_missing_although_its_model_was_made(config):
+    """Its model is links to the folder's files."""
+    write_json(Paths.of(config).model_manifest("folder"), {})
+    assert missing(config, ["folder"], []) == []
+    shutil.rmtree("weights/folder")
+    assert [lacking.entries for lacking in missing(config, ["folder"], [])] == [["models.folder"]]
+
+
+def test_an_encoder_in_the_home_folder(config, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    home = load_config({**STUDY, "retrievers": {**STUDY["retrievers"], "own": {"query_model": "~/encoders/query"}}})
+    before = text(home, "embed_passages", retriever="own")
     put("encoders/query/w.bin", "67890", time=7)
-    assert encoders(config, "embed_passages", retriever="own") == embed
+    assert text(home, "embed_passages", retriever="own") != before
+
+
+def test_an_encoder_overwritten_in_place_embeds_and_searches_again(config):
+    embed = text(config, "embed_passages", retriever="own")
+    searches = {name: text(config, "cache_neighbors", retrieval=name, dataset="nq") for name in ("own2", "worse2")}
+    put("encoders/query/w.bin", "67890", time=7)
+    assert text(config, "embed_passages", retriever="own") == embed
     for name, before in searches.items():
-        assert encoders(config, "cache_neighbors", retrieval=name, dataset="nq") != before
+        assert text(config, "cache_neighbors", retrieval=name, dataset="nq") != before
     put("encoders/passage/w.bin", "67890", time=7)
-    assert encoders(config, "embed_passages", retriever="own") != embed
+    assert text(config, "embed_passages", retriever="own") != embed
 
 
 RAW = {

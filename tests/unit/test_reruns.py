@@ -9,8 +9,8 @@ import pytest
 from pydantic import BaseModel
 from rerun_cases import ROWS, STUDY, Job, changed, jobs
 
-from retrotune import outside, stages
 from retrotune import resolve as resolving
+from retrotune import stages
 from retrotune.cells import COORDINATES
 from retrotune.config import Config, load_config
 from retrotune.config import indexes as index_entries
@@ -200,7 +200,6 @@ def test_files_outside_of_the_workflow(tmp_path):
         ("encoder", {"embed_passages", "cache_neighbors", "measure_retrieval"}),
     ):
         write_text(folders[name] / "weights", "23")
-        outside._encoder_folder.cache_clear()  # within one plan a folder is looked at once
         now = {job: params.text() for job, params in resolved(load_config(raw)).items()}
         assert {job[0] for job in now if now[job] != then[job]} == expected
         then = now
