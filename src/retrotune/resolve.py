@@ -188,7 +188,7 @@ def _neighbors(config: Config, wildcards: Wildcards) -> StageParams:
 @_resolver("cache_pretraining_neighbors")
 def _text_neighbors(config: Config, wildcards: Wildcards) -> StageParams:
     """Of the text of a pretraining or, where the wildcards name one, of a retrofitting."""
-    if "retrofitting" in wildcards.keys():  # noqa: SIM118 (Snakemake's wildcards have no `in`)
+    if "retrofitting" in wildcards:
         recipe: Any = config.retrofittings[wildcards["retrofitting"]]
     else:
         recipe = config.pretrainings[wildcards["pretraining"]]

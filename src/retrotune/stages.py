@@ -29,7 +29,6 @@ from retrotune.config import (
 from retrotune.datasets.base import Template
 from retrotune.entries import Count, Entry, Family, PositiveInt
 from retrotune.errors import ConfigError
-from retrotune.files import sha256_text
 
 Files = dict[str, tuple[int, int]]
 """Size and time (ns) of files outside of the workflow, by name: planning compares these, jobs record digests."""
@@ -56,10 +55,6 @@ class StageParams(Entry):
                 "while the workflow ran; start snakemake again"
             )
         return cls.model_validate(values)
-
-    def digest(self) -> str:
-        """Hex digest of `text()`: unfinished work is continued only where it is the same."""
-        return sha256_text(self.text())
 
     def recorded(self) -> dict[str, Any]:
         """All values, defaults included, as results keep them."""

@@ -88,7 +88,6 @@ def test_stages_survive_their_text():
         again = STAGES[stage].of(params.text())
         assert again == params
         assert again.text() == params.text()
-        assert again.digest() == params.digest()
         assert params.recorded()["version"] == STAGES[stage].version
 
 

@@ -116,6 +116,7 @@ def test_without_resamples_there_is_no_interval(files: Files) -> None:
         ([*SAID[:-1], SAID[0]], "predictions.jsonl:9: question 'q0' appears twice"),
         ([*SAID[:-1], {**SAID[-1], "question_id": "q77"}], "jsonl:9: question 'q77' is not in the references"),
         ([*SAID, {"prediction": "x"}], "predictions.jsonl:10: question None is not in the references"),
+        ([*SAID, {"question_id": ["q0"]}], r"jsonl:10: question \['q0'\] is not in the references"),
         ([*SAID, ["q0", "Tamo"]], "predictions.jsonl:10: no question"),
         ([{"question_id": "q0"}, *SAID[1:]], "predictions.jsonl:1: question 'q0' has no prediction"),
         ([{"question_id": "q0", "prediction": None}, *SAID[1:]], "jsonl:1: question 'q0' has no prediction"),

@@ -6,7 +6,7 @@ Neither a model nor a GPU is needed, so that a new metric or interval asks for n
 import importlib.metadata
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -131,11 +131,11 @@ def _scored(predictions: str | Path, references: Mapping[str, Reference], metric
         place = f"{predictions}:{line}"
         if not isinstance(record, dict):
             raise ResultError(f"{place}: no question with its prediction; {remedy}")
-        question_id: Any = record.get("question_id")
+        question_id = record.get("question_id")
+        if not isinstance(question_id, str) or question_id not in references:
+            raise ResultError(f"{place}: question {question_id!r} is not in the references; {remedy}")
         if question_id in seen:
             raise ResultError(f"{place}: question {question_id!r} appears twice; {remedy}")
-        if question_id not in references:
-            raise ResultError(f"{place}: question {question_id!r} is not in the references; {remedy}")
         if not isinstance(record.get("prediction"), str):
             raise ResultError(f"{place}: question {question_id!r} has no prediction; {remedy}")
         reference = references[question_id]
@@ -144,7 +144,7 @@ def _scored(predictions: str | Path, references: Mapping[str, Reference], metric
         seen.add(question_id)
     if not rows:
         raise ResultError(f"{predictions}: holds no prediction; {remedy}")
-    if missing := _missing(references, seen):
+    if missing := [question_id for question_id in references if question_id not in seen]:
         raise ResultError(
             f"{predictions}: lacks {len(missing)} of {len(references)} questions, first {missing[0]!r}; {remedy}"
         )
@@ -161,10 +161,6 @@ def _scores(record: Mapping[str, Any], reference: Reference, metric: str, place:
             f"{place}: question {reference.question_id!r} cannot be scored by {metric}, only by {', '.join(scores)}"
         )
     return scores
-
-
-def _missing(references: Mapping[str, Reference], seen: set[str]) -> Sequence[str]:
-    return [question_id for question_id in references if question_id not in seen]
 
 
 def versions() -> dict[str, Any]:
