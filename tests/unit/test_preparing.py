@@ -75,6 +75,7 @@ def test_bad_test_records_are_reported_where_they_are_used(tmp_path):
         stream.write('{"question": "b9"}\n')
     assert len(prepare_split(tmp_path, "nq", "train", tmp_path / "out")) == 5
     assert prepared_manifest(tmp_path / "out", "train")["bad_records"]["skipped"] == 0
+    assert prepared_manifest(tmp_path / "out", "train")["bad_test_records_not_compared"] == 1
     with pytest.raises(DataError, match=r"NQ-open\.dev\.jsonl:7: no field 'answer'"):
         prepare_split(tmp_path, "nq", "test", tmp_path / "out")
 

@@ -120,15 +120,17 @@ def prepare_examples(
     (those that a question refers to, none of an open-domain dataset): doc_id, title, text. `{split}.manifest.json`
     beside them says which files were read (sha256), which raw split it is, and what was left out and why.
 
-    Training questions that are also questions of the raw test split, used or not, are dropped and counted. Raises
-    `DataError` with file and line for anything that cannot be used.
+    Training questions that are also questions of the raw test split, used or not, are dropped and counted. A bad record
+    of that split cannot be compared, which is counted and logged. Raises `DataError` with file and line for anything
+    that cannot be used.
     """
     spec = get_spec(params.reader)
     layout = spec.layout(params.layout)
     path = Path(root) / params.path
     if not path.exists():
         raise DataError(f"{path}: no such file or folder; put the files of {spec.name} there or set data_root")
-    bad = BadRecords(params.skip_bad_records)
+    # a bad test record is an error where test questions are prepared, if it is among those that are used
+    bad, bad_held = BadRecords(params.skip_bad_records), BadRecords(skip=True)
     test_split, test_file = layout.find_test(path)
     if params.split == "test":
         raw_split, file, held = test_split, test_file, _Held()
@@ -136,8 +138,7 @@ def prepare_examples(
         raw_split, file, held = None, test_file, _Held()
     else:
         raw_split, file = layout.find_train(path)
-        # what is wrong with a test record is said where it is used
-        held = _Held.of(layout.read(test_file, test_split, BadRecords(skip=True)))
+        held = _Held.of(layout.read(test_file, test_split, bad_held))
     records = () if raw_split is None else layout.read(file, raw_split, bad)
     split = _Split(records, params.limit, bad, file)
     documents = write_parquet_rows(out_documents, split.documents(held), _document_schema(), group_rows=500)
@@ -154,11 +155,14 @@ def prepare_examples(
         "questions": len(split.examples),
         "documents": documents,
         "dropped_as_test_questions": split.overlap,
+        "bad_test_records_not_compared": bad_held.reasons.total(),
         "bad_records": bad.summary(),
         "files": {relative_name(file, root): sha256(file) for file in sorted(split.files)},
     }
     write_json(Path(out_examples).with_suffix(".manifest.json"), manifest)
     logger.info("%s %s: %d questions, %d documents", spec.name, params.split, len(split.examples), documents)
+    if count := bad_held.reasons.total():
+        logger.warning("%s: %d bad records were not held against training questions", test_file, count)
 
 
 def _document_schema() -> Any:
