@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 from retrotune.cells import Paths
 from retrotune.config import Config, ModelEntry
-from retrotune.errors import RetrotuneError
+from retrotune.errors import ModelError, RetrotuneError
 from retrotune.files import listing, read_json, sha256_text
+from retrotune.model_folders import used_files
 from retrotune.retrieval.places import locate_model
 from retrotune.stages import Files
 
@@ -54,7 +55,7 @@ def model_files(config: Config, model: str) -> Files:
     """
     entry = config.models[model]
     if entry.path is not None:
-        return listing(entry.path)
+        return _folder_files(entry.path, entry.trust_remote_code)
     if entry.checkpoint is None:
         return {}
     before = _recorded(Paths.of(config).model_manifest(model))
@@ -66,6 +67,15 @@ def model_files(config: Config, model: str) -> Files:
             then = {name: found for name, found in before.items() if name.startswith(_PIECES) == bool(prefix)}
             files |= now or then
     return files
+
+
+def _folder_files(path: str, code: bool) -> Files:
+    """Used files of a model's folder; all of one that cannot be used as it is, which is said where it is fetched."""
+    try:
+        used = used_files(path, code)
+    except (ModelError, OSError):
+        return listing(path)
+    return {name: found for file in used for name, found in listing(file).items()}
 
 
 def _recorded(manifest: str) -> Files:

@@ -82,6 +82,18 @@ def test_what_is_hidden_in_a_folder_is_none_of_it(config):
     assert listing("weights/folder")["config.json"] == (-1, 0)
 
 
+def test_files_of_a_folder_that_no_one_reads_rerun_nothing(config):
+    put("weights/folder/config.json", "{}")
+    before = text(config, "fetch_model", model="folder")
+    for name in ("README.md", "pytorch_model.bin", "consolidated.safetensors"):
+        put(f"weights/folder/{name}", "other")
+    assert text(config, "fetch_model", model="folder") == before
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        put(f"weights/folder/{name}", "{ }")
+        assert text(config, "fetch_model", model="folder") != before
+        before = text(config, "fetch_model", model="folder")
+
+
 def test_a_changed_checkpoint_or_tokenizer_is_converted_again(config):
     seen = {text(config, "convert_model", model="checkpoint")}
     put("weights/old/iter_1/mp_rank_00/model.pt", "other")

@@ -8,7 +8,7 @@ from typing import Any
 from retrotune.errors import ModelError
 from retrotune.files import read_json, sha256_text, write_json, write_text
 from retrotune.log import logger
-from retrotune.models.folders import (
+from retrotune.model_folders import (
     CODE,
     SMALL_FILES,
     check_folder,

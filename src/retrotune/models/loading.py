@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from retrotune.errors import ModelError, RetrotuneError
 from retrotune.files import read_result, sha256, sha256_text
-from retrotune.models.folders import REMEDY, check_folder, tensor_shapes
+from retrotune.model_folders import REMEDY, check_folder, tensor_shapes
 from retrotune.models.scratch import nearby
 
 NAMED_WEIGHTS = 3

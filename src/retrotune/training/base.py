@@ -17,8 +17,8 @@ from retrotune.config import CorpusEntry, Family, Passages, Recipe, Retrofitting
 from retrotune.errors import TrainingError
 from retrotune.files import sha256_text, write_json
 from retrotune.log import logger
+from retrotune.model_folders import weights_digests
 from retrotune.models import RetroForCausalLM
-from retrotune.models.folders import weights_digests
 from retrotune.models.retro.retrofit import new_modules
 from retrotune.models.sizes import departures
 from retrotune.preparing.documents import count_bad

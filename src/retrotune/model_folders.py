@@ -65,6 +65,11 @@ def weights_files(folder: str | Path) -> list[Path]:
     return files
 
 
+def used_files(folder: str | Path, code: bool = False) -> list[Path]:
+    """All used files of a folder; `ModelError` if it does not say which ones hold its weights."""
+    return [*small_files(folder, code), *(Path(folder) / name for name in weights_names(folder))]
+
+
 def weights_digests(folder: str | Path) -> dict[str, str]:
     """The sha256 of each weights file that is used."""
     return {file.name: sha256(file) for file in weights_files(folder)}
