@@ -414,3 +414,17 @@ def answer_by_hand(model: Any, row: Row) -> str:
         if row.ids[-1] == EOS:
             break
     return str(tokenizer().decode(row.ids[start:], skip_special_tokens=True))
+
+
+def nothing(stages):
+    """A change that changes nothing."""
+
+
+def setting(key, value):
+    """The change that declares `value` for `key`."""
+
+    def change(stages):
+        stages.set(key, value)
+
+    change.__name__ = f"{key}={value}"
+    return change

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from stage_cases import Death, Stages, answer_by_hand
+from stage_cases import Death, Stages, answer_by_hand, nothing, setting
 
 from retrotune.datasets import SPECS
 from retrotune.methods import load_trained
@@ -68,18 +68,6 @@ def exchange(stages):
 
 def change_answer(stages):
     stages.questions["d"] = (stages.questions["d"][0], "Another", stages.questions["d"][2])
-
-
-def nothing(stages):
-    pass
-
-
-def setting(key, value):
-    def change(stages):
-        stages.set(key, value)
-
-    change.__name__ = f"{key}={value}"
-    return change
 
 
 def other_weights(stages):

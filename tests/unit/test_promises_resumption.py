@@ -3,22 +3,10 @@
 import shutil
 
 import pytest
-from stage_cases import DOCUMENTS, Stages, pretrain, read_log, weights_in
+from stage_cases import DOCUMENTS, Stages, nothing, pretrain, read_log, setting, weights_in
 from test_promises_training import distance
 
 from retrotune.config import Emphasis
-
-
-def nothing(stages):
-    pass
-
-
-def setting(key, value):
-    def change(stages):
-        stages.set(key, value)
-
-    change.__name__ = f"{key}={value}"
-    return change
 
 
 def data(index, value):
