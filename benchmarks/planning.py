@@ -23,8 +23,8 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 DRY = ("--dry-run", "--quiet", "rules")
 SCRIPTS = {
     "finetune": "retrotune.training.finetune",
-    "predict": "retrotune.evaluation.generate",
-    "score": "retrotune.evaluation.score, pandas, pyarrow.parquet, scipy.stats",
+    "predict": "retrotune.prediction.generate",
+    "score": "retrotune.scoring.score, pandas, pyarrow.parquet, scipy.stats",
 }
 REPORT = {"collect_metrics": 1, "make_tables": 1, "plot_scaling": 1}
 

@@ -43,14 +43,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from retrotune.config import IndexEntry, RetrieverEntry, World
-from retrotune.files import read_json, sha256, write_json, write_parquet
-from retrotune.log import setup_logging
-from retrotune.retrieval.embeddings import Embeddings, embed_passages
-from retrotune.retrieval.exact import ExactIndex
-from retrotune.retrieval.factory import set_search
-from retrotune.retrieval.index import OpenIndex, build_index, manifest_path, open_index
-from retrotune.stages import BuildIndexParams, EmbedParams, WriteWorldParams
+from retrotune.retrieval.search.exact import ExactIndex
+from retrotune.retrieval.search.factory import set_search
+from retrotune.retrieval.search.index import OpenIndex, build_index, manifest_path, open_index
+from retrotune.retrieval.vectors.embeddings import Embeddings, embed_passages
+from retrotune.runtime.files import read_json, sha256, write_json, write_parquet
+from retrotune.runtime.log import setup_logging
+from retrotune.study.config import IndexEntry, RetrieverEntry, World
+from retrotune.study.stages import BuildIndexParams, EmbedParams, WriteWorldParams
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "retrieval"

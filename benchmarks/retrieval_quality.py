@@ -8,18 +8,18 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from retrotune.config import CorpusEntry, IndexEntry, RetrieverEntry
-from retrotune.datasets import SPECS
-from retrotune.evaluation.retrieval import measure_retrieval
-from retrotune.files import read_json
-from retrotune.log import setup_logging
+from retrotune.data.datasets import SPECS
 from retrotune.preparing.chunking import chunk_corpus
 from retrotune.preparing.examples import load_examples, prepare_examples, with_references
-from retrotune.retrieval.answers import holds_answer
-from retrotune.retrieval.embeddings import embed_passages
-from retrotune.retrieval.index import build_index
-from retrotune.retrieval.neighbors import cache_neighbors, load_neighbors
-from retrotune.stages import (
+from retrotune.retrieval.caches.questions import cache_neighbors, load_neighbors
+from retrotune.retrieval.search.answers import holds_answer
+from retrotune.retrieval.search.index import build_index
+from retrotune.retrieval.vectors.embeddings import embed_passages
+from retrotune.runtime.files import read_json
+from retrotune.runtime.log import setup_logging
+from retrotune.scoring.quality import measure_retrieval
+from retrotune.study.config import CorpusEntry, IndexEntry, RetrieverEntry
+from retrotune.study.stages import (
     BuildIndexParams,
     CacheNeighborsParams,
     ChunkCorpusParams,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from retrotune.log import logger
+from retrotune.runtime.log import logger
 
 # Several test processes share the cores: with more threads each, tiny models spend their time waiting for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from retrotune.cells import Paths
-from retrotune.config import Config, Select, load_config, parse_yaml, read_yaml
 from retrotune.errors import ConfigError, RetrievalError, RetrotuneError
-from retrotune.log import setup_logging
 from retrotune.report.collect import Result, holds, read_cells, write_results
+from retrotune.runtime.log import setup_logging
+from retrotune.study.artifacts import Paths
+from retrotune.study.config import Config, Select, load_config, parse_yaml, read_yaml
 
 
 def merged_config(files: Sequence[str], settings: Sequence[str]) -> Config:
@@ -87,7 +87,7 @@ def show_explanation(arguments: argparse.Namespace) -> None:
 
 def show_prompt(arguments: argparse.Namespace) -> None:
     """Print what a cell's model saw of one test question, and what it answered."""
-    from retrotune.evaluation.seen import as_text, what_was_seen
+    from retrotune.prediction.seen import as_text, what_was_seen
     from retrotune.report.explain import find_cell
 
     setup_logging(plain=True, level=logging.WARNING)
@@ -148,7 +148,7 @@ def write_docs(arguments: argparse.Namespace) -> None:
 
 def verify_neighbors(arguments: argparse.Namespace) -> None:
     """Check the study's neighbor caches and search a sample of each again; a line per cache."""
-    from retrotune.retrieval.verify import study_caches, verify_cache
+    from retrotune.retrieval.caches.verify import study_caches, verify_cache
 
     if arguments.sample < 0 or arguments.seed < 0:
         raise ConfigError(f"--sample {arguments.sample} --seed {arguments.seed}: give numbers of 0 or more")

@@ -60,7 +60,7 @@ class Study(Workflow):
                     script = next((part for part in process.cmdline() if ".snakemake/scripts/" in part), None)
                     if script is not None:
                         found[process.pid] = Path(script).name.split(".")[1]
-                    elif "retrotune.warm" in process.parent().cmdline():
+                    elif "retrotune.runtime.warm" in process.parent().cmdline():
                         found[process.pid] = f"{process.name()} (fork)"
         return found
 

@@ -4,9 +4,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(workflow.basedir).parent.parent / "src"))
-from retrotune import slurm
-
-slurm.continue_in_step()
+from retrotune.runtime.slurm.queue import cancel_left
 
 GPU = dict(gpu=1, slurm_partition="gpu", slurm_extra="--exclude=gpu2", mem_mb=600)
 ONCE = "mkdir -p seen; if mkdir seen/{rule}; then "
@@ -18,7 +16,7 @@ localrules:
 
 
 onerror:
-    slurm.cancel_left(Path(log[0]).read_text())
+    cancel_left(Path(log[0]).read_text())
 
 
 rule all:

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from retrotune.datasets import SPECS
-from retrotune.datasets.base import Example
-from retrotune.files import read_json, read_parquet
+from retrotune.data.datasets import SPECS
+from retrotune.data.datasets.base import Example
 from retrotune.preparing.examples import (
     load_examples,
     prepare_examples,
@@ -22,7 +21,8 @@ from retrotune.preparing.examples import (
     write_examples,
     write_references,
 )
-from retrotune.stages import PrepareTestParams, PrepareTrainParams
+from retrotune.runtime.files import read_json, read_parquet
+from retrotune.study.stages import PrepareTestParams, PrepareTrainParams
 
 PARAMS = {"train": PrepareTrainParams, "test": PrepareTestParams}
 SPLITS = ("train", "test")

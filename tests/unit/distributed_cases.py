@@ -14,9 +14,9 @@ from methods_cases import tiny_model
 from safetensors.torch import load_file
 from test_training_stages import CELL, METHODS, RECIPE, pretraining, training
 
-from retrotune import interruption
-from retrotune.config import AdapterMethod, LoraMethod, SaveEvery
 from retrotune.errors import Interrupted, TrainingError
+from retrotune.runtime import interruption
+from retrotune.study.config import AdapterMethod, LoraMethod, SaveEvery
 from retrotune.training import finetune as finetuning
 from retrotune.training.distributed import join
 from retrotune.training.finetune import finetune_cell

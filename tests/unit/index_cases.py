@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from retrotune.config import IndexEntry
-from retrotune.files import sha256, write_json, write_parquet
-from retrotune.retrieval.index import build_index
-from retrotune.stages import BuildIndexParams
+from retrotune.retrieval.search.index import build_index
+from retrotune.runtime.files import sha256, write_json, write_parquet
+from retrotune.study.config import IndexEntry
+from retrotune.study.stages import BuildIndexParams
 
 
 def write_embeddings(folder: Path, blocks: list[np.ndarray]) -> Path:

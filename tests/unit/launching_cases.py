@@ -6,9 +6,9 @@ import sys
 import time
 from pathlib import Path
 
-from retrotune import interruption
-from retrotune.config import Passages, SizeEntry
 from retrotune.errors import ModelError
+from retrotune.runtime import interruption
+from retrotune.study.config import Passages, SizeEntry
 
 
 class SignaledError(Exception):

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from retrotune.config import AdapterMethod, FullMethod, LoraMethod, PtuningMethod
 from retrotune.models import RetroConfig, RetroForCausalLM
+from retrotune.study.config import AdapterMethod, FullMethod, LoraMethod, PtuningMethod
 
 VIRTUAL = 4
 LORA = LoraMethod(kind="lora", rank=3)

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from retrotune.config import CorpusEntry, RetrieverEntry
-from retrotune.files import sha256, write_json, write_parquet
-from retrotune.retrieval.cache import Keys, kept_or_found, summary
-from retrotune.retrieval.neighbors import cache_neighbors
-from retrotune.retrieval.pretraining import cache_pretraining_neighbors
-from retrotune.stages import CacheNeighborsParams, CacheTextNeighborsParams
+from retrotune.retrieval.caches.questions import cache_neighbors
+from retrotune.retrieval.caches.results import Keys, kept_or_found, summary
+from retrotune.retrieval.caches.texts import cache_pretraining_neighbors
+from retrotune.runtime.files import sha256, write_json, write_parquet
+from retrotune.study.config import CorpusEntry, RetrieverEntry
+from retrotune.study.stages import CacheNeighborsParams, CacheTextNeighborsParams
 
 Neighbor = tuple[str, int, str, str, str]
 """Document id, chunk, and the passage's id, title and text; neighbors of a chunk follow each other, best first."""

@@ -8,10 +8,10 @@ import copy
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from retrotune.cells import expand_grid
-from retrotune.config import Config, RuleResources
 from retrotune.methods import METHODS
-from retrotune.resolve import measured
+from retrotune.study.cells import expand_grid
+from retrotune.study.config import Config, RuleResources
+from retrotune.study.resolve import measured
 
 STUDY: dict[str, Any] = {
     "study": "rich",

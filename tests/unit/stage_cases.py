@@ -23,17 +23,17 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import GenerationMixin, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from retrotune.cells import Cell
-from retrotune.config import CorpusEntry, Emphasis, Passages, Recipe, SaveEvery, SizeEntry, load_config
-from retrotune.datasets import Example
-from retrotune.evaluation.generate import predict_cell
+from retrotune.data.datasets import Example
 from retrotune.methods import attach
 from retrotune.models import RetroConfig, RetroForCausalLM
 from retrotune.models.fetch import write_manifest
 from retrotune.models.loading import load_model
+from retrotune.prediction.generate import predict_cell
 from retrotune.preparing.examples import write_examples
-from retrotune.resolve import cell_stages
-from retrotune.stages import PretrainParams, StageParams
+from retrotune.study.cells import Cell
+from retrotune.study.config import CorpusEntry, Emphasis, Passages, Recipe, SaveEvery, SizeEntry, load_config
+from retrotune.study.resolve import cell_stages
+from retrotune.study.stages import PretrainParams, StageParams
 from retrotune.training.finetune import finetune_cell
 from retrotune.training.planned import PlannedBatches
 from retrotune.training.pretrain import pretrain_model
@@ -226,7 +226,7 @@ class Stages:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(GenerationMixin, "generate", generate)
             if not finish:
-                patch.setattr("retrotune.evaluation.generate.write_json", _die_at_last)
+                patch.setattr("retrotune.prediction.generate.write_json", _die_at_last)
             with nullcontext() if finish else pytest.raises(Last):
                 predict_cell(
                     params, self.cell, self.model_dir, adapter, examples, neighbors, out,

@@ -13,9 +13,9 @@ from dataset_cases import CASES, SPLITS, prepare_split, prepared_manifest, recor
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from retrotune.corpus.json_places import JsonPlaces
-from retrotune.corpus.records import BadRecords, need, read_json_document
-from retrotune.datasets import get_spec
+from retrotune.data.corpora.json_places import JsonPlaces
+from retrotune.data.corpora.records import BadRecords, need, read_json_document
+from retrotune.data.datasets import get_spec
 from retrotune.errors import DataError
 
 DOCUMENT_CASES = [name for name, case in CASES.items() if not get_spec(case.reader).open_domain]

@@ -3,10 +3,11 @@
 import pytest
 from test_config import SMALL, changed
 
-from retrotune.cells import Cell, Paths, expand_grid, grid_cells
-from retrotune.config import load_config, read_config
 from retrotune.errors import ConfigError
-from retrotune.resolve import resolve
+from retrotune.study.artifacts import Paths
+from retrotune.study.cells import Cell, expand_grid, grid_cells
+from retrotune.study.config import load_config, read_config
+from retrotune.study.resolve import resolve
 
 
 def test_grid_is_the_product_of_names():

@@ -7,15 +7,16 @@ import pytest
 import yaml
 from test_config import SMALL
 
-from retrotune.cells import Paths, expand_grid
 from retrotune.cli import main, merged_config
-from retrotune.config import load_config
-from retrotune.datasets import get_spec
+from retrotune.data.datasets import get_spec
 from retrotune.errors import ConfigError
-from retrotune.files import write_json
 from retrotune.report.collect import collect_metrics, load_results
 from retrotune.report.tables import make_tables
-from retrotune.resolve import resolve
+from retrotune.runtime.files import write_json
+from retrotune.study.artifacts import Paths
+from retrotune.study.cells import expand_grid
+from retrotune.study.config import load_config
+from retrotune.study.resolve import resolve
 
 CONFIG = load_config(SMALL)
 PATHS = Paths.of(CONFIG)

@@ -5,9 +5,9 @@ import copy
 import pytest
 import yaml
 
-from retrotune.config import ModelResources, load_config, read_config, read_yaml
 from retrotune.documentation import generated_parts, schema_text, with_generated
 from retrotune.errors import ConfigError
+from retrotune.study.config import ModelResources, load_config, read_config, read_yaml
 
 SMALL = {
     "study": "small",

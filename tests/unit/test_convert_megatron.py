@@ -28,11 +28,11 @@ from safetensors.torch import load_file, save_file
 
 from retrotune.cli import main
 from retrotune.errors import ModelError
-from retrotune.files import sha256, write_json
 from retrotune.models import convert
 from retrotune.models.convert import convert_checkpoint, convert_model, writing
 from retrotune.models.loading import load_model
-from retrotune.stages import ConvertParams
+from retrotune.runtime.files import sha256, write_json
+from retrotune.study.stages import ConvertParams
 
 RETRO = {"chunk_length": 4, "vocab_size": VOCABULARY}
 GPT = {"vocab_size": VOCABULARY}

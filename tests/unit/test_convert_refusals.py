@@ -22,10 +22,10 @@ from convert_cases import (
 from safetensors.torch import save_file
 
 from retrotune.errors import ModelError
-from retrotune.files import write_json
 from retrotune.models import convert
 from retrotune.models.convert import convert_checkpoint, stored
 from retrotune.models.loading import load_model
+from retrotune.runtime.files import write_json
 
 OPTIONS = {"vocab_size": VOCABULARY}
 

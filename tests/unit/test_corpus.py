@@ -7,12 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retrotune.config import CorpusEntry
 from retrotune.errors import DataError
-from retrotune.files import read_json, read_parquet, write_parquet
 from retrotune.preparing.chunking import chunk_corpus, chunk_documents, split_passages, split_sentences
-from retrotune.preparing.documents import corpus_files, find_corpus_files, read_corpus
-from retrotune.stages import (
+from retrotune.preparing.documents import read_corpus
+from retrotune.runtime.files import read_json, read_parquet, write_parquet
+from retrotune.study.config import CorpusEntry
+from retrotune.study.raw import corpus_files, find_corpus_files
+from retrotune.study.stages import (
     CacheTextNeighborsParams,
     ChunkCorpusParams,
     ChunkParams,
@@ -199,8 +200,8 @@ def test_a_truncated_archive_is_named(tmp_path):
 
 
 def test_text_that_is_left_out_is_counted_wherever_it_is_read(tmp_path):
-    from retrotune.config import Recipe, RetrieverEntry, SizeEntry
-    from retrotune.retrieval.pretraining import cache_pretraining_neighbors
+    from retrotune.retrieval.caches.texts import cache_pretraining_neighbors
+    from retrotune.study.config import Recipe, RetrieverEntry, SizeEntry
     from retrotune.training.pretrain import pretrain_model
     from retrotune.training.tokenizer import train_tokenizer
 

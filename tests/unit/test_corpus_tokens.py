@@ -9,20 +9,20 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from retrotune.config import ChunkingEntry, CorpusEntry, RetrieverEntry, load_config
-from retrotune.corpus.tokens import chunk_spans, open_tokenizer, split_tokens
+from retrotune.data.corpora.tokens import chunk_spans, open_tokenizer, split_tokens
 from retrotune.errors import ConfigError, DataError
-from retrotune.files import read_parquet, write_parquet
 from retrotune.preparing.chunking import chunk_corpus, chunk_documents
-from retrotune.resolve import resolve
-from retrotune.retrieval.passages import PassageTable
-from retrotune.retrieval.pretraining import (
+from retrotune.retrieval.caches.texts import (
     cache_pretraining_neighbors,
     corpus_documents,
     load_pretraining_neighbors,
     pretraining_texts,
 )
-from retrotune.stages import CacheTextNeighborsParams, ChunkCorpusParams, ChunkParams
+from retrotune.retrieval.passages import PassageTable
+from retrotune.runtime.files import read_parquet, write_parquet
+from retrotune.study.config import ChunkingEntry, CorpusEntry, RetrieverEntry, load_config
+from retrotune.study.resolve import resolve
+from retrotune.study.stages import CacheTextNeighborsParams, ChunkCorpusParams, ChunkParams
 
 PAGES = [
     "the red fox ran home and the old hen slept well tonight",

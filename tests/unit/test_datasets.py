@@ -16,11 +16,11 @@ from dataset_cases import (
     write_nq,
 )
 
-from retrotune.config import DatasetEntry
-from retrotune.datasets import get_spec
-from retrotune.datasets.base import Example, Passage
+from retrotune.data.datasets import get_spec
+from retrotune.data.datasets.base import Example, Passage
 from retrotune.errors import DataError
-from retrotune.preparing.examples import raw_files
+from retrotune.study.config import DatasetEntry
+from retrotune.study.raw import raw_files
 
 READERS = ("nq", "triviaqa", "narrativeqa", "qasper", "quality", "qmsum")
 

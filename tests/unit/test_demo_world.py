@@ -14,17 +14,17 @@ from typing import Any
 import pytest
 from dataset_cases import SPLITS, prepare_split, prepared_documents
 
-from retrotune.config import CorpusEntry, World
-from retrotune.demo import names
-from retrotune.demo.facts import MAX_STATEMENT_WORDS, MIN_STATEMENT_WORDS, PASSAGE_WORDS
-from retrotune.demo.names import Namer, seeded, split_of, thing
-from retrotune.demo.scenes import draw_scene, fill
+from retrotune.data.demo import names
+from retrotune.data.demo.facts import MAX_STATEMENT_WORDS, MIN_STATEMENT_WORDS, PASSAGE_WORDS
+from retrotune.data.demo.names import Namer, seeded, split_of, thing
+from retrotune.data.demo.scenes import draw_scene, fill
 from retrotune.errors import ConfigError
-from retrotune.files import read_json
 from retrotune.preparing.chunking import split_passages
 from retrotune.preparing.documents import read_corpus
 from retrotune.preparing.world import DEMOS, write_world
-from retrotune.stages import WriteWorldParams
+from retrotune.runtime.files import read_json
+from retrotune.study.config import CorpusEntry, World
+from retrotune.study.stages import WriteWorldParams
 
 WORLD = World(seed=5, pretraining_pages=300, train_documents=12, test_documents=8, questions_per_document=5)
 SHARED = Path(os.environ.get("RETROTUNE_SHARED", Path(__file__).parents[3] / "shared")) / "data"
@@ -61,7 +61,7 @@ def articles(root: Path) -> dict[str, str]:
 def test_same_world_same_bytes_whatever_the_hash_seed_and_what_was_there_before(root: Path, tmp_path: Path) -> None:
     write_world(WriteWorldParams(world=WORLD.model_copy(update={"seed": 6})), tmp_path)
     other = contents(tmp_path)
-    code = "import sys; from retrotune.stages import WriteWorldParams\n"
+    code = "import sys; from retrotune.study.stages import WriteWorldParams\n"
     code += (
         "from retrotune.preparing.world import write_world; write_world(WriteWorldParams.of(sys.argv[2]), sys.argv[1])"
     )

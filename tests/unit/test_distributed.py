@@ -11,9 +11,9 @@ from test_resume import contents
 from test_training_stages import root
 
 from retrotune.errors import TrainingError
-from retrotune.launching import Launch, run_stage
 from retrotune.methods import load_trained
 from retrotune.models.loading import load_model
+from retrotune.runtime.launching import Launch, run_stage
 from retrotune.training.distributed import ALONE, Processes, check_shares, own_rows
 
 __all__ = ["root"]

@@ -10,7 +10,7 @@ from test_resume import contents
 from test_training_stages import root
 
 from retrotune.errors import TrainingError
-from retrotune.launching import GRACE_SECONDS, Launch, run_stage
+from retrotune.runtime.launching import GRACE_SECONDS, Launch, run_stage
 
 __all__ = ["root"]
 

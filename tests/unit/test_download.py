@@ -11,7 +11,7 @@ import pytest
 
 from retrotune.errors import ConfigError, DataError
 from retrotune.preparing.download import SOURCES, RawFile, download_files, download_source
-from retrotune.stages import DownloadSourceParams
+from retrotune.study.stages import DownloadSourceParams
 
 CONTENT = bytes(range(256)) * 40
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from retrotune.corpus.encodings import decode
-from retrotune.corpus.records import BadRecordError, BadRecords, numbered_lines
-from retrotune.datasets.narrativeqa import read_story
+from retrotune.data.corpora.encodings import decode
+from retrotune.data.corpora.records import BadRecordError, BadRecords, numbered_lines
+from retrotune.data.datasets.narrativeqa import read_story
 
 PROSE = "“Halt!” she cried — it’s the ferryman’s £5… naïve, œuvre, €9, Ärger, señor"
 RUSSIAN = "Лодка ушла вечером"

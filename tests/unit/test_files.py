@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from retrotune.errors import DataError
-from retrotune.files import (
+from retrotune.runtime.files import (
     atomic_write,
     block_path,
     read_json,
@@ -43,7 +43,7 @@ def test_a_full_disk_leaves_nothing_under_the_name(tmp_path):
     code = (
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000));"
-        "from retrotune.files import write_text; write_text(sys.argv[1], 'x' * 100_000)"
+        "from retrotune.runtime.files import write_text; write_text(sys.argv[1], 'x' * 100_000)"
     )
     done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True)
     assert done.returncode != 0

@@ -11,21 +11,21 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from retrotune.cells import Cell
-from retrotune.config import load_config
-from retrotune.datasets import SPECS, Example
+from retrotune.data.datasets import SPECS, Example
 from retrotune.errors import DataError, ModelError
-from retrotune.evaluation import generate
-from retrotune.evaluation.generate import predict_cell
-from retrotune.evaluation.metrics import score_prediction
-from retrotune.evaluation.score import score_cell
-from retrotune.files import read_json, read_jsonl, sha256, write_json, write_parquet
 from retrotune.methods import attach, save_trained
 from retrotune.models import RetroConfig, RetroForCausalLM
 from retrotune.models.loading import load_model
+from retrotune.prediction import generate
+from retrotune.prediction.generate import predict_cell
 from retrotune.preparing.examples import write_examples, write_references
-from retrotune.resolve import cell_stages
-from retrotune.stages import PredictParams, ScoreParams
+from retrotune.runtime.files import read_json, read_jsonl, sha256, write_json, write_parquet
+from retrotune.scoring.metrics import score_prediction
+from retrotune.scoring.score import score_cell
+from retrotune.study.cells import Cell
+from retrotune.study.config import load_config
+from retrotune.study.resolve import cell_stages
+from retrotune.study.stages import PredictParams, ScoreParams
 
 TEXT = "Question: Who kept the old mill by the river? Answer: The answer is Tamo. title: source: It rained on Monday.\n"
 EXAMPLES = [

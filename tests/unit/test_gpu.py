@@ -9,7 +9,7 @@ import pytest
 import torch
 from test_training_stages import root
 
-from retrotune.files import read_json
+from retrotune.runtime.files import read_json
 
 __all__ = ["root"]
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")

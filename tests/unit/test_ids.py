@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retrotune.config import CorpusEntry
-from retrotune.corpus import ids
-from retrotune.corpus.ids import IdHashes, first_repeated
+from retrotune.data.corpora import ids
+from retrotune.data.corpora.ids import IdHashes, first_repeated
 from retrotune.errors import DataError, RetrievalError
-from retrotune.files import write_parquet
 from retrotune.preparing.chunking import chunk_corpus
 from retrotune.retrieval.passages import PassageTable
-from retrotune.stages import ChunkCorpusParams
+from retrotune.runtime.files import write_parquet
+from retrotune.study.config import CorpusEntry
+from retrotune.study.stages import ChunkCorpusParams
 
 
 def repeated(names):

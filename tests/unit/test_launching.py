@@ -12,13 +12,13 @@ import pytest
 from pydantic import validate_call
 from test_config import SMALL
 
-from retrotune import interruption, launching
-from retrotune.cells import Cell
-from retrotune.config import SaveEvery, SizeEntry, load_config
 from retrotune.errors import Interrupted, TrainingError
-from retrotune.launching import Launch, run_stage
-from retrotune.resolve import cell_stages
-from retrotune.stages import FinetuneParams
+from retrotune.runtime import interruption, launching
+from retrotune.runtime.launching import Launch, run_stage
+from retrotune.study.cells import Cell
+from retrotune.study.config import SaveEvery, SizeEntry, load_config
+from retrotune.study.resolve import cell_stages
+from retrotune.study.stages import FinetuneParams
 
 SHAPE = SizeEntry(num_layers=1, hidden_size=8, num_heads=2, ffn_size=8)
 
@@ -101,11 +101,11 @@ def test_a_signal_lets_the_processes_save(tmp_path):
 
 def test_how_many_processes(monkeypatch):
     wanted = {"nodes": 2, "processes": 4, "one_per_device": 1, "sharded": 1}
-    monkeypatch.setattr(launching, "_slurm_nodes", lambda: 2)
+    monkeypatch.setattr(launching, "nodes_of_own_job", lambda: 2)
     assert Launch.of(wanted) == Launch(2, 4, True)
-    monkeypatch.setattr(launching, "_slurm_nodes", lambda: 0)
+    monkeypatch.setattr(launching, "nodes_of_own_job", lambda: 0)
     for gpus, processes in ((3, 3), (0, 1), (16, 8)):
-        monkeypatch.setattr(launching, "_gpus_here", lambda gpus=gpus: gpus)
+        monkeypatch.setattr(launching, "visible_gpus", lambda gpus=gpus: gpus)
         assert Launch.of(wanted) == Launch(1, processes, True)
     assert Launch.of({"nodes": 2, "processes": 3}) == Launch(1, 6)
     assert Launch.of({}) == Launch(1, 1)
@@ -131,7 +131,7 @@ def test_processes_get_equal_arguments():
 def test_gpus_in_sight(monkeypatch):
     for text, count in (("0,1", 2), ("", 0), ("-1", 0), ("GPU-a, GPU-b", 2)):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", text)
-        assert launching._gpus_here() == count
+        assert launching.visible_gpus() == count
 
 
 def test_arguments_become_json():

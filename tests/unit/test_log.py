@@ -8,11 +8,12 @@ import sys
 
 import pytest
 
-from retrotune.log import Progress, duration, logger, progress, read_end, setup_logging
+from retrotune.runtime.lifecycle import read_end
+from retrotune.runtime.log import Progress, duration, logger, progress, setup_logging
 
 PAUSE = """
 import os, time
-from retrotune.log import stage_log
+from retrotune.runtime.lifecycle import stage_log
 out = os.dup(1)
 with stage_log({log!r}):
     os.write(out, b"ready\\n")
@@ -21,7 +22,10 @@ with stage_log({log!r}):
 
 
 def run(body, log):
-    imports = "from retrotune.log import stage_log, logger\nfrom retrotune.errors import DataError\n"
+    imports = (
+        "from retrotune.runtime.lifecycle import stage_log\nfrom retrotune.runtime.log import logger\n"
+        "from retrotune.errors import DataError\n"
+    )
     code = f"{imports}with stage_log({str(log)!r}):\n    {body}"
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
 

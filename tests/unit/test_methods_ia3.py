@@ -17,10 +17,10 @@ from transformers import (
     OPTForCausalLM,
 )
 
-from retrotune.config import load_config
 from retrotune.errors import MethodError
 from retrotune.methods import METHODS, Shape, attach, count_parameters, fingerprint, load_trained, save_trained
 from retrotune.methods.ia3 import Ia3Method
+from retrotune.study.config import load_config
 
 IA3 = Ia3Method(kind="ia3")
 

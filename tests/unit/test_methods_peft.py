@@ -26,7 +26,6 @@ from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 from torch import nn
 from transformers import BloomConfig, BloomForCausalLM, GPT2Config, GPT2LMHeadModel, OPTConfig, OPTForCausalLM
 
-from retrotune.config import AdapterMethod, LoraMethod, ZeroshotMethod
 from retrotune.errors import MethodError
 from retrotune.methods import attach, count_parameters, num_virtual_tokens
 from retrotune.methods.adapter import PEFT_TYPE as ADAPTER_TYPE
@@ -37,6 +36,7 @@ from retrotune.methods.peft_extension import extend_peft_type
 from retrotune.methods.ptuning import PEFT_TYPE as PTUNING_TYPE
 from retrotune.models import RetroForCausalLM
 from retrotune.models.sizes import model_config
+from retrotune.study.config import AdapterMethod, LoraMethod, ZeroshotMethod
 
 
 def trained_names(model: nn.Module) -> set[str]:

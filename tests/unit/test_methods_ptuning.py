@@ -5,10 +5,10 @@ import torch
 from methods_cases import FAMILIES, PTUNING, VIRTUAL, greedy, perturb, prompts, tiny_model
 from peft import PeftModel, get_peft_model
 
-from retrotune.config import PtuningMethod
 from retrotune.errors import MethodError
 from retrotune.methods import attach
 from retrotune.methods.prompt_encoder import PtuningConfig
+from retrotune.study.config import PtuningMethod
 
 
 def ptuned(family):

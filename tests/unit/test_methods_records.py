@@ -11,10 +11,10 @@ from methods_cases import ADAPTER, FULL, LORA, PTUNING, method_id, perturb, tiny
 from peft import IA3Config, LoraConfig, get_peft_model
 
 from retrotune import methods
-from retrotune.config import Config, Finetuning, ZeroshotMethod
 from retrotune.errors import ConfigError, MethodError
 from retrotune.methods import METHODS, Method, MethodSchema, Shape, TrainedMethod, attach, fingerprint, storage
 from retrotune.methods.base import FinetuningOverride
+from retrotune.study.config import Config, Finetuning, ZeroshotMethod
 
 
 class OddMethod(TrainedMethod):
@@ -41,7 +41,7 @@ def register(monkeypatch):
     return lambda record: monkeypatch.setitem(METHODS, record.kind, record)
 
 
-@pytest.mark.parametrize("module", ["retrotune.config", "retrotune.methods", "retrotune.cells"])
+@pytest.mark.parametrize("module", ["retrotune.study.config", "retrotune.methods", "retrotune.study.cells"])
 def test_records_import_nothing_heavy(module):
     heavy = ["torch", "peft", "transformers", "pandas", "safetensors", "numpy"]
     script = f"import sys, {module}; print([name for name in {heavy} if name in sys.modules])"

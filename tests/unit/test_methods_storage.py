@@ -8,9 +8,9 @@ import torch
 from methods_cases import ADAPTER, FAMILIES, FULL, LORA, PTUNING, TRAINED, method_id, perturb, prompts, tiny_model
 from safetensors.torch import load_file, save_file
 
-from retrotune.config import ZeroshotMethod
 from retrotune.errors import MethodError
 from retrotune.methods import attach, fingerprint, load_trained, save_trained
+from retrotune.study.config import ZeroshotMethod
 
 
 def trained(family, method):

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 
+from retrotune.data.scores import METRICS
 from retrotune.errors import DataError
-from retrotune.evaluation.metrics import (
+from retrotune.scoring.metrics import (
     exact_match,
     multiple_choice,
     normalize,
@@ -17,8 +18,7 @@ from retrotune.evaluation.metrics import (
     token_f1,
     token_f1_first,
 )
-from retrotune.evaluation.statistics import bootstrap_interval
-from retrotune.scores import METRICS
+from retrotune.scoring.statistics import bootstrap_interval
 
 
 @pytest.mark.parametrize(

@@ -23,11 +23,11 @@ from transformers import (
     OPTForCausalLM,
 )
 
-from retrotune.config import ModelEntry
 from retrotune.errors import ModelError
-from retrotune.files import write_json
 from retrotune.models.fetch import fetch_model
 from retrotune.models.loading import load_model, load_tokenizer, model_facts, num_parameters
+from retrotune.runtime.files import write_json
+from retrotune.study.config import ModelEntry
 from retrotune.training.tokenizer import wrap_tokenizer
 
 MASK = torch.ones(16, 16).tril()[None, None]

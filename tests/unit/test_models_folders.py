@@ -11,16 +11,16 @@ import torch
 from methods_cases import FAMILIES, tiny_model
 from safetensors.torch import load_file, save_file
 
-from retrotune.cells import Cell
-from retrotune.config import CorpusEntry, Finetuning, LoraMethod, Passages
-from retrotune.datasets import SPECS, Example
+from retrotune.data.datasets import SPECS, Example
 from retrotune.errors import ModelError
-from retrotune.files import sha256, write_json, write_parquet
 from retrotune.models.fetch import fetch_base_model, fetch_model
 from retrotune.models.loading import load_model, load_tokenizer, model_facts
 from retrotune.models.sizes import departures
 from retrotune.preparing.examples import write_examples
-from retrotune.stages import FetchParams, FinetuneParams, Prompting, TrainTokenizerParams
+from retrotune.runtime.files import sha256, write_json, write_parquet
+from retrotune.study.cells import Cell
+from retrotune.study.config import CorpusEntry, Finetuning, LoraMethod, Passages
+from retrotune.study.stages import FetchParams, FinetuneParams, Prompting, TrainTokenizerParams
 from retrotune.training import finetune
 from retrotune.training.tokenizer import train_tokenizer, wrap_tokenizer
 

@@ -9,10 +9,10 @@ from collections import namedtuple
 import pytest
 from methods_cases import tiny_model
 
-from retrotune.files import sha256, write_json
 from retrotune.models import scratch
 from retrotune.models.fetch import write_manifest
 from retrotune.models.loading import load_model
+from retrotune.runtime.files import sha256, write_json
 
 Usage = namedtuple("Usage", "total used free")
 

@@ -5,12 +5,12 @@ import shutil
 
 import pytest
 
-from retrotune.cells import Paths
-from retrotune.config import load_config
-from retrotune.files import listing, write_json
-from retrotune.outside import missing, read_by_job, read_by_study
-from retrotune.resolve import resolve
-from retrotune.stages import ConvertParams
+from retrotune.runtime.files import listing, write_json
+from retrotune.study.artifacts import Paths
+from retrotune.study.config import load_config
+from retrotune.study.outside import missing, read_by_job, read_by_study
+from retrotune.study.resolve import resolve
+from retrotune.study.stages import ConvertParams
 
 STUDY = {
     "study": "s",

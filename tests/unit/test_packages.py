@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import pytest
 from pydantic import ValidationError
 
-from retrotune.config import Checkpoint
 from retrotune.errors import ModelError
 from retrotune.models.packages import package_file
+from retrotune.study.config import Checkpoint
 
 PACKAGE = "some-model==1.2"
 

@@ -19,11 +19,11 @@ from dataset_cases import (
     write_split,
 )
 
-from retrotune.config import load_config
-from retrotune.datasets.base import Example
+from retrotune.data.datasets.base import Example
 from retrotune.errors import DataError
 from retrotune.preparing.examples import load_examples, load_references, with_references, write_examples
-from retrotune.resolve import resolve
+from retrotune.study.config import load_config
+from retrotune.study.resolve import resolve
 
 STUDY = {
     "study": "s",

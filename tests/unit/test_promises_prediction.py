@@ -5,10 +5,10 @@ import json
 import pytest
 from stage_cases import Death, Stages, answer_by_hand, nothing, setting
 
-from retrotune.datasets import SPECS
+from retrotune.data.datasets import SPECS
 from retrotune.methods import load_trained
 from retrotune.models.loading import load_model
-from retrotune.stages import PredictParams
+from retrotune.study.stages import PredictParams
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import pytest
 from stage_cases import DOCUMENTS, Stages, nothing, pretrain, read_log, setting, weights_in
 from test_promises_training import distance
 
-from retrotune.config import Emphasis
+from retrotune.study.config import Emphasis
 
 
 def data(index, value):

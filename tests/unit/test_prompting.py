@@ -7,13 +7,13 @@ import pytest
 from tokenizer_cases import ADD_BLANKS, KEEP_ENDS, make
 from tokenizers import AddedToken, Tokenizer
 
-from retrotune.config import Emphasis, Passages
-from retrotune.corpus.records import Document
-from retrotune.corpus.tokens import chunk_spans
-from retrotune.datasets import get_spec
-from retrotune.datasets.base import Example, Passage, Template
+from retrotune.data.corpora.records import Document
+from retrotune.data.corpora.tokens import chunk_spans
+from retrotune.data.datasets import get_spec
+from retrotune.data.datasets.base import Example, Passage, Template
 from retrotune.prompting.assemble import Assembler
 from retrotune.prompting.examples import ExampleEncoder
+from retrotune.study.config import Emphasis, Passages
 from retrotune.training.sequences import SequenceCollator, SequenceMaker, passage_texts
 
 PASSAGES = [

@@ -9,18 +9,19 @@ from typing import Any
 
 import pytest
 
-from retrotune.cells import Cell, Paths, expand_grid
-from retrotune.config import Config, load_config
-from retrotune.datasets import Example
-from retrotune.evaluation.score import score_cell
-from retrotune.files import read_json, sha256, write_json, write_jsonl
+from retrotune.data.datasets import Example
 from retrotune.preparing.examples import write_references
 from retrotune.report.collect import Result, collect_metrics, load_results
 from retrotune.report.cost import cost_table, write_cell_costs
 from retrotune.report.plots import plot_scaling, points, save, scaling_chart
 from retrotune.report.render import FORMS, Table
 from retrotune.report.tables import comparison_table, format_table, make_tables, retrieval_table
-from retrotune.resolve import cell_stages, resolve
+from retrotune.runtime.files import read_json, sha256, write_json, write_jsonl
+from retrotune.scoring.score import score_cell
+from retrotune.study.artifacts import Paths
+from retrotune.study.cells import Cell, expand_grid
+from retrotune.study.config import Config, load_config
+from retrotune.study.resolve import cell_stages, resolve
 
 PARAMETERS = {"gpt-a": 1_000_000, "retro-a": 1_100_000, "gpt-b": 4_000_000, "retro-b": 4_500_000}
 MISSING = Cell("retro-b", "lora", "nq", "bm25", 0)

@@ -9,16 +9,16 @@ import pytest
 from pydantic import BaseModel
 from rerun_cases import ROWS, STUDY, Job, changed, jobs
 
-from retrotune import resolve as resolving
-from retrotune import stages
-from retrotune.cells import COORDINATES
-from retrotune.config import Config, load_config
-from retrotune.config import indexes as index_entries
-from retrotune.config import retrievers as retriever_entries
 from retrotune.entries import Entry
-from retrotune.files import write_text
-from retrotune.resolve import RERUNS_NOTHING
-from retrotune.stages import STAGES, StageParams
+from retrotune.runtime.files import write_text
+from retrotune.study import resolve as resolving
+from retrotune.study import stages
+from retrotune.study.cells import COORDINATES
+from retrotune.study.config import Config, load_config
+from retrotune.study.config import indexes as index_entries
+from retrotune.study.config import retrievers as retriever_entries
+from retrotune.study.resolve import RERUNS_NOTHING
+from retrotune.study.stages import STAGES, StageParams
 
 REPORT = {"collect_metrics", "make_tables", "plot_scaling", "report_retrieval"}
 REACHED_OTHERWISE = {

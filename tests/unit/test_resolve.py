@@ -5,12 +5,12 @@ import copy
 import pytest
 from test_config import SMALL, changed
 
-from retrotune.cells import Cell
-from retrotune.config import load_config
-from retrotune.datasets import SPECS
+from retrotune.data.datasets import SPECS
 from retrotune.errors import ConfigError
-from retrotune.resolve import cell_stages, collecting, measured, resolve
-from retrotune.stages import STAGES
+from retrotune.study.cells import Cell
+from retrotune.study.config import load_config
+from retrotune.study.resolve import cell_stages, collecting, measured, resolve
+from retrotune.study.stages import STAGES
 
 LORA = Cell("g", "lora", "nq", "bm5", 0)
 

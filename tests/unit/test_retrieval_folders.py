@@ -9,11 +9,11 @@ import pytest
 from sentence_transformers import SentenceTransformer
 from test_retrieval_vectors import make_bert
 
-from retrotune.config import RetrieverEntry
 from retrotune.errors import RetrievalError
-from retrotune.retrieval import encoders
-from retrotune.retrieval.declared import complete
-from retrotune.retrieval.encoders import load_encoder
+from retrotune.retrieval.vectors import encoders
+from retrotune.retrieval.vectors.declared import complete
+from retrotune.retrieval.vectors.encoders import load_encoder
+from retrotune.study.config import RetrieverEntry
 
 TEXTS = ["who built the red house", "A RIVER in Paris was green", "the mountain " * 20]
 LEGACY = {"word_embedding_dimension": 16, "pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}
@@ -189,7 +189,7 @@ def test_lengths_that_are_declared_fill_what_is_not_given(folder: Path) -> None:
 
 
 def test_lower_case_needs_a_tokenizer_that_can_do_it(folder: Path) -> None:
-    from retrotune.retrieval.pretrained import lower_cased
+    from retrotune.retrieval.vectors.pretrained import lower_cased
 
     class Slow:
         is_fast = False

@@ -10,16 +10,16 @@ from methods_cases import ADAPTER, FULL, LORA, PTUNING, VIRTUAL, greedy, method_
 from test_retro_model import NEIGHBORS, RETRIEVED, make, tokens
 from tokenizer_cases import make as make_tokenizer
 
-from retrotune.cells import Cell
-from retrotune.config import Passages
-from retrotune.datasets import SPECS, Example
+from retrotune.data.datasets import SPECS, Example
 from retrotune.errors import ModelError
-from retrotune.evaluation.generate import predict_cell
-from retrotune.evaluation.score import score_cell
-from retrotune.files import read_json, read_jsonl, write_json, write_parquet
 from retrotune.methods import attach, load_trained, save_trained
 from retrotune.models.loading import load_model
-from retrotune.stages import BaseUse, PredictParams, Prompting, ScoreParams
+from retrotune.prediction.generate import predict_cell
+from retrotune.runtime.files import read_json, read_jsonl, write_json, write_parquet
+from retrotune.scoring.score import score_cell
+from retrotune.study.cells import Cell
+from retrotune.study.config import Passages
+from retrotune.study.stages import BaseUse, PredictParams, Prompting, ScoreParams
 
 
 @pytest.mark.parametrize("search", [{"num_beams": 1}, {"num_beams": 3}])

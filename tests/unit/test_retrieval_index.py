@@ -14,14 +14,14 @@ from index_cases import build as build_over
 from index_cases import clustered, write_embeddings
 from pydantic import ValidationError
 
-from retrotune.config import IndexEntry
 from retrotune.errors import RetrievalError
-from retrotune.files import read_json, sha256, write_json
-from retrotune.retrieval.embeddings import Embeddings
-from retrotune.retrieval.exact import Best
-from retrotune.retrieval.factory import num_lists, settle
-from retrotune.retrieval.index import OpenIndex, manifest_path, open_index
-from retrotune.retrieval.shards import best_of
+from retrotune.retrieval.search.exact import Best
+from retrotune.retrieval.search.factory import num_lists, settle
+from retrotune.retrieval.search.index import OpenIndex, manifest_path, open_index
+from retrotune.retrieval.search.shards import best_of
+from retrotune.retrieval.vectors.embeddings import Embeddings
+from retrotune.runtime.files import read_json, sha256, write_json
+from retrotune.study.config import IndexEntry
 
 
 def build(folder: Path, entry: IndexEntry, vectors: np.ndarray) -> tuple[OpenIndex, dict[str, Any]]:
@@ -297,10 +297,10 @@ import resource, sys
 from pathlib import Path
 import numpy as np
 import faiss
-from retrotune.config import IndexEntry
-from retrotune.retrieval.embeddings import Embeddings
-from retrotune.retrieval.index import build_index, open_index
-from retrotune.stages import BuildIndexParams
+from retrotune.study.config import IndexEntry
+from retrotune.retrieval.vectors.embeddings import Embeddings
+from retrotune.retrieval.search.index import build_index, open_index
+from retrotune.study.stages import BuildIndexParams
 faiss.omp_set_num_threads(1)
 data = int(next(line for line in open("/proc/self/status") if line.startswith("VmData")).split()[1]) * 1024
 resource.setrlimit(resource.RLIMIT_DATA, (data + (220 << 20),) * 2)

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from index_cases import build, clustered, write_embeddings
 
-from retrotune.config import IndexEntry
 from retrotune.errors import RetrievalError
-from retrotune.files import lock, read_json, sha256, write_json
-from retrotune.log import logger
-from retrotune.retrieval import shards
-from retrotune.retrieval.embeddings import Embeddings
-from retrotune.retrieval.index import open_index
+from retrotune.retrieval.search import shards
+from retrotune.retrieval.search.index import open_index
+from retrotune.retrieval.vectors.embeddings import Embeddings
+from retrotune.runtime.files import lock, read_json, sha256, write_json
+from retrotune.runtime.log import logger
+from retrotune.study.config import IndexEntry
 
 ENTRY = IndexEntry(factory="IVF4,Flat", nprobe=4, shard_vectors=90)
 """With all lists searched an exact index, in shards of 75."""
@@ -131,10 +131,10 @@ def test_damaged_shards_are_refused(tmp_path: Path, embeddings: Path) -> None:
 
 BUILD = """
 import sys
-from retrotune.config import IndexEntry
-from retrotune.log import setup_logging
-from retrotune.retrieval.index import build_index
-from retrotune.stages import BuildIndexParams
+from retrotune.study.config import IndexEntry
+from retrotune.runtime.log import setup_logging
+from retrotune.retrieval.search.index import build_index
+from retrotune.study.stages import BuildIndexParams
 setup_logging()
 params = BuildIndexParams(index=IndexEntry(factory="IVF4,Flat", nprobe=4, shard_vectors=90))
 print("ready", flush=True)
@@ -164,7 +164,7 @@ def test_two_processes_build_the_same_index(tmp_path: Path, embeddings: Path) ->
 
 HOLD = """
 import sys, time
-from retrotune.files import lock
+from retrotune.runtime.files import lock
 with lock(sys.argv[1]):
     print("held", flush=True)
     time.sleep(60)

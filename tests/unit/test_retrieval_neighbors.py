@@ -16,16 +16,16 @@ from hypothesis import strategies as st
 from index_cases import build
 from neighbor_cases import cache_questions
 
-from retrotune.config import IndexEntry, RetrieverEntry
-from retrotune.datasets.base import Example, Passage
+from retrotune.data.datasets.base import Example, Passage
 from retrotune.errors import RetrievalError
-from retrotune.files import read_json, sha256, write_json, write_parquet
-from retrotune.log import logger
-from retrotune.retrieval import encoders
-from retrotune.retrieval.neighbors import load_neighbors
+from retrotune.retrieval.caches.questions import load_neighbors
 from retrotune.retrieval.passages import PassageTable
-from retrotune.retrieval.ranking import best_rows
-from retrotune.retrieval.search import open_searcher
+from retrotune.retrieval.search.ranking import best_rows
+from retrotune.retrieval.search.searchers import open_searcher
+from retrotune.retrieval.vectors import encoders
+from retrotune.runtime.files import read_json, sha256, write_json, write_parquet
+from retrotune.runtime.log import logger
+from retrotune.study.config import IndexEntry, RetrieverEntry
 
 BM25 = RetrieverEntry(kind="bm25")
 DENSE = RetrieverEntry(query_model="hand-made")
@@ -113,7 +113,7 @@ def test_open_domain_finds_known_neighbors_with_ties_by_row(world: dict[str, Pat
 def test_ties_beyond_the_margin_go_to_the_first_rows() -> None:
     import faiss
 
-    from retrotune.retrieval.search import TIE_MARGIN, DenseSearcher
+    from retrotune.retrieval.search.searchers import TIE_MARGIN, DenseSearcher
 
     vectors = np.ones((10 * TIE_MARGIN, 3), dtype=np.float32)
     vectors[7] = 2

@@ -13,15 +13,15 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retrotune.cells import Paths
 from retrotune.cli import main
-from retrotune.config import ZeroshotMethod, load_config
 from retrotune.errors import ConfigError
-from retrotune.files import write_parquet
 from retrotune.plan.collections import WIKIPEDIA, study_collections
 from retrotune.plan.estimate import human_bytes, human_seconds, plan_rows
 from retrotune.plan.formulas import build_peak, bytes_per_vector, fixed_bytes, index_bytes, parse_factory
 from retrotune.plan.rates import given_rates, reference_rates
+from retrotune.runtime.files import write_parquet
+from retrotune.study.artifacts import Paths
+from retrotune.study.config import ZeroshotMethod, load_config
 
 DIM = 32
 

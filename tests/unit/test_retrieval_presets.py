@@ -10,13 +10,13 @@ import pytest
 from pydantic import ValidationError
 from test_retrieval_vectors import MINILM, make_bert
 
-from retrotune.config import RetrieverEntry
-from retrotune.config.retrievers import PRESETS
 from retrotune.errors import RetrievalError
-from retrotune.log import logger
-from retrotune.retrieval.declared import Declared, complete, read_declared
-from retrotune.retrieval.encoders import fingerprint, load_encoder, locate_model
-from retrotune.retrieval.search import DenseSearcher
+from retrotune.retrieval.search.searchers import DenseSearcher
+from retrotune.retrieval.vectors.declared import Declared, complete, read_declared
+from retrotune.retrieval.vectors.encoders import fingerprint, load_encoder, locate_model
+from retrotune.runtime.log import logger
+from retrotune.study.config import RetrieverEntry
+from retrotune.study.config.retrievers import PRESETS
 
 BGE_QUESTION = "Represent this sentence for searching relevant passages: "
 

@@ -14,12 +14,12 @@ import transformers
 from safetensors.torch import load_file, save_file
 from test_retrieval_vectors import WORDS, make_bert, write_passages
 
-from retrotune.config import RetrieverEntry
 from retrotune.errors import RetrievalError
-from retrotune.files import read_json
-from retrotune.retrieval.embeddings import embed_passages
-from retrotune.retrieval.encoders import load_encoder
-from retrotune.stages import EmbedParams
+from retrotune.retrieval.vectors.embeddings import embed_passages
+from retrotune.retrieval.vectors.encoders import load_encoder
+from retrotune.runtime.files import read_json
+from retrotune.study.config import RetrieverEntry
+from retrotune.study.stages import EmbedParams
 
 SHAPE = {"vocab_size": 5 + len(WORDS), "num_attention_heads": 2, "max_position_embeddings": 32, "pad_token_id": 0}
 BERT_LIKE = {**SHAPE, "hidden_size": 16, "num_hidden_layers": 2, "intermediate_size": 32}

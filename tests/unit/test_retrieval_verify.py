@@ -10,13 +10,13 @@ import yaml
 from dataset_cases import write_split
 from neighbor_cases import cache_questions, cache_texts
 
-from retrotune.cells import Paths
 from retrotune.cli import main, merged_config
-from retrotune.datasets.base import Example
-from retrotune.files import read_json, sha256, write_json, write_parquet
-from retrotune.retrieval.cache import block_name
-from retrotune.retrieval.neighbors import load_neighbors
-from retrotune.retrieval.verify import first_difference
+from retrotune.data.datasets.base import Example
+from retrotune.retrieval.caches.questions import load_neighbors
+from retrotune.retrieval.caches.results import block_name
+from retrotune.retrieval.caches.verify import first_difference
+from retrotune.runtime.files import read_json, sha256, write_json, write_parquet
+from retrotune.study.artifacts import Paths
 
 WORDS = ("fox", "hen", "cow", "ant", "owl", "bee", "elk")
 STUDY = {

@@ -5,10 +5,10 @@ import torch
 from test_retro_model import NEIGHBORS, RETRIEVED, make, tokens
 from transformers import AutoConfig, DynamicCache
 
-from retrotune.config import SizeEntry, read_config
 from retrotune.errors import ModelError
 from retrotune.models import RetroConfig
 from retrotune.models.sizes import SIZES, custom_config, model_config
+from retrotune.study.config import SizeEntry, read_config
 
 LENGTH, WINDOW = 12, 64
 

@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from neighbor_cases import write_text_cache
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from retrotune.config import CorpusEntry, Emphasis, Passages, Recipe, RetrofittingRecipe, SaveEvery, SizeEntry
 from retrotune.errors import ModelError, RetrievalError, TrainingError
-from retrotune.files import write_json
 from retrotune.models import RetroConfig, RetroForCausalLM
 from retrotune.models.loading import load_model, load_tokenizer
 from retrotune.models.retro.retrofit import new_modules, retrofit, retrofit_config, train_only_new
 from retrotune.models.sizes import departures
-from retrotune.stages import PretrainParams, RetrofitParams, TrainTokenizerParams
+from retrotune.runtime.files import write_json
+from retrotune.study.config import CorpusEntry, Emphasis, Passages, Recipe, RetrofittingRecipe, SaveEvery, SizeEntry
+from retrotune.study.stages import PretrainParams, RetrofitParams, TrainTokenizerParams
 from retrotune.training import planned
 from retrotune.training.base import TrainingText, planned_batches
 from retrotune.training.pretrain import pretrain_model

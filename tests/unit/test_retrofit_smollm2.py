@@ -6,14 +6,14 @@ import pytest
 import torch
 from neighbor_cases import write_text_cache
 
-from retrotune.config import CorpusEntry, Passages, RetrofittingRecipe
 from retrotune.errors import ModelError
-from retrotune.files import read_json
 from retrotune.models.convert import convert_checkpoint
 from retrotune.models.loading import load_model, load_tokenizer
 from retrotune.models.packages import package_file
 from retrotune.models.retro.retrofit import retrofit, retrofit_config
-from retrotune.stages import RetrofitParams
+from retrotune.runtime.files import read_json
+from retrotune.study.config import CorpusEntry, Passages, RetrofittingRecipe
+from retrotune.study.stages import RetrofitParams
 from retrotune.training.retrofit import retrofit_model
 
 pytestmark = pytest.mark.slow

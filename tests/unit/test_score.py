@@ -9,14 +9,14 @@ import pytest
 import torch
 import yaml
 
-from retrotune.cells import Cell
-from retrotune.datasets import SPECS, Example
+from retrotune.data.datasets import SPECS, Example
 from retrotune.errors import ConfigError, DataError, ResultError
-from retrotune.evaluation.metrics import score_prediction
-from retrotune.evaluation.score import score_cell
-from retrotune.files import read_json, read_jsonl, sha256, write_json, write_jsonl
 from retrotune.preparing.examples import load_examples, with_references, write_examples, write_references
-from retrotune.stages import ScoreParams
+from retrotune.runtime.files import read_json, read_jsonl, sha256, write_json, write_jsonl
+from retrotune.scoring.metrics import score_prediction
+from retrotune.scoring.score import score_cell
+from retrotune.study.cells import Cell
+from retrotune.study.stages import ScoreParams
 
 CELL = Cell("gpt-a", "lora", "nq", "bm25", 3)
 EXAMPLES = [Example(f"q{number}", "Who?", ("Tamo", f"answer {number}"), doc_id=f"d{number}") for number in range(9)]

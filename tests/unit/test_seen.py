@@ -11,16 +11,17 @@ from tokenizer_cases import make
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from retrotune import cli
-from retrotune.cells import Paths, expand_grid
-from retrotune.config import load_config
-from retrotune.datasets import Example
+from retrotune.data.datasets import Example
 from retrotune.errors import DataError
-from retrotune.evaluation.generate import predict_cell
-from retrotune.evaluation.seen import find_question, what_was_seen
-from retrotune.files import write_json, write_parquet
 from retrotune.models import RetroConfig, RetroForCausalLM
+from retrotune.prediction.generate import predict_cell
+from retrotune.prediction.seen import find_question, what_was_seen
 from retrotune.preparing.examples import write_examples, write_references
-from retrotune.resolve import cell_stages
+from retrotune.runtime.files import write_json, write_parquet
+from retrotune.study.artifacts import Paths
+from retrotune.study.cells import expand_grid
+from retrotune.study.config import load_config
+from retrotune.study.resolve import cell_stages
 
 QUESTIONS = [
     *(Example(f"q{n}", "Who kept " + "the old mill by the river " * n + "?", ("Tamo",)) for n in range(4)),

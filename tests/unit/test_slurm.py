@@ -1,12 +1,10 @@
 """What a cluster offers against what a study asks for, with commands that answer like Slurm's."""
 
-import sys
-
 import pytest
 
-from retrotune import slurm
-from retrotune.config import ModelResources, Resources
 from retrotune.errors import ClusterError
+from retrotune.runtime.slurm import limits, queue
+from retrotune.study.config import ModelResources, Resources
 
 SINFO = """\
 cpu|1-00:00:00|32|128000|(null)
@@ -14,7 +12,7 @@ gpu|4:00:00|64|512000|gpu:a100:4(S:0-1)
 gpu|4:00:00|128|1024000|gpu:a100:2,gpu:h100:6(S:0-1),shard:8
 long|infinite|16|64000|(null)
 """
-DEFAULTS = {slurm.CPU_PARTITION: "cpu,long", slurm.GPU_PARTITION: "gpu", slurm.ACCOUNT: None}
+DEFAULTS = {limits.CPU_PARTITION: "cpu,long", limits.GPU_PARTITION: "gpu", limits.ACCOUNT: None}
 
 
 @pytest.fixture
@@ -26,7 +24,7 @@ def answers(tmp_path, monkeypatch):
         (tmp_path / command).write_text(f"#!/bin/sh\n/bin/cat <<'END'\n{text}END\nexit {status}\n")
         (tmp_path / command).chmod(0o755)
 
-    for command in slurm.COMMANDS:
+    for command in limits.COMMANDS:
         answer(command)
     answer("sinfo", SINFO)
     return answer
@@ -46,7 +44,7 @@ def profile(tmp_path):
     [("1-00:00:00", 1440), ("4:00:00", 240), ("30:00", 30), ("2-12:30:00", 3630), ("infinite", None)],
 )
 def test_time_limits(text, minutes):
-    assert slurm.parse_minutes(text) == minutes
+    assert limits.parse_minutes(text) == minutes
 
 
 @pytest.mark.parametrize(
@@ -54,25 +52,25 @@ def test_time_limits(text, minutes):
     [("(null)", 0), ("gpu:4", 4), ("gpu:a100:4(S:0-1)", 4), ("gpu:a100:2,gpu:h100:6,shard:8", 8), ("nogpu:4,gpu:1", 1)],
 )
 def test_gpus_of_a_node(text, gpus):
-    assert slurm.parse_gpus(text) == gpus
+    assert limits.parse_gpus(text) == gpus
 
 
 def test_a_partition_offers_what_its_largest_node_has():
-    partitions = slurm.parse_partitions(SINFO)
-    assert partitions["gpu"] == slurm.Limits(gpus=8, cpus=128, mem_mb=1024000, runtime=240, nodes=2)
-    assert partitions["cpu"] == slurm.Limits(gpus=0, cpus=32, mem_mb=128000, runtime=1440)
+    partitions = limits.parse_partitions(SINFO)
+    assert partitions["gpu"] == limits.Limits(gpus=8, cpus=128, mem_mb=1024000, runtime=240, nodes=2)
+    assert partitions["cpu"] == limits.Limits(gpus=0, cpus=32, mem_mb=128000, runtime=1440)
 
 
 def test_limits_of_several_partitions(answers, profile):
-    limits = slurm.check_cluster({"models.a.resources": Resources(gpus=8, runtime=240)}, DEFAULTS, profile)
-    assert limits[slurm.CPU_PARTITION] == slurm.Limits(gpus=0, cpus=32, mem_mb=128000, runtime=None)
+    found = limits.check_cluster({"models.a.resources": Resources(gpus=8, runtime=240)}, DEFAULTS, profile)
+    assert found[limits.CPU_PARTITION] == limits.Limits(gpus=0, cpus=32, mem_mb=128000, runtime=None)
 
 
 def test_further_attempts_get_more_up_to_what_there_is():
-    wanted, limits = Resources(mem_mb=3000, runtime=100), slurm.Limits(0, 8, 8000, None)
-    assert [slurm.grown(wanted, "mem_mb", attempt, limits) for attempt in (1, 2, 3)] == [3000, 6000, 8000]
-    assert [slurm.grown(wanted, "runtime", attempt, limits) for attempt in (1, 3)] == [100, 300]
-    assert slurm.grown(wanted, "mem_mb", 3, None) == 9000
+    wanted, most = Resources(mem_mb=3000, runtime=100), limits.Limits(0, 8, 8000, None)
+    assert [limits.grown(wanted, "mem_mb", attempt, most) for attempt in (1, 2, 3)] == [3000, 6000, 8000]
+    assert [limits.grown(wanted, "runtime", attempt, most) for attempt in (1, 3)] == [100, 300]
+    assert limits.grown(wanted, "mem_mb", 3, None) == 9000
 
 
 @pytest.mark.parametrize(
@@ -89,13 +87,13 @@ def test_further_attempts_get_more_up_to_what_there_is():
 )
 def test_too_large_requests(answers, profile, wanted, message):
     with pytest.raises(ClusterError, match=message):
-        slurm.check_cluster({"models.a.resources": wanted}, DEFAULTS, profile)
+        limits.check_cluster({"models.a.resources": wanted}, DEFAULTS, profile)
 
 
 def test_too_large_requests_name_the_line_of_their_partition(answers, profile):
     wanted = {"models.a.resources": Resources(gpus=9), "models.b.resources": Resources()}
     with pytest.raises(ClusterError) as caught:
-        slurm.check_cluster(wanted, DEFAULTS, profile)
+        limits.check_cluster(wanted, DEFAULTS, profile)
     assert str(caught.value).endswith("or name another partition:\n  `gpu_partition` of your profile")
 
 
@@ -103,53 +101,53 @@ def test_an_unknown_partition_names_the_line_to_edit(answers, profile):
     with pytest.raises(
         ClusterError, match="no partition cpus on this cluster, which has cpu, gpu, long. Edit .*line 3"
     ):
-        slurm.check_cluster({}, DEFAULTS | {slurm.CPU_PARTITION: "cpu,cpus"}, profile)
+        limits.check_cluster({}, DEFAULTS | {limits.CPU_PARTITION: "cpu,cpus"}, profile)
     with pytest.raises(ClusterError, match="Edit `gpu_partition` of your profile"):
-        slurm.check_cluster({}, DEFAULTS | {slurm.GPU_PARTITION: "a100"}, profile)
+        limits.check_cluster({}, DEFAULTS | {limits.GPU_PARTITION: "a100"}, profile)
 
 
 def test_accounts(answers, profile):
-    mine = DEFAULTS | {slurm.ACCOUNT: "Physics"}
-    slurm.check_cluster({}, mine, profile)
+    mine = DEFAULTS | {limits.ACCOUNT: "Physics"}
+    limits.check_cluster({}, mine, profile)
     answers("sacctmgr", "", status=1)
-    slurm.check_cluster({}, mine, profile)
+    limits.check_cluster({}, mine, profile)
     answers("sacctmgr", "physics\nmath\n")
-    slurm.check_cluster({}, mine, profile)
+    limits.check_cluster({}, mine, profile)
     with pytest.raises(
         ClusterError, match="account art is not yours on this cluster; yours are math, physics. Edit .* 4"
     ):
-        slurm.check_cluster({}, DEFAULTS | {slurm.ACCOUNT: "art"}, profile)
+        limits.check_cluster({}, DEFAULTS | {limits.ACCOUNT: "art"}, profile)
 
 
 def test_commands_that_are_absent_or_do_not_answer(answers, profile, tmp_path, monkeypatch):
     answers("sinfo", "slurm_load_partitions: Unable to contact slurm controller\n", status=1)
     with pytest.raises(ClusterError, match="Unable to contact slurm controller"):
-        slurm.check_cluster({}, DEFAULTS, profile)
+        limits.check_cluster({}, DEFAULTS, profile)
     (tmp_path / "sbatch").unlink()
     with pytest.raises(ClusterError, match="no sbatch on PATH: start where jobs can be submitted"):
-        slurm.check_cluster({}, DEFAULTS, profile)
+        limits.check_cluster({}, DEFAULTS, profile)
 
 
 def test_jobs_that_another_run_left(answers):
     answers("squeue", "7|retrotune_ab|/here\n8|retrotune_ab|/home\n9|retrotuner|/here\n12|retrotune_cd|/here\n")
-    assert slurm.jobs_of_others("retrotune", "/here") == ["12", "7"]
+    assert queue.jobs_of_others("retrotune", "/here") == ["12", "7"]
     answers("squeue", "error\n", status=1)
-    assert slurm.jobs_of_others("retrotune", "/here") == []
+    assert queue.jobs_of_others("retrotune", "/here") == []
 
 
 def test_whether_sacct_can_be_asked(answers):
-    assert not slurm.accounting_answers()
+    assert not queue.accounting_answers()
     answers("sacct", "Slurm accounting storage is disabled\n", status=1)
-    assert not slurm.accounting_answers()
+    assert not queue.accounting_answers()
     answers("sacct")
-    assert slurm.accounting_answers()
+    assert queue.accounting_answers()
 
 
 def test_what_an_interrupted_run_leaves_is_canceled(answers, tmp_path):
     answers("squeue", "18\n17\n")
     (tmp_path / "scancel").write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/canceled\n')
-    assert slurm.cancel_left("no run of Slurm") == []
-    assert slurm.cancel_left("SLURM run ID: retrotune_1-2\nJob 1 has been submitted\n") == ["17", "18"]
+    assert queue.cancel_left("no run of Slurm") == []
+    assert queue.cancel_left("SLURM run ID: retrotune_1-2\nJob 1 has been submitted\n") == ["17", "18"]
     assert (tmp_path / "canceled").read_text() == "17 18\n"
 
 
@@ -158,46 +156,11 @@ def test_jobs_that_left_no_log(tmp_path):
     lines = [
         f"    log: logs/demo/a.log, {tmp_path}/{job}.log (check log file(s) for error details)" for job in (17, 18)
     ]
-    assert slurm.failed_without_log("\n".join(lines)) == ["17"]
-    assert slurm.failed_without_log("    log: logs/demo/a.log (check log file(s) for error details)") == []
+    assert queue.failed_without_log("\n".join(lines)) == ["17"]
+    assert queue.failed_without_log("    log: logs/demo/a.log (check log file(s) for error details)") == []
 
 
 def test_keys_of_an_older_profile():
-    slurm.check_profile(["slurm_partition", "mem_mb"])
+    limits.check_profile(["slurm_partition", "mem_mb"])
     with pytest.raises(ClusterError, match="`partition` is called `slurm_partition` now"):
-        slurm.check_profile(["mem_mb", "partition"])
-
-
-STARTED = ["snakemake", "--target-jobs", "a:0", "a:1", "--executor", "slurm-jobstep", "--jobs", "1", "--mode", "remote"]
-IN_JOB = {"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "1", "SLURM_CPUS_PER_TASK": "3", "SLURM_GPUS": "2"}
-
-
-def test_a_job_goes_on_as_one_step_with_all_that_it_has():
-    assert slurm.step_command(STARTED, IN_JOB) == [
-        *["srun", "-n1", "--nodes=1", "--cpu-bind=q", "--input=none", "--cpus-per-task=3", "--gpus=2"],
-        *[sys.executable, "-m", "snakemake"],
-        *["--target-jobs", "a:0", "a:1", "--mode", "remote", "--force-use-threads"],
-    ]
-
-
-@pytest.mark.parametrize(
-    "changed",
-    [
-        pytest.param({"SLURM_JOB_ID": None}, id="no job"),
-        pytest.param({"SLURM_JOB_NUM_NODES": "2"}, id="the rule starts steps itself"),
-        pytest.param({"SLURM_ARRAY_TASK_ID": "1"}, id="each job of an array has a command of its own"),
-    ],
-)
-def test_other_jobs_are_left_to_the_executor(changed):
-    environment = {name: value for name, value in {**IN_JOB, **changed}.items() if value is not None}
-    assert slurm.step_command(STARTED, environment) is None
-
-
-def test_a_step_is_not_started_in_a_step():
-    inside = slurm.step_command(STARTED, IN_JOB)
-    assert slurm.step_command(inside[inside.index("-m") + 1 :], IN_JOB) is None
-
-
-def test_a_step_forgets_the_options_of_its_job():
-    kept = {"SLURM_JOB_ID": "7", "PATH": "/bin", "RETROTUNE_SCRATCH": "/local"}
-    assert slurm.step_environment({**kept, "SLURM_MEM_PER_CPU": "10", "SRUN_CPUS": "3", "SBATCH_GRES": "gpu"}) == kept
+        limits.check_profile(["mem_mb", "partition"])

@@ -4,14 +4,14 @@ import json
 
 import pytest
 
-from retrotune.cells import Cell
-from retrotune.config import DatasetEntry, load_config
-from retrotune.datasets import SPECS
+from retrotune.data.datasets import SPECS
 from retrotune.errors import DataError
-from retrotune.files import read_json, read_parquet
 from retrotune.preparing.download import SOURCES
 from retrotune.preparing.examples import load_examples, load_references, prepare_examples
-from retrotune.resolve import cell_stages, resolve
+from retrotune.runtime.files import read_json, read_parquet
+from retrotune.study.cells import Cell
+from retrotune.study.config import DatasetEntry, load_config
+from retrotune.study.resolve import cell_stages, resolve
 
 FIRST, SECOND = "Ann built the tower in 1901.", "Bob lives in Oslo, and Eve in Hull."
 

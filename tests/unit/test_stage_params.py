@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, create_model
 
-from retrotune.config import Config, load_config
 from retrotune.errors import ConfigError
-from retrotune.resolve import resolve
-from retrotune.stages import STAGES, VERSIONS, StageParams
+from retrotune.study.config import Config, load_config
+from retrotune.study.resolve import resolve
+from retrotune.study.stages import STAGES, VERSIONS, StageParams
 
 RETRIEVAL = {"corpus": "wiki", "chunking": "words", "gpt": {"num_contexts": 2}, "retro": {"num_contexts": 1}}
 STUDY: dict[str, Any] = {

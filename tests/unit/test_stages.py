@@ -11,16 +11,16 @@ import pytest
 from dataset_cases import SPLITS, WRITERS, prepare_split, split_paths, write_split
 from tokenizer_cases import make
 
-from retrotune.config import CorpusEntry, Passages, RetrieverEntry, World
-from retrotune.datasets import get_spec
-from retrotune.datasets.base import Example, Passage
-from retrotune.files import read_parquet, sha256_text, write_parquet
+from retrotune.data.datasets import get_spec
+from retrotune.data.datasets.base import Example, Passage
 from retrotune.preparing.chunking import chunk_corpus, chunk_documents
 from retrotune.preparing.world import write_world
 from retrotune.prompting.examples import ExampleEncoder
-from retrotune.retrieval.neighbors import cache_neighbors
-from retrotune.retrieval.pretraining import cache_pretraining_neighbors, load_pretraining_neighbors
-from retrotune.stages import (
+from retrotune.retrieval.caches.questions import cache_neighbors
+from retrotune.retrieval.caches.texts import cache_pretraining_neighbors, load_pretraining_neighbors
+from retrotune.runtime.files import read_parquet, sha256_text, write_parquet
+from retrotune.study.config import CorpusEntry, Passages, RetrieverEntry, World
+from retrotune.study.stages import (
     VERSIONS,
     CacheNeighborsParams,
     CacheTextNeighborsParams,

@@ -15,16 +15,18 @@ from test_cli import CONFIG, PATHS, finish
 from test_config import SMALL
 
 from retrotune import cli
-from retrotune.cells import expand_grid
-from retrotune.config import load_config
 from retrotune.errors import ConfigError
-from retrotune.files import write_json, write_text
-from retrotune.report import progress
+from retrotune.report import standings
 from retrotune.report.collect import read_cells
 from retrotune.report.explain import differences, digest, explain_cell, find_cell, read_reasons
-from retrotune.report.progress import Heads, read_heads, read_squeue, read_standings, shared_failures
+from retrotune.report.standings import Heads, read_heads, read_standings, shared_failures
 from retrotune.report.status import estimate, study_status
-from retrotune.resolve import cell_stages
+from retrotune.runtime.files import write_json, write_text
+from retrotune.runtime.slurm import queue
+from retrotune.runtime.slurm.queue import read_jobs
+from retrotune.study.cells import expand_grid
+from retrotune.study.config import load_config
+from retrotune.study.resolve import cell_stages
 
 ZEROSHOT_NQ, ZEROSHOT_QASPER, LORA_NQ, LORA_QASPER = expand_grid(CONFIG)
 AT_WORK = f"10:00:00 INFO started on {socket.gethostname()}, process {os.getpid()}\n"
@@ -34,7 +36,7 @@ FINISHED = "10:00:01 INFO finished after 0.4 s\n"
 @pytest.fixture(autouse=True)
 def study(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(progress.shutil, "which", lambda program: None)
+    monkeypatch.setattr(queue.shutil, "which", lambda program: None)
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(SMALL))
     return tmp_path
 
@@ -72,7 +74,7 @@ def test_nothing_there_is_missing():
 
 def test_a_result_is_done():
     finish(LORA_NQ)
-    assert standing(LORA_NQ) == progress.Standing("done")
+    assert standing(LORA_NQ) == standings.Standing("done")
 
 
 def test_a_result_that_appears_while_status_looks_is_done():
@@ -81,7 +83,7 @@ def test_a_result_that_appears_while_status_looks_is_done():
         write_text(PATHS.cell(LORA_NQ, file), "{}")
     finish(LORA_NQ)
     places = {result.name: place for place, result in enumerate(results)}
-    assert read_standings(PATHS, results, read_heads())[places[LORA_NQ.name]] == progress.Standing("done")
+    assert read_standings(PATHS, results, read_heads())[places[LORA_NQ.name]] == standings.Standing("done")
 
 
 def test_a_damaged_result_has_failed():
@@ -159,7 +161,7 @@ def test_slurm_says_more_than_files():
     squeue = (
         "17|17|PENDING|(null)\n18_3|18|RUNNING|rule_finetune_cell_wildcards_g_lora_qasper_bm5_0\nslurm_load: x\n||\n"
     )
-    jobs = read_squeue(squeue)
+    jobs = read_jobs(squeue)
     assert jobs["17"] == "PENDING"
     assert jobs["18_3"] == jobs["rule_finetune_cell_wildcards_g_lora_qasper_bm5_0"] == "RUNNING"
     mark(PATHS.cell(LORA_NQ, "train.json"), job="17", age=50)

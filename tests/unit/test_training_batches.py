@@ -7,12 +7,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retrotune.config import CorpusEntry, Passages
-from retrotune.datasets import Example, Passage, get_spec
+from retrotune.data.datasets import Example, Passage, get_spec
 from retrotune.errors import DataError, RetrievalError, TrainingError
 from retrotune.prompting.examples import EncodedExample, ExampleEncoder
 from retrotune.prompting.padding import Collator, pad_neighbors
-from retrotune.stages import TrainTokenizerParams
+from retrotune.study.config import CorpusEntry, Passages
+from retrotune.study.stages import TrainTokenizerParams
 from retrotune.training.tokenizer import train_tokenizer, wrap_tokenizer
 
 TEXT = "title: Kelo, source: The mayor of Kelo is Dana.\n\nQuestion: Who is the mayor? Answer: The answer is Dana.\n"

@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from retrotune.config import SaveEvery
 from retrotune.errors import TrainingError
+from retrotune.study.config import SaveEvery
 from retrotune.training.checkpoints import last_checkpoint
+from retrotune.training.course import Schedule
 from retrotune.training.loop import run_training, weighted_loss
 from retrotune.training.optimizers import adamw, cosine_schedule, muon, split_parameters
 from retrotune.training.planned import PlannedBatches, plan_batches, total_weight
-from retrotune.training.progress import Schedule
 
 ROWS = [[number, number + 1, number + 2, number + 3] for number in range(2, 10)]
 

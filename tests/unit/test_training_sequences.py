@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from retrotune.config import Emphasis, Passages
-from retrotune.datasets import Passage
+from retrotune.data.datasets import Passage
 from retrotune.preparing.documents import Document
+from retrotune.study.config import Emphasis, Passages
 from retrotune.training.sequences import (
     SequenceCollator,
     SequenceMaker,

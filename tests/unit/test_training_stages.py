@@ -8,8 +8,15 @@ import torch
 from neighbor_cases import write_text_cache
 from safetensors.torch import load_file
 
-from retrotune.cells import Cell
-from retrotune.config import (
+from retrotune.data.datasets import Example, get_spec
+from retrotune.errors import TrainingError
+from retrotune.methods import load_trained, num_virtual_tokens
+from retrotune.models.loading import load_model, load_tokenizer
+from retrotune.models.retro.layers import Mlp
+from retrotune.preparing.examples import write_examples
+from retrotune.runtime.files import sha256
+from retrotune.study.cells import Cell
+from retrotune.study.config import (
     AdapterMethod,
     CorpusEntry,
     Emphasis,
@@ -21,14 +28,14 @@ from retrotune.config import (
     Recipe,
     SizeEntry,
 )
-from retrotune.datasets import Example, get_spec
-from retrotune.errors import TrainingError
-from retrotune.files import sha256
-from retrotune.methods import load_trained, num_virtual_tokens
-from retrotune.models.loading import load_model, load_tokenizer
-from retrotune.models.retro.layers import Mlp
-from retrotune.preparing.examples import write_examples
-from retrotune.stages import BaseUse, FinetuneParams, PredictParams, PretrainParams, Prompting, TrainTokenizerParams
+from retrotune.study.stages import (
+    BaseUse,
+    FinetuneParams,
+    PredictParams,
+    PretrainParams,
+    Prompting,
+    TrainTokenizerParams,
+)
 from retrotune.training.finetune import finetune_cell
 from retrotune.training.pretrain import pretrain_model
 from retrotune.training.tokenizer import train_tokenizer

@@ -12,16 +12,17 @@ from pathlib import Path
 import psutil
 import pytest
 
-from retrotune import warm
+from retrotune.runtime import warm
+from retrotune.runtime.devices import visible_gpus
 
 pytestmark = pytest.mark.skipif(
-    sys.platform != "linux" or warm.has_gpus(), reason="scripts run by themselves outside of Linux and with GPUs"
+    sys.platform != "linux" or visible_gpus(), reason="scripts run by themselves outside of Linux and with GPUs"
 )
 
 START = "import os\nfrom retrotune import warm\nfirst = os.getpid()\nwarm.continue_in_fork(['colorsys'])\nimport sys\n"
 OWNER = """
 import os, subprocess, sys
-from retrotune import warm
+from retrotune.runtime import warm
 warm.own_scripts(several=True)
 sys.exit(max(map(abs, (subprocess.run([sys.executable, *line.split()]).returncode for line in sys.stdin))))
 """
@@ -101,7 +102,7 @@ def test_scripts_share_one_process_that_ends_with_its_owner(owner, tmp_path):
     for number in range(3):
         owner.start(f"open('{number}.txt', 'w').write(str(os.getppid()))\n")
     parents = {owner.wait_for(tmp_path / f"{number}.txt") for number in range(3)}
-    (server,) = owner.below("retrotune.warm")  # below Snakemake, for whoever ends or measures what is there
+    (server,) = owner.below("retrotune.runtime.warm")  # below Snakemake, for whoever ends or measures what is there
     assert parents == {str(server.pid)}
     assert owner.end()[0] == 0
     psutil.wait_procs([server], timeout=10)

@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from retrotune.cli import main
-from retrotune.config import check_files, parse_yaml, read_yaml
 from retrotune.errors import ConfigError
+from retrotune.study.config import check_files, parse_yaml, read_yaml
 
 TWICE = [
     ("a: 1\nb: 2\na: 3", "f:3: a: duplicate key, given first in line 1"),

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from retrotune.config import World
 from retrotune.preparing.world import write_world
-from retrotune.stages import WriteWorldParams
+from retrotune.study.config import World
+from retrotune.study.stages import WriteWorldParams
 
 DATASETS = ("nq", "triviaqa", "narrativeqa", "qasper", "quality", "qmsum")
 

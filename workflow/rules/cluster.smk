@@ -21,7 +21,7 @@ def ask(rule=None, training=False):
 
     On one node `tasks` stays unset: Slurm would take it per GPU, and reserve the CPU cores as often. A training on several nodes is one task on each,
     called an MPI job: of these the executor starts Snakemake once, outside of any job step, and the stage itself calls
-    srun (`retrotune.launching`). GPUs are then asked for per node (`gres`), where `gpu` is a number for the whole job.
+    srun (`retrotune.runtime.launching`). GPUs are then asked for per node (`gres`), where `gpu` is a number for the whole job.
     """
 
     def nodes(wildcards):
@@ -130,12 +130,12 @@ def prepare_cluster():
     except ClusterError as error:
         raise WorkflowError(str(error)) from None
     settings = workflow.executor_settings
-    if others := slurm.jobs_of_others(settings.jobname_prefix, workflow.workdir_init):
+    if others := queue.jobs_of_others(settings.jobname_prefix, workflow.workdir_init):
         logger.warning(
             f"jobs of another Snakemake from this folder are in Slurm's queue: {' '.join(others)}. If it was killed, cancel "
             f"them before the same cells are made twice: scancel {' '.join(others)}"
         )
-    if settings.status_command == "sacct" and not slurm.accounting_answers():
+    if settings.status_command == "sacct" and not queue.accounting_answers():
         logger.warning("no accounting answers sacct: the state of jobs is asked of squeue, which gives no reasons")
         settings.status_command = "squeue"
 
@@ -145,9 +145,9 @@ def clean_cluster(logs):
     if workflow.executor_plugin.name != "slurm":
         return
     said = "".join(Path(log).read_text(encoding="utf-8", errors="replace") for log in logs)
-    if jobs := slurm.cancel_left(said):
+    if jobs := queue.cancel_left(said):
         logger.warning(f"canceled jobs that were left in Slurm's queue: {' '.join(jobs)}")
-    if jobs := slurm.failed_without_log(said):
+    if jobs := queue.failed_without_log(said):
         logger.error(
             f"{', '.join(jobs)} failed without a line in Slurm's log. Did a node not see {workflow.workdir_init}? Work in a "
             "folder that all nodes share, or leave the node out: --default-resources slurm_extra=\"'--exclude=NODE'\""

@@ -14,18 +14,20 @@ os.environ.update(PYTHONPATH=PACKAGE)
 # Snakemake itself would die of it, and Slurm would end the stage with it.
 signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
-from retrotune import slurm, warm
-from retrotune.cells import Cell, Paths, expand_grid
-from retrotune.config import DatasetEntry, check_files, load_config
-from retrotune.preparing.documents import corpus_files
-from retrotune.preparing.examples import raw_files
+from retrotune.runtime.slurm import limits as slurm, queue
+
+from retrotune.runtime import warm
+from retrotune.study.cells import Cell, expand_grid
+from retrotune.study.artifacts import Paths
+from retrotune.study.config import DatasetEntry, check_files, load_config
+from retrotune.study.raw import corpus_files
+from retrotune.study.raw import raw_files
 from retrotune.errors import ClusterError, ConfigError
-from retrotune.outside import missing, read_by_job, read_by_study
-from retrotune.resolve import measured, resolve
+from retrotune.study.outside import missing, read_by_job, read_by_study
+from retrotune.study.resolve import measured, resolve
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
-slurm.continue_in_step()
 # Not for a single script, as in many jobs of a cluster: it would only wait for the imports in another process. Nor for the
 # head of a run on a cluster, which only scores: 0.5 GB of torch that nothing there needs.
 here = not workflow.remote_exec and workflow.resource_settings.nodes is None

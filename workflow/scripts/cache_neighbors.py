@@ -1,6 +1,6 @@
-from retrotune.log import stage_log
-from retrotune.retrieval.neighbors import cache_neighbors
-from retrotune.stages import CacheNeighborsParams
+from retrotune.retrieval.caches.questions import cache_neighbors
+from retrotune.runtime.lifecycle import stage_log
+from retrotune.study.stages import CacheNeighborsParams
 
 with stage_log(snakemake.log[0]):
     cache_neighbors(

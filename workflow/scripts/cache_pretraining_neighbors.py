@@ -1,8 +1,8 @@
 from pathlib import Path
 
-from retrotune.log import stage_log
-from retrotune.retrieval.pretraining import cache_pretraining_neighbors
-from retrotune.stages import CacheTextNeighborsParams
+from retrotune.retrieval.caches.texts import cache_pretraining_neighbors
+from retrotune.runtime.lifecycle import stage_log
+from retrotune.study.stages import CacheTextNeighborsParams
 
 with stage_log(snakemake.log[0]):
     cache_pretraining_neighbors(

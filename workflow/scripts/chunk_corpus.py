@@ -1,6 +1,6 @@
-from retrotune.log import stage_log
 from retrotune.preparing.chunking import chunk_corpus
-from retrotune.stages import ChunkCorpusParams
+from retrotune.runtime.lifecycle import stage_log
+from retrotune.study.stages import ChunkCorpusParams
 
 with stage_log(snakemake.log[0]):
     chunk_corpus(

@@ -1,6 +1,6 @@
-from retrotune.log import stage_log
 from retrotune.preparing.chunking import chunk_documents
-from retrotune.stages import ChunkParams
+from retrotune.runtime.lifecycle import stage_log
+from retrotune.study.stages import ChunkParams
 
 with stage_log(snakemake.log[0]):
     chunk_documents(

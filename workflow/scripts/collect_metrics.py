@@ -1,8 +1,8 @@
-from retrotune.cells import Paths
-from retrotune.config import load_config
-from retrotune.log import stage_log
 from retrotune.report.collect import collect_metrics
-from retrotune.stages import CollectParams
+from retrotune.runtime.lifecycle import stage_log
+from retrotune.study.artifacts import Paths
+from retrotune.study.config import load_config
+from retrotune.study.stages import CollectParams
 
 with stage_log(snakemake.log[0]):
     collect_metrics(

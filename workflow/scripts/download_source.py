@@ -1,7 +1,7 @@
-from retrotune.files import write_json
-from retrotune.log import stage_log
 from retrotune.preparing.download import download_source
-from retrotune.stages import DownloadSourceParams
+from retrotune.runtime.files import write_json
+from retrotune.runtime.lifecycle import stage_log
+from retrotune.study.stages import DownloadSourceParams
 
 with stage_log(snakemake.log[0]):
     files = download_source(DownloadSourceParams.of(snakemake.params.uses), snakemake.params.root)

@@ -1,6 +1,6 @@
-from retrotune.evaluation.retrieval import measure_retrieval
-from retrotune.log import stage_log
-from retrotune.stages import MeasureRetrievalParams
+from retrotune.runtime.lifecycle import stage_log
+from retrotune.scoring.quality import measure_retrieval
+from retrotune.study.stages import MeasureRetrievalParams
 
 with stage_log(snakemake.log[0]):
     measure_retrieval(

@@ -1,5 +1,5 @@
-from retrotune.log import stage_log
 from retrotune.report.plots import plot_scaling
+from retrotune.runtime.lifecycle import stage_log
 
 with stage_log(snakemake.log[0]):
     plot_scaling(snakemake.input[0], list(snakemake.output))

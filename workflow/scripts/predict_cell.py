@@ -1,13 +1,13 @@
-from retrotune import warm
+from retrotune.runtime import warm
 
 warm.continue_in_fork()
 
 from pathlib import Path
 
-from retrotune.cells import Cell
-from retrotune.evaluation.generate import predict_cell
-from retrotune.log import stage_log
-from retrotune.stages import PredictParams
+from retrotune.prediction.generate import predict_cell
+from retrotune.runtime.lifecycle import stage_log
+from retrotune.study.cells import Cell
+from retrotune.study.stages import PredictParams
 
 with stage_log(snakemake.log[0]):
     predict_cell(

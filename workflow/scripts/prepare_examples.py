@@ -1,6 +1,6 @@
-from retrotune.log import stage_log
 from retrotune.preparing.examples import prepare_examples
-from retrotune.stages import STAGES
+from retrotune.runtime.lifecycle import stage_log
+from retrotune.study.stages import STAGES
 
 with stage_log(snakemake.log[0]):
     prepare_examples(

@@ -1,13 +1,13 @@
-from retrotune import warm
+from retrotune.runtime import warm
 
 warm.continue_in_fork()
 
 from pathlib import Path
 
-from retrotune.config import SaveEvery
-from retrotune.launching import Launch, run_stage
-from retrotune.log import stage_log
-from retrotune.stages import PretrainParams
+from retrotune.runtime.launching import Launch, run_stage
+from retrotune.runtime.lifecycle import stage_log
+from retrotune.study.config import SaveEvery
+from retrotune.study.stages import PretrainParams
 
 with stage_log(snakemake.log[0]):
     run_stage(

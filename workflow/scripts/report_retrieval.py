@@ -1,7 +1,7 @@
 from pathlib import Path
 
-from retrotune.log import stage_log
-from retrotune.report.retrieval import report_retrieval
+from retrotune.report.retrieval_quality import report_retrieval
+from retrotune.runtime.lifecycle import stage_log
 
 with stage_log(snakemake.log[0]):
     report_retrieval(

@@ -1,11 +1,11 @@
-from retrotune import warm
+from retrotune.runtime import warm
 
 warm.continue_in_fork()
 
-from retrotune.cells import Cell
-from retrotune.evaluation.score import score_cell
-from retrotune.log import stage_log
-from retrotune.stages import ScoreParams
+from retrotune.runtime.lifecycle import stage_log
+from retrotune.scoring.score import score_cell
+from retrotune.study.cells import Cell
+from retrotune.study.stages import ScoreParams
 
 with stage_log(snakemake.log[0]):
     score_cell(

@@ -1,5 +1,5 @@
-from retrotune.log import stage_log
-from retrotune.stages import TrainTokenizerParams
+from retrotune.runtime.lifecycle import stage_log
+from retrotune.study.stages import TrainTokenizerParams
 from retrotune.training.tokenizer import train_tokenizer
 
 with stage_log(snakemake.log[0]):

@@ -20,11 +20,11 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from retrotune.errors import DataError, MethodError
-from retrotune.files import read_json, write_json, write_text
 from retrotune.methods import METHODS
 from retrotune.methods.attaching import mark, marked
 from retrotune.methods.base import parts_begin
 from retrotune.methods.whole_model import load_whole, save_whole
+from retrotune.runtime.files import read_json, write_json, write_text
 
 MANIFEST = "retrotune.json"
 WEIGHTS = "adapter_model.safetensors"

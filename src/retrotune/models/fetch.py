@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from retrotune.errors import ModelError
-from retrotune.files import read_json, sha256_text, write_json, write_text
-from retrotune.log import logger
-from retrotune.model_folders import (
+from retrotune.models.loading import load_tokenizer, num_parameters
+from retrotune.runtime.files import read_json, sha256_text, write_json, write_text
+from retrotune.runtime.log import logger
+from retrotune.study.model_folders import (
     CODE,
     SMALL_FILES,
     check_folder,
@@ -18,8 +19,7 @@ from retrotune.model_folders import (
     weights_files,
     weights_names,
 )
-from retrotune.models.loading import load_tokenizer, num_parameters
-from retrotune.stages import FetchParams
+from retrotune.study.stages import FetchParams
 
 
 def fetch_model(

@@ -12,9 +12,9 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from retrotune.errors import ModelError, RetrotuneError
-from retrotune.files import read_result, sha256, sha256_text
-from retrotune.model_folders import REMEDY, check_folder, tensor_shapes
 from retrotune.models.scratch import nearby
+from retrotune.runtime.files import read_result, sha256, sha256_text
+from retrotune.study.model_folders import REMEDY, check_folder, tensor_shapes
 
 NAMED_WEIGHTS = 3
 """So many weights are named where a model folder is not whole; the others are counted."""

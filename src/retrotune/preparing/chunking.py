@@ -11,15 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from retrotune.config import CorpusEntry
-from retrotune.corpus.dpr import read_passages
-from retrotune.corpus.records import BadRecords, relative_name, squeeze
-from retrotune.corpus.tokens import open_tokenizer, split_tokens
+from retrotune.data.corpora.dpr import read_passages
+from retrotune.data.corpora.records import BadRecords, relative_name, squeeze
+from retrotune.data.corpora.tokens import open_tokenizer, split_tokens
 from retrotune.errors import DataError
-from retrotune.files import read_parquet, sha256, write_json, write_parquet_rows
-from retrotune.log import logger, progress
-from retrotune.preparing.documents import Document, find_corpus_files, read_corpus
-from retrotune.stages import ChunkCorpusParams, ChunkParams
+from retrotune.preparing.documents import Document, read_corpus
+from retrotune.runtime.files import read_parquet, sha256, write_json, write_parquet_rows
+from retrotune.runtime.log import logger, progress
+from retrotune.study.config import CorpusEntry
+from retrotune.study.raw import find_corpus_files
+from retrotune.study.stages import ChunkCorpusParams, ChunkParams
 
 # Where a sentence may end: after . ! ? and closing quotes or brackets, before white space that is not followed by a
 # small letter; at a blank line; and before a line that starts a speaker's turn ("Professor E: ").

@@ -1,66 +1,16 @@
 """Documents of plain-text corpora: whole files, paragraphs, or WikiText articles."""
 
-import glob
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from retrotune.config import CorpusEntry
-from retrotune.corpus.dpr import read_articles
-from retrotune.corpus.records import BadRecords, Document, check_unicode, numbered_lines, relative_name
+from retrotune.data.corpora.dpr import read_articles
+from retrotune.data.corpora.records import BadRecords, Document, check_unicode, numbered_lines, relative_name
 from retrotune.errors import DataError
+from retrotune.study.config import CorpusEntry
+from retrotune.study.raw import find_corpus_files
 
-TEXT_PATTERNS = ("*.txt", "*.text", "*.md", "*.tokens", "*.raw", "*.txt.gz")
-PASSAGE_FILES = ("psgs_w100.tsv.gz", "psgs_w100.tsv")
-PASSAGE_PATTERNS = ("*.tsv.gz", "*.tsv")
 _HEADING = re.compile(r"\s*= (?!= )(.+?) =\s*$")
-
-
-def corpus_files(entry: CorpusEntry, root: str | Path) -> list[Path]:
-    """Files of a corpus as `find_corpus_files` gives them; if it finds none, the entry's own path, to be reported."""
-    try:
-        return find_corpus_files(entry, root)
-    except DataError:
-        return [Path(root) / entry.path]
-
-
-def find_corpus_files(entry: CorpusEntry, root: str | Path) -> list[Path]:
-    """Files of a corpus in the order of their names; `path` is a file, a folder or a glob below `root`.
-
-    A folder with passages is read from one file: `psgs_w100.tsv.gz`, `psgs_w100.tsv`, else the only one there is.
-    Raises `DataError` naming what was looked for if there is none, and the candidates if there are several.
-    """
-    base = Path(root) / entry.path
-    if base.is_file():
-        return [base]
-    if not base.is_dir():
-        files = sorted(Path(name) for name in glob.glob(str(base), recursive=True) if Path(name).is_file())  # noqa: PTH207
-        wanted = "file, folder or glob match"
-    elif entry.reader == "text":
-        files, wanted = _files_below(base, TEXT_PATTERNS), f"files {', '.join(TEXT_PATTERNS)}"
-    else:
-        files, wanted = _passage_files(base), f"file {', '.join((*PASSAGE_FILES, *PASSAGE_PATTERNS))}"
-    if not files:
-        raise DataError(f"{base}: no {wanted}; put the corpus there or correct `path` and `data_root`")
-    return files
-
-
-def _files_below(folder: Path, patterns: Iterable[str]) -> list[Path]:
-    """Files that match, hidden ones and those in hidden folders left out, in the order of their names."""
-    files = {file for pattern in patterns for file in folder.rglob(pattern) if file.is_file()}
-    return sorted(file for file in files if not any(part.startswith(".") for part in file.relative_to(folder).parts))
-
-
-def _passage_files(folder: Path) -> list[Path]:
-    """The passage file of a folder, alone in a list that is empty if there is none."""
-    for name in PASSAGE_FILES:
-        if (folder / name).is_file():
-            return [folder / name]
-    files = _files_below(folder, PASSAGE_PATTERNS)
-    if len(files) > 1:
-        names = ", ".join(relative_name(file, folder) for file in files)
-        raise DataError(f"{folder}: several passage files ({names}); name one of them in `path`")
-    return files
 
 
 def count_bad(corpora: Mapping[str, CorpusEntry]) -> dict[str, BadRecords]:

@@ -18,12 +18,12 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from retrotune.datasets import SPECS
-from retrotune.datasets.base import RawFile
+from retrotune.data.datasets import SPECS
+from retrotune.data.datasets.base import RawFile
 from retrotune.errors import ConfigError, DataError
-from retrotune.files import atomic_write, read_json, sha256, write_json
-from retrotune.log import logger
-from retrotune.stages import DownloadSourceParams
+from retrotune.runtime.files import atomic_write, read_json, sha256, write_json
+from retrotune.runtime.log import logger
+from retrotune.study.stages import DownloadSourceParams
 
 MANIFEST = "download.json"
 _PIECE = 1 << 20

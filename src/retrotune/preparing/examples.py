@@ -5,37 +5,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from retrotune.config import DatasetEntry
-from retrotune.corpus.records import BadRecords, relative_name
-from retrotune.datasets import get_spec
-from retrotune.datasets.base import Example, Record, Reference
+from retrotune.data.corpora.records import BadRecords, relative_name
+from retrotune.data.datasets import get_spec
+from retrotune.data.datasets.base import Example, Record, Reference
 from retrotune.errors import DataError
-from retrotune.files import read_parquet, sha256, write_json, write_parquet_rows
-from retrotune.log import logger
-from retrotune.stages import PrepareParams
-
-
-def raw_files(entry: DatasetEntry, root: str | Path, split: str) -> list[Path]:
-    """Files and folders below `root` that preparing a split reads, as far as they are there.
-
-    For training they are those of the test split too. If there are none, the entry's own path, for the caller to
-    report. Reads no file.
-    """
-    splits = ("test",) if split == "test" or entry.max_train == 0 else ("train", "test")
-    files = [file for name in splits for file in split_files(entry, root, name)]
-    return list(dict.fromkeys(files)) or [Path(root) / entry.path]
-
-
-def split_files(entry: DatasetEntry, root: str | Path, split: str) -> list[Path]:
-    """Files and folders with a split's questions and documents; of all files that could serve as the test split.
-
-    Which one does is known only after reading.
-    """
-    layout = entry.record.layout(entry.layout)
-    names = layout.test if split == "test" else (layout.train,)
-    files = [file for name in names if (file := layout.find(Path(root) / entry.path, name)) is not None]
-    companions = [file.parent / name for file in files for name in layout.companions]
-    return [*files, *(file for file in companions if file.exists())]
+from retrotune.runtime.files import read_parquet, sha256, write_json, write_parquet_rows
+from retrotune.runtime.log import logger
+from retrotune.study.stages import PrepareParams
 
 
 class _Held:

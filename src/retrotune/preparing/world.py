@@ -2,15 +2,15 @@
 
 from pathlib import Path
 
-from retrotune.config import World
-from retrotune.datasets import SPECS
-from retrotune.demo.facts import PASSAGE_WORDS
-from retrotune.demo.layouts import Demo, write_wikipedia
-from retrotune.demo.names import SPLITS, Namer, Split, seeded
-from retrotune.demo.scenes import Scene, draw_page, draw_quiz, draw_scene, page_title
-from retrotune.files import write_json, write_text
-from retrotune.log import logger
-from retrotune.stages import WriteWorldParams
+from retrotune.data.datasets import SPECS
+from retrotune.data.demo.facts import PASSAGE_WORDS
+from retrotune.data.demo.layouts import Demo, write_wikipedia
+from retrotune.data.demo.names import SPLITS, Namer, Split, seeded
+from retrotune.data.demo.scenes import Scene, draw_page, draw_quiz, draw_scene, page_title
+from retrotune.runtime.files import write_json, write_text
+from retrotune.runtime.log import logger
+from retrotune.study.config import World
+from retrotune.study.stages import WriteWorldParams
 
 DEMOS = {name: spec.demo for name, spec in SPECS.items() if spec.demo is not None}
 """Parts of the world, by dataset."""

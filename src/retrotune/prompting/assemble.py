@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
-from retrotune.corpus.tokens import Encoded, TextTokenizer
+from retrotune.data.corpora.tokens import Encoded, TextTokenizer
 from retrotune.errors import ModelError
-from retrotune.log import logger
+from retrotune.runtime.log import logger
 
 _ANCHORS = ("\n", ".", "x", "0", ")", "中", "é")
 """A line break first: where it is a token, it is one that nothing merges with."""

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from retrotune.config import Passages
-from retrotune.datasets.base import Example, Passage, Template
+from retrotune.data.datasets.base import Example, Passage, Template
 from retrotune.errors import DataError, RetrievalError
-from retrotune.files import sha256_text
-from retrotune.log import logger
 from retrotune.prompting.assemble import Assembler, special_ids
+from retrotune.runtime.files import sha256_text
+from retrotune.runtime.log import logger
+from retrotune.study.config import Passages
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from retrotune.cells import Cell, Paths
-from retrotune.config import Config
 from retrotune.errors import ResultError
-from retrotune.files import atomic_write, read_result, sha256, write_json
-from retrotune.log import End, logger, read_end
-from retrotune.resolve import collecting
-from retrotune.stages import CellLabels, CollectParams
+from retrotune.runtime.files import atomic_write, read_result, sha256, write_json
+from retrotune.runtime.lifecycle import End, read_end
+from retrotune.runtime.log import logger
+from retrotune.study.artifacts import Paths
+from retrotune.study.cells import Cell
+from retrotune.study.config import Config
+from retrotune.study.resolve import collecting
+from retrotune.study.stages import CellLabels, CollectParams
 
 FAMILIES = {"gpt": "GPT", "retro": "RETRO"}
 VALUES = ("value", "ci_low", "ci_high", "n", "higher_is_better", "primary")

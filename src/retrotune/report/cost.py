@@ -5,10 +5,10 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from retrotune.files import atomic_write
 from retrotune.report.collect import Result
 from retrotune.report.render import Table, Value
 from retrotune.report.rows import grouped, in_order, row_labels
+from retrotune.runtime.files import atomic_write
 
 TRAIN = (
     "num_trainable_params",

@@ -14,14 +14,15 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from retrotune.cells import COORDINATES, Cell, Paths, grid_cells
-from retrotune.config import Config, Select, nearest
 from retrotune.errors import ConfigError
-from retrotune.files import sha256_text
 from retrotune.report.collect import read_cells
-from retrotune.report.progress import log_of, read_heads, read_standings
-from retrotune.resolve import cell_stages
-from retrotune.stages import STAGES, StageParams
+from retrotune.report.standings import log_of, read_heads, read_standings
+from retrotune.runtime.files import sha256_text
+from retrotune.study.artifacts import Paths
+from retrotune.study.cells import COORDINATES, Cell, grid_cells
+from retrotune.study.config import Config, Select, nearest
+from retrotune.study.resolve import cell_stages
+from retrotune.study.stages import STAGES, StageParams
 
 _RULE = re.compile(r"^(?:local)?rule (\w+):$|^    reason: (.*)$", flags=re.MULTILINE)
 _VALUES = re.compile(r"(Params have changed since last execution): .*")

@@ -13,10 +13,10 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from retrotune.files import atomic_write, write_text
+from retrotune.data.scores import METRICS
 from retrotune.report.collect import Result, load_results
 from retrotune.report.rows import grouped, human, in_order, mean_score, unique
-from retrotune.scores import METRICS
+from retrotune.runtime.files import atomic_write, write_text
 
 AVERAGE = "Average"
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#8c6d31", "#7b4fa3", "#999999")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from retrotune.files import write_text
+from retrotune.runtime.files import write_text
 
 Value = str | float | int | None
 

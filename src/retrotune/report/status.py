@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from retrotune.cells import Paths
-from retrotune.config import Config
 from retrotune.report.collect import Result, read_cells
-from retrotune.report.progress import (
+from retrotune.report.rows import grouped, in_order, row_labels, unique
+from retrotune.report.standings import (
     STAGES,
     STATES,
     Failure,
@@ -23,7 +22,8 @@ from retrotune.report.progress import (
     shared_failures,
     stages_of,
 )
-from retrotune.report.rows import grouped, in_order, row_labels, unique
+from retrotune.study.artifacts import Paths
+from retrotune.study.config import Config
 
 SYMBOLS = {"done": "✓", "running": "▶", "queued": "…", "failed": "✗", "missing": "·"}
 LETTERS = {"done": "d", "running": "r", "queued": "q", "failed": "F", "missing": "-"}

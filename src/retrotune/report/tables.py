@@ -4,11 +4,11 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
+from retrotune.data.scores import METRICS
 from retrotune.report.collect import FAMILIES, Result, load_results
 from retrotune.report.cost import cost_table, write_cell_costs
 from retrotune.report.render import Table, Value, to_text, write_table
 from retrotune.report.rows import grouped, in_order, mean_score, row_labels, unique
-from retrotune.scores import METRICS
 
 LISTED_IN_TERMINAL = 12
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from retrotune.errors import DataError, RetrievalError
-from retrotune.files import atomic_write, lock, read_json, sha256, write_json
-from retrotune.log import logger
+from retrotune.runtime.files import atomic_write, lock, read_json, sha256, write_json
+from retrotune.runtime.log import logger
 
 RECORD_KEYS = {"rows", "sha256", "made_from"}
 Record = dict[str, Any]

@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from retrotune.corpus.ids import IdHashes, first_repeated
+from retrotune.data.corpora.ids import IdHashes, first_repeated
 from retrotune.errors import RetrievalError
-from retrotune.files import sha256
 from retrotune.preparing.chunking import JOINED_BY
+from retrotune.runtime.files import sha256
 
 COLUMNS = ("passage_id", "doc_id", "title", "text")
 ROWS_AT_ONCE = 100_000

@@ -12,23 +12,24 @@ from typing import Any
 
 import torch
 
-from retrotune import interruption
-from retrotune.config import CorpusEntry, Family, Passages, Recipe, RetrofittingRecipe, SaveEvery
 from retrotune.errors import TrainingError
-from retrotune.files import sha256_text, write_json
-from retrotune.log import logger
-from retrotune.model_folders import weights_digests
 from retrotune.models import RetroForCausalLM
 from retrotune.models.retro.retrofit import new_modules
 from retrotune.models.sizes import departures
 from retrotune.preparing.documents import count_bad
 from retrotune.prompting.assemble import special_ids
-from retrotune.retrieval.pretraining import corpus_documents, load_pretraining_neighbors
+from retrotune.retrieval.caches.texts import corpus_documents, load_pretraining_neighbors
+from retrotune.runtime import interruption
+from retrotune.runtime.devices import torch_device
+from retrotune.runtime.files import sha256_text, write_json
+from retrotune.runtime.log import logger
+from retrotune.study.config import CorpusEntry, Family, Passages, Recipe, RetrofittingRecipe, SaveEvery
+from retrotune.study.model_folders import weights_digests
+from retrotune.training.course import Schedule
 from retrotune.training.distributed import ALONE, Processes, check_shares
 from retrotune.training.loop import run_training
 from retrotune.training.optimizers import adamw, muon
 from retrotune.training.planned import Batch, PlannedBatches, plan_batches
-from retrotune.training.progress import Schedule
 from retrotune.training.sequences import SequenceCollator, SequenceMaker, TokenSequence, digest, passage_texts
 from retrotune.training.sharding import gathered, shard
 
@@ -130,7 +131,7 @@ def train_base_model(
     num_parameters = model.num_parameters()
     embedding = model.get_input_embeddings().weight.numel()
     head = 0 if model.config.tie_word_embeddings else model.get_output_embeddings().weight.numel()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch_device()
     if processes.sharded:
         if recipe.optimizer == "muon":
             raise TrainingError("optimizer: muon works on whole matrices: take adamw for sharded weights")

@@ -7,7 +7,7 @@ from retrotune.models.loading import reads_neighbors
 from retrotune.prompting.assemble import special_ids
 from retrotune.prompting.examples import ExampleEncoder
 from retrotune.prompting.padding import Collator
-from retrotune.stages import Prompting
+from retrotune.study.stages import Prompting
 
 
 def cell_batching(prompting: Prompting, model: str, config: Any, tokenizer: Any) -> tuple[ExampleEncoder, Collator]:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from retrotune.errors import DataError
-from retrotune.files import read_json, sha256, sha256_text, write_json, write_text
-from retrotune.log import logger
+from retrotune.runtime.files import read_json, sha256, sha256_text, write_json, write_text
+from retrotune.runtime.log import logger
 
 KEPT = 2
 _LAST = "progress.json"

@@ -25,7 +25,8 @@ import torch.distributed as dist
 from torch import nn
 
 from retrotune.errors import TrainingError
-from retrotune.log import logger
+from retrotune.runtime.devices import torch_device
+from retrotune.runtime.log import logger
 
 PATIENCE = timedelta(hours=2)
 """So long a process waits for the others: one may have a model to read or a checkpoint to write."""
@@ -67,7 +68,7 @@ def join(sharded: bool = False) -> Processes:
         if "TORCHELASTIC_RUN_ID" not in os.environ:
             return ALONE
         # Tensors in main memory go through gloo also where there are GPUs: small words between two steps.
-        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        backend = "cpu:gloo,cuda:nccl" if torch_device() == "cuda" else "gloo"
         dist.init_process_group(backend, timeout=PATIENCE)
         for name in _HIDDEN:
             os.environ.pop(name, None)

@@ -7,24 +7,25 @@ from random import Random
 
 import torch
 
-from retrotune import interruption
-from retrotune.cells import Cell
-from retrotune.config import SaveEvery
-from retrotune.datasets.base import Passage
+from retrotune.data.datasets.base import Passage
 from retrotune.errors import TrainingError
-from retrotune.files import sha256_text, write_json
-from retrotune.log import logger
 from retrotune.methods import attach, base_identity, count_parameters, method_of, save_trained
 from retrotune.models.loading import input_digests, load_model, load_tokenizer
 from retrotune.preparing.examples import load_examples
-from retrotune.retrieval.neighbors import load_neighbors
-from retrotune.stages import FinetuneParams
+from retrotune.retrieval.caches.questions import load_neighbors
+from retrotune.runtime import interruption
+from retrotune.runtime.devices import torch_device
+from retrotune.runtime.files import sha256_text, write_json
+from retrotune.runtime.log import logger
+from retrotune.study.cells import Cell
+from retrotune.study.config import SaveEvery
+from retrotune.study.stages import FinetuneParams
 from retrotune.training.batches import cell_batching
+from retrotune.training.course import Schedule
 from retrotune.training.distributed import check_shares, join
 from retrotune.training.loop import peak_memory_bytes, run_training
 from retrotune.training.optimizers import adamw
 from retrotune.training.planned import Batch, PlannedBatches, plan_batches
-from retrotune.training.progress import Schedule
 from retrotune.training.sharding import gathered, shard
 
 
@@ -56,7 +57,7 @@ def finetune_cell(
         torch.set_num_threads(threads)
     processes = join(sharded)
     check_shares(recipe.batch_size, processes)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch_device()
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     bfloat16 = params.base.precision == "bfloat16"

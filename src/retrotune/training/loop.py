@@ -20,12 +20,14 @@ from torch import nn
 from torch.utils.data import SequentialSampler
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
-from retrotune import interruption
-from retrotune.config import SaveEvery
 from retrotune.errors import TrainingError
-from retrotune.files import write_jsonl
-from retrotune.log import logger
+from retrotune.runtime import interruption
+from retrotune.runtime.devices import torch_device
+from retrotune.runtime.files import write_jsonl
+from retrotune.runtime.log import logger
+from retrotune.study.config import SaveEvery
 from retrotune.training.checkpoints import checkpoint_path, claim, last_checkpoint, read_checkpoint, seal
+from retrotune.training.course import Progress, Schedule
 from retrotune.training.distributed import (
     ALONE,
     Processes,
@@ -36,7 +38,6 @@ from retrotune.training.distributed import (
 )
 from retrotune.training.optimizers import cosine_schedule
 from retrotune.training.planned import Batch, PlannedBatches, total_weight
-from retrotune.training.progress import Progress, Schedule
 from retrotune.training.sharding import clip_gradients, load_local_state, local, local_state
 
 
@@ -75,7 +76,7 @@ def run_training(
     `identity` is a digest of everything that determines the run: checkpoints of another run in `work_dir` are deleted.
     The caller deletes `work_dir` once the trained weights are saved.
 
-    A run that a signal stops (`retrotune.interruption`) saves after the step that it is in and raises `Interrupted`.
+    A run that a signal stops (`runtime.interruption`) saves after the step that it is in and raises `Interrupted`.
     Resumed anywhere, it ends with the same weights and the same log as one that was not interrupted, on a CPU with the
     same number of threads to the bit; only seconds differ.
 
@@ -90,7 +91,7 @@ def run_training(
         identity = f"{identity} {processes.count}{' sharded' if processes.sharded else ''}"
     if processes.leads:
         claim(work, identity)
-    cuda = torch.cuda.is_available()
+    cuda = torch_device() == "cuda"
     progress = Progress(schedule, save_every or SaveEvery(), processes)
     arguments = TrainingArguments(
         output_dir=str(work),

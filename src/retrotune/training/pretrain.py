@@ -4,12 +4,12 @@ from pathlib import Path
 
 import torch
 
-from retrotune.config import Passages, SaveEvery
 from retrotune.models import RetroForCausalLM
 from retrotune.models.loading import without_storage
 from retrotune.models.sizes import build_config
 from retrotune.prompting.assemble import special_ids
-from retrotune.stages import PretrainParams
+from retrotune.study.config import Passages, SaveEvery
+from retrotune.study.stages import PretrainParams
 from retrotune.training.base import TrainingText, check_length, train_base_model
 from retrotune.training.distributed import join
 from retrotune.training.tokenizer import wrap_tokenizer

@@ -5,14 +5,15 @@ from typing import cast
 
 import torch
 
-from retrotune.config import Passages, SaveEvery
 from retrotune.errors import TrainingError
-from retrotune.files import read_json, sha256
 from retrotune.models import RetroForCausalLM
 from retrotune.models.loading import load_model, load_tokenizer, without_storage
 from retrotune.models.retro.retrofit import retrofit, retrofit_config, train_only_new
-from retrotune.retrieval.pretraining import check_tokenizer
-from retrotune.stages import RetrofitParams
+from retrotune.retrieval.caches.texts import check_tokenizer
+from retrotune.runtime.devices import torch_device
+from retrotune.runtime.files import read_json, sha256
+from retrotune.study.config import Passages, SaveEvery
+from retrotune.study.stages import RetrofitParams
 from retrotune.training.base import TrainingText, check_length, train_base_model
 from retrotune.training.distributed import join
 
@@ -48,7 +49,7 @@ def retrofit_model(
     if neighbors is not None:
         check_tokenizer(neighbors, folder / "tokenizer.json")
     tokenizer.model_max_length = config.max_position_embeddings
-    device = None if processes.sharded else "cuda" if torch.cuda.is_available() else "cpu"
+    device = None if processes.sharded else torch_device()
     empty = processes.sharded and not processes.leads
     gpt = cast(RetroForCausalLM, load_model(folder, torch.float32, device, without_weights=empty))
     torch.manual_seed(recipe.seed)

@@ -17,13 +17,13 @@ from typing import Any
 
 import torch
 
-from retrotune.config import Emphasis, Passages
-from retrotune.corpus.records import Document
-from retrotune.corpus.tokens import Encoded
-from retrotune.datasets.base import BASE, Passage
+from retrotune.data.corpora.records import Document
+from retrotune.data.corpora.tokens import Encoded
+from retrotune.data.datasets.base import BASE, Passage
 from retrotune.prompting.assemble import Assembler, special_ids
 from retrotune.prompting.padding import pad_neighbors, round_up
-from retrotune.retrieval.pretraining import batches
+from retrotune.retrieval.caches.texts import batches
+from retrotune.study.config import Emphasis, Passages
 from retrotune.training.planned import Batch
 
 TOKENIZED_AT_ONCE = 1000

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from retrotune.errors import ModelError, TrainingError
-from retrotune.files import atomic_write, write_json
-from retrotune.log import logger, progress
 from retrotune.preparing.documents import count_bad, read_corpus
-from retrotune.stages import TrainTokenizerParams
+from retrotune.runtime.files import atomic_write, write_json
+from retrotune.runtime.log import logger, progress
+from retrotune.study.stages import TrainTokenizerParams
 
 PAD, EOS = "<pad>", "<eos>"
 

@@ -6,15 +6,15 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from retrotune.errors import ModelError
-from retrotune.files import read_json
-from retrotune.log import logger
 from retrotune.models.convert.distributed import is_distributed, is_state_dict, read_distributed, read_state_dict
 from retrotune.models.convert.legacy import is_legacy, read_legacy
 from retrotune.models.convert.megatron import megatron_source
 from retrotune.models.convert.source import Source
 from retrotune.models.convert.writing import write_model
 from retrotune.models.packages import package_file
-from retrotune.stages import ConvertParams
+from retrotune.runtime.files import read_json
+from retrotune.runtime.log import logger
+from retrotune.study.stages import ConvertParams
 
 LATEST = "latest_checkpointed_iteration.txt"
 TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "vocab.json")

@@ -11,10 +11,10 @@ from safetensors import SafetensorError, safe_open
 from torch.distributed.checkpoint import metadata
 
 from retrotune.errors import ModelError
-from retrotune.files import read_json
 from retrotune.models.convert.names import IGNORED
 from retrotune.models.convert.pickles import load_lazily, read_description
 from retrotune.models.convert.stored import Block, Piece, Stored
+from retrotune.runtime.files import read_json
 
 DESCRIPTION, COMMON = ".metadata", "common.pt"
 BESIDE = ("optimizer.", "rng_state", "rerun_state_machine", *IGNORED)

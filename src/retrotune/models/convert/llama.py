@@ -14,9 +14,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from retrotune.errors import DataError, ModelError
-from retrotune.files import read_json
 from retrotune.models.convert.source import LazyTensor, Source
 from retrotune.models.retro.configuration import RetroConfig
+from retrotune.runtime.files import read_json
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 """Values of `model_type` that are one architecture: RMSNorm, SwiGLU, rotary positions, grouped-query attention."""

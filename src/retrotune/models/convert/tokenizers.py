@@ -15,7 +15,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from retrotune.errors import DataError, ModelError
-from retrotune.files import read_json
+from retrotune.runtime.files import read_json
 
 MAX_BYTES = 1 << 28
 """No tokenizer is larger; NVIDIA's has 4 MB."""

@@ -9,13 +9,13 @@ import torch
 from safetensors.torch import save_file
 
 from retrotune.errors import ModelError
-from retrotune.files import atomic_write, write_json, write_text
-from retrotune.log import logger, progress
 from retrotune.models.convert.source import LazyTensor, Source
 from retrotune.models.fetch import write_manifest
 from retrotune.models.retro.configuration import RetroConfig
 from retrotune.models.retro.modeling import RetroForCausalLM
 from retrotune.models.sizes import departures
+from retrotune.runtime.files import atomic_write, write_json, write_text
+from retrotune.runtime.log import logger, progress
 
 SHARD_BYTES = 1 << 30
 """Tensors of so many bytes together are in memory before they are written; larger ones are alone in their file."""

@@ -32,7 +32,7 @@ from retrotune.models.retro.layers import (
     make_norm,
     rotary_angles,
 )
-from retrotune.models.retro.retrieval import Retrieval
+from retrotune.models.retro.neighbors import Retrieval
 
 
 class DecoderLayer(GradientCheckpointingLayer):

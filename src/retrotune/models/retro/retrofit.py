@@ -11,10 +11,10 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from retrotune.config import Family, RetrofittingRecipe
 from retrotune.errors import ModelError
 from retrotune.models.retro.configuration import RetroConfig, default_cross_attention_layers
 from retrotune.models.retro.modeling import DecoderLayer, RetroForCausalLM
+from retrotune.study.config import Family, RetrofittingRecipe
 
 OURS = RetroConfig.model_type
 

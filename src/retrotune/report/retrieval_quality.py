@@ -1,0 +1,162 @@
+"""How good retrievals are: a table by dataset and retrieval, and answer recall against the number of passages."""
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+import pandas as pd
+
+from retrotune.errors import DataError, ResultError
+from retrotune.report.plots import COLORS, SHAPES, finished, save
+from retrotune.report.render import Table, Value, write_table
+from retrotune.report.rows import unique
+from retrotune.runtime.files import read_json
+
+HEADERS = {"answer_recall": "Recall@{k}", "gold_hit": "Gold hit@{k}", "gold_mrr": "Gold MRR"}
+
+
+def report_retrieval(quality: Sequence[str | Path], tables: str | Path, figure: str | Path) -> None:
+    """Write the table `retrieval` (csv, md, tex, html) into `tables`, and `figure`.svg, .pdf and .png.
+
+    `quality` are the files that `measure_retrieval` wrote, in the order of the config.
+    """
+    measured = load_quality(quality)
+    write_table(quality_table(measured), tables, "retrieval")
+    chart = recall_chart(measured)
+    for suffix in ("svg", "pdf", "png"):
+        save(chart, f"{figure}.{suffix}")
+
+
+def load_quality(paths: Sequence[str | Path]) -> list[dict[str, Any]]:
+    """Read quality files; `ResultError` naming one that is damaged or something else."""
+    measured = []
+    for path in paths:
+        remedy = "delete it and run measure_retrieval again"
+        try:
+            record = read_json(path)
+        except DataError as error:
+            raise ResultError(f"{error}; {remedy}") from error
+        if not isinstance(record, dict) or not record.keys() >= {"retrieval", "dataset", "questions", "metrics"}:
+            raise ResultError(f"{path}: no measured retrieval; {remedy}")
+        measured.append(record)
+    return measured
+
+
+def quality_table(measured: Sequence[dict[str, Any]]) -> Table:
+    """Rows dataset x retrieval, columns the metrics that any of them has; best of each dataset in bold."""
+    names = sorted({name for record in measured for name in record["metrics"]}, key=_order)
+    datasets = unique(record["dataset"] for record in measured)
+    records = sorted(measured, key=lambda record: datasets.index(record["dataset"]))
+    rows: list[list[Value]] = [
+        [record["dataset"], record["retrieval"], *(record["metrics"].get(name, {}).get("value") for name in names)]
+        for record in records
+    ]
+    entries = [entry for record in records for entry in record["metrics"].values()]
+    table = Table(
+        title="Quality of retrieval by dataset",
+        columns=["Dataset", "Retrieval", *map(_header, names)],
+        rows=rows,
+        num_labels=2,
+        formats=[".1f"] * len(names),
+        notes=[*_notes(names, entries), *_counts(records)],
+        rules={i for i, row in enumerate(rows) if i and row[0] != rows[i - 1][0]},
+    )
+    for dataset in datasets:
+        table.mark_best(rows=[i for i, row in enumerate(rows) if row[0] == dataset])
+    return table
+
+
+def recall_chart(measured: Sequence[dict[str, Any]]) -> alt.TopLevelMixin:
+    """Answer recall against k, a line per retrieval, a panel per dataset."""
+    frame = recall_points(measured)
+    if frame.empty:
+        return alt.Chart(title="No retrieval of this study was measured").mark_text()
+    names = unique(record["retrieval"] for record in measured)
+    panels = [_panel(frame[frame["dataset"] == name], name, names) for name in unique(frame["dataset"])]
+    chart = alt.concat(*panels, columns=min(len(panels), 3), spacing=28).resolve_scale(color="shared", shape="shared")
+    subtitle = ["share of test questions whose best k passages hold an answer"]
+    if frame["low"].notna().any():
+        subtitle.append("bars: 95 % bootstrap interval over questions")
+    return finished(chart, "Answer recall by number of passages", subtitle)
+
+
+def recall_points(measured: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """The numbers of the figure: dataset, retrieval, k, score, low, high."""
+    rows = [
+        {
+            "dataset": record["dataset"],
+            "retrieval": record["retrieval"],
+            "k": int(name.partition("@")[2]),
+            "score": entry["value"],
+            "low": entry["ci_low"],
+            "high": entry["ci_high"],
+        }
+        for record in measured
+        for name, entry in record["metrics"].items()
+        if name.startswith("answer_recall@")
+    ]
+    return pd.DataFrame(rows, columns=["dataset", "retrieval", "k", "score", "low", "high"])
+
+
+def _panel(frame: pd.DataFrame, name: str, names: list[str]) -> alt.LayerChart:
+    x = alt.X(
+        "k:Q",
+        title="passages per question, k (log scale)",
+        scale=alt.Scale(type="log", nice=False, padding=14),
+        axis=alt.Axis(values=sorted(set(frame["k"])), grid=False),
+    )
+    y = alt.Y("score:Q", title="answer recall@k, 0 to 100", scale=alt.Scale(zero=False, nice=False, padding=10))
+    colors = [COLORS[place % len(COLORS)] for place in range(len(names))]
+    shapes = [SHAPES[place % len(SHAPES)] for place in range(len(names))]
+    color = alt.Color("retrieval:N", title="Retrieval", scale=alt.Scale(domain=names, range=colors), sort=None)
+    shape = alt.Shape("retrieval:N", title="Retrieval", scale=alt.Scale(domain=names, range=shapes), sort=None)
+    base = alt.Chart(frame, title=alt.TitleParams(name, anchor="start"), width=230, height=210)
+    bars = (
+        base.transform_filter("isValid(datum.low)")
+        .mark_rule(strokeWidth=1.2, opacity=0.35)
+        .encode(x=x, y=alt.Y("low:Q"), y2="high:Q", color=color)
+    )
+    line = base.mark_line(strokeWidth=2).encode(x=x, y=y, color=color)
+    marks = base.mark_point(filled=True, size=60, opacity=1).encode(x=x, y=y, color=color, shape=shape)
+    return alt.layer(bars, line, marks)
+
+
+def _order(name: str) -> tuple[int, int]:
+    kind, _, k = name.partition("@")
+    return list(HEADERS).index(kind), int(k or 0)
+
+
+def _header(name: str) -> str:
+    kind, _, k = name.partition("@")
+    return HEADERS[kind].format(k=k)
+
+
+def _notes(names: Sequence[str], entries: Sequence[dict[str, Any]]) -> list[str]:
+    notes = [
+        "Recall@k: percentage of test questions whose best k passages hold an answer by DPR's string match (Yes, No "
+        "and numbers match easily); the best of each dataset in bold (starred in plain text)."
+    ]
+    if any(name.startswith("gold") for name in names):
+        notes.append(
+            "Gold: passages that annotators marked as evidence; hit@k and mean reciprocal rank (times 100) over the "
+            "questions that have some."
+        )
+    halves = [(entry["ci_high"] - entry["ci_low"]) / 2 for entry in entries if entry["ci_low"] is not None]
+    if halves:
+        notes.append(
+            f"Half width of the 95 % bootstrap interval over questions: median {statistics.median(halves):.1f}, at "
+            f"most {max(halves):.1f} points; each interval is in the retrieval's quality.json."
+        )
+    return notes
+
+
+def _counts(records: Sequence[dict[str, Any]]) -> list[str]:
+    """How many questions and passages the numbers are of."""
+    parts = []
+    for record in {record["dataset"]: record for record in records}.values():
+        gold = record["metrics"].get("gold_mrr")
+        with_gold = f", {gold['n']} with gold" if gold else ""
+        parts.append(f"{record['dataset']} {record['questions']}{with_gold}")
+    return ["Test questions: " + ", ".join(parts) + "."] if parts else []

@@ -1,0 +1,205 @@
+"""Where each cell of a study stands, read from the file system, and from Slurm's queue where there is one.
+
+What is looked at, for the stages of a cell in their order:
+
+- `metrics.json`: the cell is done.
+- The markers that Snakemake keeps of jobs that it has started or submitted: such a job runs once its log is younger
+  than the marker, until then it waits. A marker that its head left behind when it was killed looks the same: the age
+  of the log's last line tells.
+- The end of the log of the first stage that has no result (`runtime.lifecycle.read_end`): how it failed or was stopped.
+- Snakemake's locks: a cell that a head at work has planned is queued. Everything else is missing.
+"""
+
+import base64
+import contextlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from retrotune.report.collect import Result
+from retrotune.runtime.lifecycle import read_end
+from retrotune.runtime.slurm.queue import own_jobs
+from retrotune.study.artifacts import Paths
+from retrotune.study.cells import Cell
+
+STATES = ("failed", "running", "queued", "missing", "done")
+STAGES = {"finetune_cell": "train.json", "predict_cell": "predict.json", "score_cell": "metrics.json"}
+"""Rules of a cell and the output of each that is looked at."""
+_PENDING = ("PENDING", "REQUEUED", "CONFIGURING", "SUSPENDED")
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a cell stands.
+
+    `state` is one of `STATES`; `stage` is the first rule without a result, the one that runs, waits or failed (None:
+    no work left). `note` says why it failed or what Slurm says. `log` is that stage's log where it has one, `log_time`
+    when it was written last, `began` when the stage was started, if that is known; both in seconds since the epoch.
+    """
+
+    state: str
+    stage: str | None = None
+    note: str = ""
+    log: str | None = None
+    log_time: float | None = None
+    began: float | None = None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A job shared by cells (data, models) that failed: its log and the log's last word."""
+
+    log: str
+    note: str
+
+
+@dataclass(frozen=True)
+class _Marker:
+    time: float
+    job: str | None
+
+
+@dataclass
+class Heads:
+    """What Snakemake and Slurm say about work in progress, read once for all cells.
+
+    `markers`: outputs whose job was started or submitted. `planned`: outputs that heads at work, or killed ones, have
+    locked. `slurm`: state of Slurm's jobs, by id and by comment; None where there is no squeue.
+    """
+
+    markers: Mapping[str, _Marker] = field(default_factory=dict)
+    planned: frozenset[str] = frozenset()
+    slurm: Mapping[str, str] | None = None
+
+
+def read_heads(folder: str | Path = ".snakemake", squeue: bool = True) -> Heads:
+    """Read Snakemake's markers and locks in `folder`, and ask `squeue` for this user's jobs if it is installed."""
+    root = Path(folder)
+    return Heads(dict(_markers(root / "incomplete")), _locked(root / "locks"), own_jobs() if squeue else None)
+
+
+def read_standings(paths: Paths, results: Iterable[Result], heads: Heads) -> list[Standing]:
+    """Where each cell stands whose result as it is on disk is given, in the same order."""
+    return [_standing(paths, result, heads) for result in results]
+
+
+def shared_failures(paths: Paths) -> list[Failure]:
+    """Failed jobs that cells share, by the last lines of their logs."""
+    failures = []
+    for rule in _entries(paths.log("")):
+        if rule.name in STAGES:
+            continue
+        logs = sorted(Path(rule.path).rglob("*.log")) if rule.is_dir() else [Path(rule.path)]
+        for log in logs:
+            end = read_end(log) if log.suffix == ".log" else None
+            if end is not None and end.state == "failed":
+                failures.append(Failure(str(log), end.message))
+    return failures
+
+
+def stages_of(trained: bool) -> list[str]:
+    """Rules of a cell whose method trains something, or nothing."""
+    return [stage for stage in STAGES if stage != "finetune_cell" or trained]
+
+
+def log_of(paths: Paths, cell: Cell, stage: str) -> Path:
+    """Log of one stage of a cell."""
+    return Path(paths.log(f"{stage}/{cell.name}.log"))
+
+
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except OSError:
+        return []
+
+
+def _markers(root: Path) -> Iterator[tuple[str, _Marker]]:
+    """Outputs with a marker: its path below `root` is the output's in base64, long ones cut into folders with @."""
+    for parent, _, files in os.walk(root):
+        above = Path(parent).relative_to(root).parts
+        for name in files:
+            path = Path(parent) / name
+            try:
+                output = base64.urlsafe_b64decode("".join([part[1:] for part in above] + [name])).decode()
+                marker = json.loads(path.read_text(encoding="utf-8") or "{}")
+                job = marker.get("external_jobid") if isinstance(marker, dict) else None
+                yield output, _Marker(path.stat().st_mtime, None if job is None else str(job))
+            except (OSError, ValueError):  # gone since, or not a marker
+                continue
+
+
+def _locked(folder: Path) -> frozenset[str]:
+    outputs: set[str] = set()
+    for file in folder.glob("*.output.lock"):
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            outputs.update(file.read_text(encoding="utf-8").splitlines())
+    return frozenset(outputs)
+
+
+def _standing(paths: Paths, result: Result, heads: Heads) -> Standing:
+    cell = Cell(result.model, result.method, result.dataset, result.retrieval, result.seed)
+    folder = paths.cell(cell)
+    stages = stages_of(result.trained)
+    if heads.markers or heads.slurm:
+        for one in stages:
+            if (working := _working(paths, cell, folder, one, heads)) is not None:
+                return working
+    if result.status == "done":
+        return Standing("done")
+    if result.status == "damaged":
+        return Standing("failed", "score_cell", result.problem or "its result is damaged")
+    stage = _next_stage(folder, stages)
+    if stage is None:  # done since its result was looked for
+        return Standing("done")
+    log = log_of(paths, cell, stage)
+    end = read_end(log)
+    if end is None or end.state == "finished":
+        return Standing(_waiting(folder, heads), stage)
+    state = _waiting(folder, heads) if end.state == "stopped" else end.state
+    return Standing(state, stage, end.message, str(log), _log_time(log))
+
+
+def _waiting(folder: str, heads: Heads) -> str:
+    return "queued" if f"{folder}/metrics.json" in heads.planned else "missing"
+
+
+def _working(paths: Paths, cell: Cell, folder: str, stage: str, heads: Heads) -> Standing | None:
+    """The standing of a cell one stage of which was started or submitted; None for one that was not."""
+    marker = heads.markers.get(f"{folder}/{STAGES[stage]}")
+    slurm = None
+    if heads.slurm is not None:
+        comment = "_".join((cell.model, cell.method, cell.dataset, cell.retrieval, str(cell.seed)))
+        # a job that several rules share is known by its id alone
+        jobs = [f"rule_{stage}_wildcards_{comment}", *([marker.job] if marker and marker.job else [])]
+        slurm = next((heads.slurm[job] for job in jobs if job in heads.slurm), None)
+    if marker is None and slurm is None:
+        return None
+    log = log_of(paths, cell, stage)
+    said = _log_time(log)
+    begun = said is not None and (marker is None or said >= marker.time)
+    if slurm is not None:
+        state = "queued" if slurm in _PENDING else "running"
+        return Standing(state, stage, f"Slurm: {slurm}", str(log) if begun else None, said if begun else None)
+    if not begun:
+        return Standing("queued", stage)
+    end = read_end(log)
+    if end is not None and end.state == "failed":
+        return Standing("failed", stage, end.message, str(log), said)
+    if end is not None and end.state == "finished" and heads.slurm is not None:
+        return None  # its head has not noticed yet, as it looks at Slurm's queue now and then only
+    return Standing("running", stage, "", str(log), said, None if marker is None else marker.time)
+
+
+def _next_stage(folder: str, stages: Sequence[str]) -> str | None:
+    return next((stage for stage in stages if not Path(f"{folder}/{STAGES[stage]}").exists()), None)
+
+
+def _log_time(log: Path) -> float | None:
+    try:
+        return log.stat().st_mtime
+    except OSError:
+        return None

@@ -1,0 +1,1 @@
+"""Search: indexes, exact search, BM25 and controls, all asked alike."""

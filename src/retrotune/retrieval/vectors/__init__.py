@@ -1,0 +1,1 @@
+"""Passages and questions as vectors: encoders, and vectors on disk."""

@@ -1,0 +1,136 @@
+"""Logging: one logger, plain lines, and progress with rate and remaining time for long stages."""
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sized
+from typing import TypeVar
+
+T = TypeVar("T")
+logger = logging.getLogger("retrotune")
+
+
+CLEAR_LINE = "\r\x1b[K"
+
+
+class _LineHandler(logging.Handler):
+    """Lines of the log on standard error, in a terminal in place of the live line of a progress."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            sys.stderr.write(f"{CLEAR_LINE if sys.stderr.isatty() else ''}{self.format(record)}\n")
+            sys.stderr.flush()
+        except (OSError, ValueError):
+            self.handleError(record)
+
+
+def setup_logging(path: str | None = None, level: int = logging.INFO, plain: bool = False) -> None:
+    """Send the package's log to `path` (appending) or, without one, to standard error.
+
+    `plain`: the messages alone, as commands show them in a terminal, without time and level.
+    """
+    handler: logging.Handler = logging.FileHandler(path) if path else _LineHandler()
+    handler.setFormatter(
+        logging.Formatter("%(message)s" if plain else "%(asctime)s %(levelname)s %(message)s", "%H:%M:%S")
+    )
+    logger.handlers[:] = [handler]
+    logger.setLevel(level)
+    logger.propagate = False
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: 5 s, 3 min 20 s, 1 h 05 min, 2 d 03 h."""
+    seconds = round(seconds)
+    for unit, size, part, part_size in (("d", 86_400, "h", 3_600), ("h", 3_600, "min", 60), ("min", 60, "s", 1)):
+        if seconds >= size:
+            return f"{seconds // size} {unit} {seconds % size // part_size:02d} {part}"
+    return f"{seconds} s"
+
+
+class Progress:
+    """Count, share, rate and remaining time of a long stage: a live line in a terminal, else lines in the log.
+
+    `what` names the unit, for example "passages embedded"; `total` is how many there are, where that is known. A log
+    gets a line per `every_seconds` at most, a terminal (standard error) is written to five times per second. A stage
+    that took longer than `every_seconds` ends with a line that says how long.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        total: int | None = None,
+        every_seconds: float = 10.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.count = 0
+        self._kept = 0
+        self._what, self._total, self._clock = what, total, clock
+        self._every = every_seconds
+        self._live = sys.stderr.isatty()
+        self._start = self._last = clock()
+
+    def advance(self, count: int = 1, kept: bool = False) -> None:
+        """Count some more as done. What was `kept` from an earlier run says nothing about the rate."""
+        self.count += count
+        self._kept += count * kept
+        now = self._clock()
+        wait = min(0.2, self._every) if self._live else self._every
+        if now - self._last < wait or (self._total is not None and self.count >= self._total and not self._live):
+            return  # the last line is that of __exit__
+        self._last = now
+        if self._live:
+            sys.stderr.write(CLEAR_LINE + self._line(now))
+            sys.stderr.flush()
+        else:
+            logger.info("%s", self._line(now))
+
+    def _line(self, now: float) -> str:
+        line = f"{self._what}: {self.count:,}"
+        if self._total:
+            line += f" of {self._total:,} ({self.count / self._total:.0%})"
+        rate = self._rate(now)
+        if not rate:
+            return line
+        line += f", {_number(rate)}/s"
+        return f"{line}, {duration(max(self._total - self.count, 0) / rate)} left" if self._total else line
+
+    def _rate(self, now: float) -> float:
+        return (self.count - self._kept) / (now - self._start) if now > self._start else 0.0
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._live:
+            sys.stderr.write(CLEAR_LINE)
+            sys.stderr.flush()
+        now = self._clock()
+        if kind is None and now - self._start >= self._every and self.count:
+            line = f"{self._what}: {self.count:,} in {duration(now - self._start)}"
+            rate = self._rate(now)
+            logger.info("%s", f"{line}, {_number(rate)}/s" if rate else line)
+
+
+def _number(rate: float) -> str:
+    """A rate with two digits at least: 0.35, 4.2, 1,234."""
+    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
+
+
+def progress(
+    items: Iterable[T],
+    what: str,
+    total: int | None = None,
+    every_seconds: float = 10.0,
+    size: Callable[[T], int] | None = None,
+) -> Iterator[T]:
+    """Yield `items` and show the progress through them, as `Progress` does.
+
+    `what` names the unit, for example "passages embedded". Where an item holds several units, `size(item)` says how
+    many, and `total` counts units too.
+    """
+    if total is None and size is None and isinstance(items, Sized):
+        total = len(items)
+    with Progress(what, total, every_seconds) as shown:
+        for item in items:
+            yield item
+            shown.advance(size(item) if size is not None else 1)

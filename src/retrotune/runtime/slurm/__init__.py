@@ -1,0 +1,1 @@
+"""Slurm: the one room that calls its commands and reads its variables."""

@@ -1,0 +1,1 @@
+"""Scoring: metrics, statistics, a cell's scores, and the quality of retrieval."""

@@ -1,0 +1,199 @@
+"""A cell's scores: `scores.jsonl` per question and `metrics.json`, made from predictions and references alone.
+
+Neither a model nor a GPU is needed, so that a new metric or interval asks for no prediction again.
+"""
+
+import importlib.metadata
+import platform
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from retrotune import __version__
+from retrotune.data.datasets.base import Reference
+from retrotune.errors import DataError, ResultError
+from retrotune.preparing.examples import load_references
+from retrotune.runtime.files import read_jsonl, read_result, sha256, write_json, write_jsonl, write_text
+from retrotune.runtime.log import logger
+from retrotune.scoring.metrics import score_prediction
+from retrotune.scoring.statistics import bootstrap_interval
+from retrotune.study.cells import Cell
+from retrotune.study.stages import VERSIONS, ScoreParams
+
+DISTRIBUTIONS = {
+    "torch": ("torch",),
+    "transformers": ("transformers",),
+    "peft": ("peft",),
+    "faiss": ("faiss-cpu", "faiss-gpu", "faiss-gpu-cu12", "faiss-gpu-cu11", "faiss"),
+    "rouge_score": ("rouge-score",),
+}
+"""Packages whose version a result records, and the distributions they may come from."""
+
+
+def score_cell(
+    params: ScoreParams,
+    cell: Cell,
+    predictions: str | Path,
+    predict_json: str | Path,
+    references: str | Path,
+    train_json: str | Path | None,
+    out_scores: str | Path,
+    out_metrics: str | Path,
+) -> None:
+    """Score a cell's answers: a line per question in `out_scores`, their means in `out_metrics`, written last.
+
+    Existence of the latter is the proof that the cell is done. `config.yaml` beside it says what each stage used.
+    `train_json` is None for zeroshot. Scores are from 0 to 100, with 95 % bootstrap intervals of their means over
+    questions. What prediction says of the base model and of the files that it read (their sha256) is taken over.
+    Raises `ResultError` if predictions are empty, repeated, of other questions than the references', or not scored by
+    the primary metric.
+    """
+    known = load_references(references)
+    rows = _scored(predictions, known, params.metric)
+    predicted = read_result(predict_json)
+    trained = None if train_json is None else read_result(train_json)
+    model, inputs = predicted.pop("model"), predicted.pop("inputs")
+    used = {
+        **({} if trained is None else {"finetune_cell": trained.pop("params", None)}),
+        "predict_cell": predicted.pop("params", None),
+        "score_cell": params.recorded(),
+        "base_model": model.get("params"),
+    }
+    write_jsonl(out_scores, rows)
+    write_text(Path(out_metrics).with_name("config.yaml"), yaml.safe_dump(used, sort_keys=False))
+    names = list(rows[0]["scores"])
+    write_json(
+        out_metrics,
+        {
+            "cell": vars(cell),
+            "status": "done",
+            "scale": "0 to 100",
+            "model": {
+                "num_parameters": model["num_parameters"],
+                "fingerprint": model.get("fingerprint"),
+                "departures": model["departures"] + _gate_departure(cell.model, predicted),
+                **({"trust_remote_code": True} if model.get("trust_remote_code") else {}),
+            },
+            "metrics": {
+                name: summarize(
+                    [row["scores"][name] for row in rows], params.bootstrap_samples, primary=name == params.metric
+                )
+                for name in names
+            },
+            "train": trained,
+            "predict": predicted,
+            "inputs": {
+                **inputs,
+                "predictions": sha256(predictions),
+                "references": sha256(references),
+                "scores": sha256(out_scores),
+            },
+            "versions": versions(),
+        },
+    )
+    value = sum(row["scores"][params.metric] for row in rows) / len(rows)
+    logger.info("%s: %s %.2f over %d questions", cell.name, params.metric, value, len(rows))
+
+
+def summarize(values: list[float], samples: int, primary: bool) -> dict[str, Any]:
+    """One metric's entry: mean, interval, number of questions, and what the number means."""
+    interval = bootstrap_interval(values, samples)
+    low, high = interval if interval else (None, None)
+    return {
+        "value": sum(values) / len(values),
+        "ci_low": low,
+        "ci_high": high,
+        "n": len(values),
+        "higher_is_better": True,
+        "primary": primary,
+    }
+
+
+def _gate_departure(model: str, predicted: Mapping[str, Any]) -> list[str]:
+    """What a gate other than 1 means; under the model's name, as others of its family have another one."""
+    gate = predicted.get("retrieval_gate")
+    if gate is None or gate == 1:
+        return []
+    if gate == 0:
+        return [f"{model} has its neighbor encoder off (retrieval_gate 0)"]
+    return [f"{model} scales what it reads from neighbors (retrieval_gate {gate:g})"]
+
+
+def _scored(predictions: str | Path, references: Mapping[str, Reference], metric: str) -> list[dict[str, Any]]:
+    """A row per prediction, in the order of the predictions: question_id, doc_id, scores by metric."""
+    rows: list[dict[str, Any]] = []
+    seen: set[str] = set()
+    remedy = "delete it and predict the cell again"
+    for line, record in read_jsonl(predictions):
+        place = f"{predictions}:{line}"
+        if not isinstance(record, dict):
+            raise ResultError(f"{place}: no question with its prediction; {remedy}")
+        question_id = record.get("question_id")
+        if not isinstance(question_id, str) or question_id not in references:
+            raise ResultError(f"{place}: question {question_id!r} is not in the references; {remedy}")
+        if question_id in seen:
+            raise ResultError(f"{place}: question {question_id!r} appears twice; {remedy}")
+        if not isinstance(record.get("prediction"), str):
+            raise ResultError(f"{place}: question {question_id!r} has no prediction; {remedy}")
+        reference = references[question_id]
+        scores = _scores(record, reference, metric, place)
+        rows.append({"question_id": question_id, "doc_id": reference.doc_id, "scores": scores})
+        seen.add(question_id)
+    if not rows:
+        raise ResultError(f"{predictions}: holds no prediction; {remedy}")
+    if missing := [question_id for question_id in references if question_id not in seen]:
+        raise ResultError(
+            f"{predictions}: lacks {len(missing)} of {len(references)} questions, first {missing[0]!r}; {remedy}"
+        )
+    return rows
+
+
+def _scores(record: Mapping[str, Any], reference: Reference, metric: str, place: str) -> dict[str, float]:
+    try:
+        scores = score_prediction(record["prediction"], reference.answers, reference.options)
+    except DataError as error:
+        raise ResultError(f"{place}: {error}; the references lack them: prepare the dataset again") from error
+    if metric not in scores:
+        raise ResultError(
+            f"{place}: question {reference.question_id!r} cannot be scored by {metric}, only by {', '.join(scores)}"
+        )
+    return scores
+
+
+def versions() -> dict[str, Any]:
+    """Versions of stages, packages and the machine; null for what is not installed or not known."""
+    return {
+        "stages": dict(VERSIONS),
+        "retrotune": __version__,
+        **{name: _installed(distributions) for name, distributions in DISTRIBUTIONS.items()},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "git": _git_state(),
+    }
+
+
+def _installed(distributions: tuple[str, ...]) -> str | None:
+    for distribution in distributions:
+        try:
+            return importlib.metadata.version(distribution)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return None
+
+
+def _git_state() -> dict[str, Any] | None:
+    """Commit and dirtiness of the checkout that tracks this file; None outside of one or without git."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)  # noqa: S603 (no input)
+        return done.stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", Path(__file__).name)  # not a checkout that merely surrounds an installation
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
+    except (OSError, subprocess.SubprocessError):
+        return None

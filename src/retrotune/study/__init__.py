@@ -1,0 +1,1 @@
+"""A study: its configuration, its cells, its artifacts, and what each stage uses. No torch."""

@@ -1,0 +1,258 @@
+"""From YAML to a checked study: each problem is a line with the key, what is wrong, and the nearest known one."""
+
+import difflib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from retrotune.errors import ConfigError
+from retrotune.study.config.base import PAPER_SIZES
+from retrotune.study.config.models import BaseTraining, ModelEntry, RetrofittingEntry
+from retrotune.study.config.reading import read_yaml
+from retrotune.study.config.study import Config
+
+
+def load_config(raw: Mapping[str, Any]) -> Config:
+    """Validate a parsed YAML mapping.
+
+    Raises `ConfigError` with one line per problem: the key's path, what is wrong, and the nearest known key or name.
+    """
+    raw = {key: value for key, value in raw.items() if value is not None}
+    if isinstance(raw.get("grid"), Mapping):
+        raw["grid"] = [raw["grid"]]
+    try:
+        config = Config.model_validate(raw)
+    except ValidationError as error:
+        lines = [_explain(dict(problem)) for problem in error.errors()]
+        raise ConfigError("the configuration has errors:\n  " + "\n  ".join(lines)) from None
+    problems = [*_dangling(config), *_control_problems(config), *_retrofit_problems(config)]
+    if problems:
+        raise ConfigError("the configuration has errors:\n  " + "\n  ".join(problems))
+    return config
+
+
+def read_config(path: str | Path) -> Config:
+    """Read and validate a YAML file."""
+    return load_config(read_yaml(path))
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """A hint that names the nearest of `known`, or all of them when none is near."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known)) or 'none'}"
+
+
+def _explain(problem: dict[str, Any]) -> str:
+    location = [str(part) for part in problem["loc"]]
+    place = ".".join(location)
+    if problem["type"] == "extra_forbidden":
+        return f"{place}: unknown key {location[-1]!r}; {nearest(location[-1], _keys_at(location[:-1]))}"
+    value = problem.get("input")
+    shown = "" if problem["type"] == "missing" or isinstance(value, dict) else f" (found {value!r})"
+    return f"{place}: {problem['msg']}{shown}"
+
+
+def _keys_at(location: list[str]) -> list[str]:
+    """Known keys of the schema object at a location such as ['methods', 'lora-r8', 'lora']."""
+    schema: Any = Config.model_json_schema()
+    definitions = schema["$defs"]
+
+    def resolve(node: Any) -> list[Any]:
+        """All object schemas that a node may stand for."""
+        if "$ref" in node:
+            return resolve(definitions[node["$ref"].rsplit("/", 1)[-1]])
+        options = [*node.get("anyOf", ()), *node.get("oneOf", ())]
+        return [deeper for option in options for deeper in resolve(option)] or [node]
+
+    nodes = [schema]
+    for part in location:
+        following = []
+        for node in nodes:
+            if part in node.get("properties", {}):
+                following += resolve(node["properties"][part])
+            elif "items" in node and part.isdigit():
+                following += resolve(node["items"])
+            elif isinstance(node.get("additionalProperties"), dict):
+                following += resolve(node["additionalProperties"])
+            elif part in (node.get("properties", {}).get("kind", {}).get("const"),):
+                following.append(node)
+            elif isinstance(node.get("patternProperties"), dict):
+                for child in node["patternProperties"].values():
+                    following += resolve(child)
+        nodes = following or nodes
+    return sorted({key for node in nodes for key in node.get("properties", {})})
+
+
+def _unknown(place: str, name: str | None, known: Mapping[str, Any] | tuple[str, ...], kind: str) -> Iterator[str]:
+    if name is not None and name not in known:
+        yield f"{place}: no entry {name!r} in `{kind}`; {nearest(name, list(known))}"
+
+
+def _dangling(config: Config) -> Iterator[str]:
+    """Problems between entries: names without an entry, and names used twice where paths would collide."""
+    check = _unknown
+    if config.data_root is None and config.world is None:
+        for name, entry in config.corpora.items():
+            if entry.download is None:
+                yield f"corpora.{name}: plain text has no official source to download from: set data_root"
+    for name in sorted(set(config.datasets) & set(config.corpora)):
+        yield f"datasets.{name}: a corpus has the same name; rename one, passages are stored by name"
+    for name, retrieval in config.retrievals.items():
+        place = f"retrievals.{name}"
+        yield from check(f"{place}.retriever", retrieval.retriever, config.retrievers, "retrievers")
+        yield from check(f"{place}.index", retrieval.index, config.indexes, "indexes")
+        yield from check(f"{place}.corpus", retrieval.corpus, config.corpora, "corpora")
+        yield from check(f"{place}.chunking", retrieval.chunking, config.chunkings, "chunkings")
+        retriever = config.retrievers.get(retrieval.retriever or "")
+        searching = config.retrievers.get((retriever and retriever.base) or "", retriever)
+        if searching is not None and searching.kind == "dense" and retrieval.index is None:
+            yield f"{place}.index: the dense retriever {retrieval.retriever!r} needs an entry of `indexes`"
+    for name, chunking in config.chunkings.items():
+        yield from check(f"chunkings.{name}.tokenizer", chunking.tokenizer, config.tokenizers, "tokenizers")
+    for name, tokenizer in config.tokenizers.items():
+        for corpus in tokenizer.corpora:
+            yield from check(f"tokenizers.{name}.corpora", corpus, config.corpora, "corpora")
+    for name, pretraining in config.pretrainings.items():
+        yield from check(f"pretrainings.{name}.tokenizer", pretraining.tokenizer, config.tokenizers, "tokenizers")
+    for place, training in _trainings(config):
+        for corpus in training.corpora:
+            yield from check(f"{place}.corpora", corpus, config.corpora, "corpora")
+        yield from check(f"{place}.retrieval", training.retrieval, config.retrievals, "retrievals")
+        named = config.retrievals.get(training.retrieval or "")
+        if named is not None and named.retriever is not None and named.corpus is None:
+            yield f"{place}.retrieval: retrievals.{training.retrieval} names no corpus to retrieve from"
+        if named is None or not (named.gpt.needed or named.retro.num_contexts):
+            continue
+        if isinstance(training, RetrofittingEntry):
+            yield (
+                f"{place}.retrieval: retrievals.{training.retrieval} has num_contexts: set it to 0, as a retrofitted "
+                "model and its baseline see the same tokens, and passages in the encoder only"
+            )
+        elif training.neighbors_per == "chunk":
+            yield (
+                f"{place}.neighbors_per: chunks get their passages in the encoder only, but retrievals."
+                f"{training.retrieval} has num_contexts: set it to 0, or neighbors_per: document"
+            )
+    for name, model in config.models.items():
+        place = f"models.{name}"
+        yield from check(f"{place}.pretraining", model.pretraining, config.pretrainings, "pretrainings")
+        if model.pretraining is not None:
+            yield from check(f"{place}.size", model.size, (*PAPER_SIZES, *config.sizes), "sizes")
+        size = config.sizes.get(model.size)
+        if model.family == "retro" and model.pretraining is not None and size is not None and not size.can_cross:
+            yield (
+                f"{place}.size: {model.size} has no cross-attention layer: list sizes.{model.size}."
+                "cross_attention_layers (NVIDIA's rule needs 6 layers or more)"
+            )
+    for number, grid in enumerate(config.grid):
+        for key in ("models", "methods", "datasets", "retrievals"):
+            for name in getattr(grid, key) or ():
+                yield from check(f"grid.{number}.{key}", name, getattr(config, key), key)
+        for retrieval_name in grid.retrievals:
+            named = config.retrievals.get(retrieval_name)
+            for dataset in grid.datasets or config.datasets:
+                open_domain = dataset in config.datasets and config.datasets[dataset].record.open_domain
+                if named is not None and named.retriever is not None and open_domain and named.corpus is None:
+                    yield f"retrievals.{retrieval_name}.corpus: needed, because {dataset} is open-domain"
+
+
+def _trainings(config: Config) -> Iterator[tuple[str, BaseTraining]]:
+    """(place, recipe) of all that base models are trained by."""
+    yield from ((f"pretrainings.{name}", entry) for name, entry in config.pretrainings.items())
+    yield from ((f"retrofittings.{name}", entry) for name, entry in config.retrofittings.items())
+
+
+def _control_problems(config: Config) -> Iterator[str]:
+    """What is wrong with controls: the base of a degraded retriever, and answers where there are none to look for."""
+    for name, entry in config.retrievers.items():
+        place = f"retrievers.{name}.base"
+        yield from _unknown(place, entry.base, config.retrievers, "retrievers")
+        if entry.base in config.retrievers and config.retrievers[entry.base].kind == "degraded":
+            yield f"{place}: {entry.base!r} is degraded itself: name its base, {config.retrievers[entry.base].base!r}"
+
+    def seeks_answers(retrieval: str | None) -> bool:
+        named = config.retrievals.get(retrieval or "")
+        retriever = config.retrievers.get((named and named.retriever) or "")
+        searching = config.retrievers.get((retriever and retriever.base) or "", retriever)
+        return searching is not None and searching.kind == "gold"
+
+    for place, training in _trainings(config):
+        if seeks_answers(training.retrieval):
+            yield (
+                f"{place}.retrieval: retrievals.{training.retrieval} is gold, but text to train on has no answers to "
+                "look for: name another retrieval"
+            )
+    for grid in config.grid:
+        for retrieval in filter(seeks_answers, grid.retrievals):
+            for dataset in grid.datasets or config.datasets:
+                if dataset in config.datasets and not config.datasets[dataset].record.gold:
+                    yield (
+                        f"retrievals.{retrieval}: gold, but answers of {dataset} are summaries, which no passage "
+                        "holds: leave the dataset out of this grid"
+                    )
+
+
+def _retrofit_problems(config: Config) -> Iterator[str]:
+    """What is wrong with models made from other models; shapes are checked here where this study defines them."""
+    for name, model in config.models.items():
+        if model.retrofit_from is None:
+            continue
+        place, source = f"models.{name}", config.models.get(model.retrofit_from)
+        yield from _unknown(f"{place}.retrofit_from", model.retrofit_from, config.models, "models")
+        yield from _unknown(f"{place}.retrofitting", model.retrofitting, config.retrofittings, "retrofittings")
+        chain = _sources(config, name)
+        if chain is None:
+            yield f"{place}.retrofit_from: {model.retrofit_from!r} comes from {name!r} itself: start from another model"
+        elif source is not None and source.family == "retro":
+            yield f"{place}.retrofit_from: {model.retrofit_from!r} is a RETRO already: start from a GPT"
+        elif source is not None and source.hub is not None:
+            yield (
+                f"{place}.retrofit_from: {model.retrofit_from!r} is of a class of transformers' own: download it and "
+                f"make it ours with models.{model.retrofit_from}.checkpoint: {{path: FOLDER}} instead of `hub`"
+            )
+        elif model.retrofitting in config.retrofittings:
+            yield from _recipe_problems(config, place, model, chain[-1])
+
+
+def _sources(config: Config, name: str) -> list[ModelEntry] | None:
+    """The models that one was made from, the first made last; None if they go in a circle."""
+    chain, seen = [config.models[name]], {name}
+    while (source := chain[-1].retrofit_from) in config.models:
+        if source in seen:
+            return None
+        seen.add(source)
+        chain.append(config.models[source])
+    return chain
+
+
+def _recipe_problems(config: Config, place: str, model: ModelEntry, first: ModelEntry) -> Iterator[str]:
+    """What a model's recipe cannot do with it; `first` is the model whose weights were random once."""
+    assert model.retrofitting is not None
+    recipe, recipe_place = config.retrofittings[model.retrofitting], f"retrofittings.{model.retrofitting}"
+    retrieval = config.retrievals.get(recipe.retrieval or "")
+    if model.family == "gpt" and recipe.train == "new":
+        yield f"{place}: {recipe_place} trains new parts only, a GPT has none: {model.retrofit_from!r} is the baseline"
+    if model.family == "retro" and not (retrieval and retrieval.retro.num_neighbors):
+        yield f"{recipe_place}.retrieval: a RETRO learns from neighbors: name a retrieval with retro.num_neighbors"
+    size = config.sizes.get(first.size) if first.pretraining is not None else None
+    if size is None:
+        return
+    if recipe.sequence_length > size.max_length:
+        yield (
+            f"{recipe_place}.sequence_length: {recipe.sequence_length} exceeds the window of {model.retrofit_from!r} "
+            f"(sizes.{first.size}.max_length={size.max_length}): lower it"
+        )
+    layers = recipe.cross_attention_layers
+    if model.family == "retro" and layers is None and size.num_layers < 6:
+        yield (
+            f"{recipe_place}.cross_attention_layers: NVIDIA's rule puts none into the {size.num_layers} layers of "
+            f"{model.retrofit_from!r} (it needs 6 or more): list them"
+        )
+    outside = [layer for layer in layers or () if layer >= size.num_layers]
+    if outside:
+        yield (
+            f"{recipe_place}.cross_attention_layers {outside}: {model.retrofit_from!r} has layers 0 to "
+            f"{size.num_layers - 1} only"
+        )

@@ -1,0 +1,94 @@
+"""The course of a training: counts, log lines, remaining time, and when a checkpoint is due."""
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import TrainerCallback
+
+from retrotune.errors import TrainingError
+from retrotune.runtime import interruption
+from retrotune.runtime.log import logger
+from retrotune.study.config import SaveEvery
+from retrotune.training.distributed import Processes, agree
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What the loop needs to know beside model, data and optimizer."""
+
+    steps: int
+    accumulation: int
+    warmup_steps: int
+    final_share: float
+    max_grad_norm: float
+    bfloat16: bool
+    seed: int
+    log_every: int = 1
+    activation_checkpointing: bool = False
+
+
+class Progress(TrainerCallback):
+    """Counts tokens, loss and time, keeps the log lines, and asks for checkpoints."""
+
+    SAVING_SHARE = 0.05
+    """Where writing a checkpoint takes long, checkpoints by time come so seldom that they take this share of it."""
+
+    def __init__(self, schedule: Schedule, save_every: SaveEvery, processes: Processes) -> None:
+        self.schedule, self.save_every, self.processes = schedule, save_every, processes
+        self.tokens = 0
+        self.loss: Any = 0.0  # of the steps since the last log line; Trainer forgets it when it is interrupted
+        self.lines: list[dict[str, Any]] = []
+        self.earlier = self.saving = 0.0
+        self.start = self.saved = self.told = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training, those before an interruption included."""
+        return self.earlier + time.monotonic() - self.start
+
+    def state(self) -> dict[str, Any]:
+        """What is saved beside a checkpoint."""
+        return {"tokens": self.tokens, "loss": float(self.loss), "lines": self.lines, "seconds": self.seconds}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what was saved beside a checkpoint."""
+        self.tokens, self.loss, self.lines = state["tokens"], state["loss"], state["lines"]
+        self.earlier = state["seconds"]
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Start the clock."""
+        self.start = self.saved = self.told = time.monotonic()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Ask for a checkpoint if one is due or a signal stops the run; none at the very end."""
+        step = state.global_step
+        if step == self.schedule.steps:
+            return
+        pause = max(self.save_every.seconds, self.saving / self.SAVING_SHARE)
+        by_step = self.save_every.steps is not None and step % self.save_every.steps == 0
+        stop, due = interruption.requested(), time.monotonic() - self.saved >= pause
+        if not self.processes.alone:
+            stop, due = agree(stop, due and self.processes.leads)
+        control.should_training_stop = stop
+        control.should_save = stop or by_step or due
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
+        """Keep one line; stop a run that diverged."""
+        if logs is None or "loss" not in logs:
+            return
+        steps = state.global_step - (self.lines[-1]["step"] if self.lines else 0)
+        loss, self.loss = float(self.loss) / steps, 0.0
+        if not math.isfinite(loss):
+            raise TrainingError(f"step {state.global_step}: the loss is {loss}; lower the learning rate")
+        line = {"step": state.global_step, "loss": loss, "learning_rate": logs["learning_rate"]}
+        line |= {"grad_norm": logs.get("grad_norm"), "tokens": self.tokens, "seconds": round(self.seconds, 3)}
+        self.lines.append(line)
+        if self.processes.leads and time.monotonic() - self.told >= 10:
+            self.told = time.monotonic()
+            rest = (self.schedule.steps - state.global_step) * self.seconds / state.global_step
+            logger.info(
+                "step %d of %d: loss %.3f, %.0f tokens/s, %.0f s left",
+                state.global_step, self.schedule.steps, loss, self.tokens / self.seconds, rest,
+            )  # fmt: skip
