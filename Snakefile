@@ -42,7 +42,6 @@ localrules:
 onstart:
     check_outside()
     prepare_cluster()
-    collect_garbage_again()
 
 
 onerror:
@@ -57,7 +56,7 @@ rule all:
         PATHS.report("tables/results.json"),
         PATHS.report("tables/comparison.md"),
         PATHS.report("figures/scaling.svg"),
-        [PATHS.report("tables/retrieval.md"), PATHS.report("figures/retrieval.svg")] if MEASURED else [],
+        [PATHS.report("tables/retrieval.md"), PATHS.report("figures/retrieval.svg")] if ARTIFACTS.measured() else [],
 
 
 rule models:
@@ -67,7 +66,4 @@ rule models:
 
 rule neighbors:
     input:
-        sorted({path for cell in CELLS for path in neighbor_caches(cell)}),
-
-
-include: "workflow/rules/planning.smk"
+        sorted(search.cache.path for search in ARTIFACTS.searches() if search.cache.stage == "cache_neighbors"),

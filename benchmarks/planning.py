@@ -5,8 +5,7 @@ what each cell costs beyond its work.
 
 Each grid has all rules (downloads, examples, passages, vectors, indexes, neighbors, conversion, cells, tables) and no
 output. Seconds are those of the processor: planning runs on one core and hardly waits for the disk, so on a quiet
-machine the wall clock, printed beside them, says the same. PLAIN=1 also measures Snakemake as it is, without
-workflow/rules/planning.smk.
+machine the wall clock, printed beside them, says the same.
 """
 
 import os
@@ -43,17 +42,16 @@ def study(cells: int) -> dict:
     return {**raw, "study": "planning"}
 
 
-def snakemake(folder: Path, raw: dict, *arguments: str, plain: bool = False) -> tuple[float, float, int, str]:
+def snakemake(folder: Path, raw: dict, *arguments: str) -> tuple[float, float, int, str]:
     """(processor seconds, wall seconds, peak bytes, output) of one Snakemake process in `folder`."""
     config = folder / "study.yaml"
     config.write_text(yaml.safe_dump(raw), encoding="utf-8")
     command = [sys.executable, "-m", "snakemake", "--configfile", str(config), "--cores", "1"]
     command += ["--snakefile", str(REPOSITORY / "Snakefile"), "--directory", str(folder)]
     command += ["--workflow-profile", str(REPOSITORY / "profiles" / "default"), *arguments]
-    environment = {**os.environ, **({"RETROTUNE_PLAIN_PLANNING": "1"} if plain else {})}
     start = time.monotonic()
     with tempfile.TemporaryFile("w+") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
         _, status, usage = os.wait4(process.pid, 0)
         wall = time.monotonic() - start
         output.seek(0)
@@ -126,19 +124,18 @@ def cell_overhead() -> None:
 def main() -> None:
     """Run and print."""
     sizes = [int(argument) for argument in sys.argv[1:]] or [3000, 30000]
+    paper = yaml.safe_load((REPOSITORY / "config" / "paper.yaml").read_text(encoding="utf-8"))
+    grids = {"paper": paper, **{str(size): study(size) for size in sizes}}
+    for name, raw in grids.items():
+        with tempfile.TemporaryDirectory() as folder:
+            seconds, wall, peak, text = snakemake(Path(folder), raw, *DRY)
+        print(f"VALUE plan_{name}_cells {planned(text)['score_cell']}")
+        print(f"VALUE plan_{name}_jobs {sum(planned(text).values())}")
+        print(f"VALUE plan_{name}_peak_bytes {peak}")
+        print(f"VALUE plan_{name}_wall_seconds {wall:.1f}")
+        print(f"VALUE plan_{name}_seconds {seconds:.1f}", flush=True)
     one_cell_more()
     cell_overhead()
-    for size in sizes:
-        raw = study(size)
-        for plain in (True, False) if os.environ.get("PLAIN") else (False,):
-            with tempfile.TemporaryDirectory() as folder:
-                seconds, wall, peak, text = snakemake(Path(folder), raw, *DRY, plain=plain)
-            name = f"plan_{size}{'_plain' if plain else ''}"
-            print(f"VALUE {name}_cells {planned(text)['score_cell']}")
-            print(f"VALUE {name}_jobs {sum(planned(text).values())}")
-            print(f"VALUE {name}_peak_bytes {peak}")
-            print(f"VALUE {name}_wall_seconds {wall:.1f}")
-            print(f"VALUE {name}_seconds {seconds:.1f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ from typing import Any
 from retrotune.errors import ConfigError, RetrievalError, RetrotuneError
 from retrotune.report.collect import Result, holds, read_cells, write_results
 from retrotune.runtime.log import setup_logging
-from retrotune.study.artifacts import Paths
 from retrotune.study.config import Config, Select, load_config, parse_yaml, read_yaml
+from retrotune.study.paths import Paths
 
 
 def merged_config(files: Sequence[str], settings: Sequence[str]) -> Config:

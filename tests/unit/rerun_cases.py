@@ -5,13 +5,12 @@ merely read what another stage made are not among them: Snakemake sees that the 
 """
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from retrotune.methods import METHODS
-from retrotune.study.cells import expand_grid
+from retrotune.study.artifacts import Artifacts
 from retrotune.study.config import Config, RuleResources
-from retrotune.study.resolve import measured
 
 STUDY: dict[str, Any] = {
     "study": "rich",
@@ -339,67 +338,9 @@ Job = tuple[str, tuple[tuple[str, str], ...]]
 
 def jobs(config: Config) -> Iterator[Job]:
     """Stage and wildcards of each job that a study needs, some of them repeatedly; downloads as if it had no world."""
-    for stage, wildcards in _jobs(config):
-        yield stage, tuple(wildcards.items())
-
-
-def _jobs(config: Config) -> Iterator[tuple[str, Mapping[str, str]]]:
-    yield from ((stage, {}) for stage in ("write_world", "collect_metrics", "make_tables", "plot_scaling"))
-    yield "report_retrieval", {}
-    cells = expand_grid(config)
-    for cell in cells:
-        wildcards = {**vars(cell), "seed": str(cell.seed)}
-        yield from ((stage, wildcards) for stage in ("predict_cell", "score_cell"))
-        if config.methods[cell.method].trained:
-            yield "finetune_cell", wildcards
-    yield from _of_models(config, [cell.model for cell in cells])
-    for retrieval, dataset in dict.fromkeys((cell.retrieval, cell.dataset) for cell in cells):
-        yield "download_source", {"download": config.datasets[dataset].download}
-        for split in ("train", "test"):
-            yield f"prepare_{split}", {"dataset": dataset}
-            if config.retrievals[retrieval].retriever is not None:
-                yield "cache_neighbors", {"retrieval": retrieval, "dataset": dataset, "split": split}
-                yield from _of_search(config, retrieval, config.dataset_source(dataset, retrieval, split))
-    for retrieval, dataset in measured(config):
-        yield "measure_retrieval", {"retrieval": retrieval, "dataset": dataset}
-
-
-def _of_models(config: Config, names: list[str]) -> Iterator[tuple[str, Mapping[str, str]]]:
-    for name in names:
-        model = config.models[name]
-        wildcards = {"model": name}
-        if model.retrofit_from is not None:
-            recipe = config.retrofittings[model.retrofitting or ""]
-            yield "retrofit_model", wildcards
-            yield "cache_pretraining_neighbors", {"retrofitting": model.retrofitting or "", "chunk_length": "0"}
-            yield from _of_models(config, [model.retrofit_from])
-        elif model.pretraining is not None:
-            recipe = config.pretrainings[model.pretraining]
-            yield "pretrain_model", wildcards
-            yield "train_tokenizer", {"tokenizer": recipe.tokenizer}
-            if recipe.retrieval is not None:
-                yield "cache_pretraining_neighbors", {"pretraining": model.pretraining, "chunk_length": "0"}
-        else:
-            yield "convert_model" if model.checkpoint is not None else "fetch_model", wildcards
-            continue
-        if recipe.retrieval is not None:
-            yield from _of_search(config, recipe.retrieval, config.retrievals[recipe.retrieval].corpus or "")
-
-
-def _of_search(config: Config, retrieval: str, source: str) -> Iterator[tuple[str, Mapping[str, str]]]:
-    entry = config.retrievals[retrieval]
-    assert entry.retriever is not None
-    assert entry.chunking is not None
-    of_corpus = source in config.corpora
-    place = {"corpus": source} if of_corpus else dict(zip(("dataset", "split"), source.split("/"), strict=True))
-    yield "chunk_corpus" if of_corpus else "chunk_documents", {**place, "chunking": entry.chunking}
-    if of_corpus and (download := config.corpora[source].download) is not None:
-        yield "download_source", {"download": download}
-    if (tokenizer := config.chunkings[entry.chunking].tokenizer) is not None:
-        yield "train_tokenizer", {"tokenizer": tokenizer}
-    retriever = config.searching(entry.retriever)
-    if config.retrievers[retriever].kind == "dense":
-        vectors = {"retriever": retriever, "source": source, "chunking": entry.chunking}
-        yield "embed_passages", vectors
-        if of_corpus:
-            yield "build_index", {**vectors, "index": entry.index or ""}
+    yield from ((stage, ()) for stage in ("collect_metrics", "make_tables", "plot_scaling", "report_retrieval"))
+    for world in (config.world, None):
+        for artifact in Artifacts(config.model_copy(update={"world": world})).all():
+            if artifact.stage is not None and ("download", "None") not in artifact.names:
+                # the rule for retrofitting is a copy of that for pretraining
+                yield artifact.stage.replace("retrofitting", "pretraining"), artifact.names

@@ -4,9 +4,9 @@ import pytest
 from test_config import SMALL, changed
 
 from retrotune.errors import ConfigError
-from retrotune.study.artifacts import Paths
 from retrotune.study.cells import Cell, expand_grid, grid_cells
 from retrotune.study.config import load_config, read_config
+from retrotune.study.paths import Paths
 from retrotune.study.resolve import resolve
 
 

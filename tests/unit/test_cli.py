@@ -13,9 +13,9 @@ from retrotune.errors import ConfigError
 from retrotune.report.collect import collect_metrics, load_results
 from retrotune.report.tables import make_tables
 from retrotune.runtime.files import write_json
-from retrotune.study.artifacts import Paths
 from retrotune.study.cells import expand_grid
 from retrotune.study.config import load_config
+from retrotune.study.paths import Paths
 from retrotune.study.resolve import resolve
 
 CONFIG = load_config(SMALL)
@@ -152,7 +152,7 @@ def test_failed_cells_are_shown_with_their_logs(study, capsys):
         (failed, "finetune_cell", "started\nended: error: out of memory\n"),
         (killed, "predict_cell", "started\n"),
     ):
-        logs[cell] = Path(PATHS.log(f"{rule}/{cell.name}.log"))
+        logs[cell] = Path(PATHS.log(rule, **vars(cell)))
         logs[cell].parent.mkdir(parents=True)
         logs[cell].write_text(text)
     printed = tables(capsys)

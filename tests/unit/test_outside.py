@@ -6,9 +6,10 @@ import shutil
 import pytest
 
 from retrotune.runtime.files import listing, write_json
-from retrotune.study.artifacts import Paths
+from retrotune.study.artifacts import Artifact
 from retrotune.study.config import load_config
-from retrotune.study.outside import missing, read_by_job, read_by_study
+from retrotune.study.outside import missing, read_by_jobs, read_by_study
+from retrotune.study.paths import Paths
 from retrotune.study.resolve import resolve
 from retrotune.study.stages import ConvertParams
 
@@ -194,7 +195,7 @@ def test_files_that_the_workflow_makes_are_no_raw_files_of_others(config):
 
 
 def test_what_is_missing_is_named_with_all_that_name_it(config):
-    models, retrievers = read_by_study(config, config.models)
+    models, retrievers = read_by_study(config)
     assert retrievers == {"own", "bm25"}
     assert missing(config, models, retrievers) == []
     shutil.rmtree("weights")
@@ -219,4 +220,4 @@ def test_what_is_missing_is_named_with_all_that_name_it(config):
     ],
 )
 def test_a_job_reads_its_own_folders_only(config, rule, wildcards, reads):
-    assert read_by_job(config, rule, wildcards) == reads
+    assert read_by_jobs(config, [Artifact("made", rule, tuple(wildcards.items()))]) == reads

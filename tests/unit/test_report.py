@@ -18,9 +18,9 @@ from retrotune.report.render import FORMS, Table
 from retrotune.report.tables import comparison_table, format_table, make_tables, retrieval_table
 from retrotune.runtime.files import read_json, sha256, write_json, write_jsonl
 from retrotune.scoring.score import score_cell
-from retrotune.study.artifacts import Paths
 from retrotune.study.cells import Cell, expand_grid
 from retrotune.study.config import Config, load_config
+from retrotune.study.paths import Paths
 from retrotune.study.resolve import cell_stages, resolve
 
 PARAMETERS = {"gpt-a": 1_000_000, "retro-a": 1_100_000, "gpt-b": 4_000_000, "retro-b": 4_500_000}

@@ -7,9 +7,10 @@ from test_config import SMALL, changed
 
 from retrotune.data.datasets import SPECS
 from retrotune.errors import ConfigError
+from retrotune.study.artifacts import Artifacts
 from retrotune.study.cells import Cell
 from retrotune.study.config import load_config
-from retrotune.study.resolve import cell_stages, collecting, measured, resolve
+from retrotune.study.resolve import cell_stages, collecting, resolve
 from retrotune.study.stages import STAGES
 
 LORA = Cell("g", "lora", "nq", "bm5", 0)
@@ -148,10 +149,10 @@ def test_a_degraded_retriever_is_measured_on_what_models_get():
 
 def test_what_is_measured():
     raw = trained_here()
-    assert measured(load_config(raw)) == [
+    assert Artifacts(load_config(raw)).measured() == [
         (name, data) for data in ("nq", "qasper") for name in ("bm5", "minilm", "gold")
     ]
-    assert measured(load_config({**raw, "evaluation": {"retrieval_depth": 0}})) == []
+    assert Artifacts(load_config({**raw, "evaluation": {"retrieval_depth": 0}})).measured() == []
 
 
 def test_base_models_and_what_they_are_made_with():

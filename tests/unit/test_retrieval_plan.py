@@ -20,8 +20,8 @@ from retrotune.plan.estimate import human_bytes, human_seconds, plan_rows
 from retrotune.plan.formulas import build_peak, bytes_per_vector, fixed_bytes, index_bytes, parse_factory
 from retrotune.plan.rates import given_rates, reference_rates
 from retrotune.runtime.files import write_parquet
-from retrotune.study.artifacts import Paths
 from retrotune.study.config import ZeroshotMethod, load_config
+from retrotune.study.paths import Paths
 
 DIM = 32
 

@@ -16,7 +16,7 @@ from retrotune.retrieval.caches.questions import load_neighbors
 from retrotune.retrieval.caches.results import block_name
 from retrotune.retrieval.caches.verify import first_difference
 from retrotune.runtime.files import read_json, sha256, write_json, write_parquet
-from retrotune.study.artifacts import Paths
+from retrotune.study.paths import Paths
 
 WORDS = ("fox", "hen", "cow", "ant", "owl", "bee", "elk")
 STUDY = {
@@ -88,9 +88,9 @@ def test_a_good_study_has_a_line_per_cache(study, capsys):
     status, out, err = verify(capsys)
     assert (status, err) == (0, "")
     assert out.splitlines() == [
+        f"{study['text']}: 4 blocks of 14 texts whole, 14 searched again: equal",
         f"{study['nq']}: 3 blocks of 7 texts whole, 7 searched again: equal",
         f"{study['qasper']}: 3 blocks of 7 texts whole, 7 searched again: equal",
-        f"{study['text']}: 4 blocks of 14 texts whole, 14 searched again: equal",
     ]
     assert verify(capsys, "--sample", "2", "--seed", "5")[1].count("2 searched again") == 3
     assert verify(capsys, str(study["nq"]))[1].splitlines() == out.splitlines()[:1]

@@ -18,9 +18,9 @@ from retrotune.prediction.generate import predict_cell
 from retrotune.prediction.seen import find_question, what_was_seen
 from retrotune.preparing.examples import write_examples, write_references
 from retrotune.runtime.files import write_json, write_parquet
-from retrotune.study.artifacts import Paths
 from retrotune.study.cells import expand_grid
 from retrotune.study.config import load_config
+from retrotune.study.paths import Paths
 from retrotune.study.resolve import cell_stages
 
 QUESTIONS = [

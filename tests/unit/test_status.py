@@ -48,7 +48,7 @@ def standing(cell, heads=None):
 
 
 def log(cell, stage, text, age=0.0):
-    path = Path(PATHS.log(f"{stage}/{cell.name}.log"))
+    path = Path(PATHS.log(stage, **vars(cell)))
     write_text(path, text)
     then = time.time() - age
     os.utime(path, (then, then))
@@ -181,13 +181,13 @@ def test_a_job_that_has_ended_in_slurm_does_not_run():
 
 
 def test_failed_jobs_that_cells_share():
-    log_path = Path(PATHS.log("pretrain_model/g.log"))
+    log_path = Path(PATHS.log("pretrain_model", model="g"))
     write_text(log_path, "ended: error: no text\n")
-    write_text(PATHS.log("embed_passages/x.log"), FINISHED)
-    write_text(PATHS.log("write_world.log"), "ended: failed: OSError\n")
-    write_text(PATHS.log("finetune_cell/a/b.log"), "ended: error: of a cell\n")
+    write_text(f"{PATHS.logs()}/embed_passages/x.log", FINISHED)
+    write_text(PATHS.log("write_world"), "ended: failed: OSError\n")
+    write_text(f"{PATHS.logs()}/finetune_cell/a/b.log", "ended: error: of a cell\n")
     found = {failure.log: failure.note for failure in shared_failures(PATHS)}
-    assert found == {str(log_path): "error: no text", PATHS.log("write_world.log"): "failed: OSError"}
+    assert found == {str(log_path): "error: no text", PATHS.log("write_world"): "failed: OSError"}
     assert "error: no text" in study_status(CONFIG)
 
 

@@ -1,14 +1,11 @@
 """What a plan holds once cells are finished, what it costs to parse, and what `retrotune explain` says of it."""
 
 import os
-import re
 import subprocess
 import sys
 
 import pytest
 import yaml
-
-from retrotune.report.explain import read_reasons
 
 CELL_JOBS = {"finetune_cell": 1, "predict_cell": 1, "score_cell": 1}
 REPORT = {"collect_metrics": 1, "make_tables": 1, "plot_scaling": 1}
@@ -45,46 +42,6 @@ def one_more(finished):
 
 def test_one_cell_more_plans_its_jobs_only(finished):
     assert one_more(finished).plan() == {**CELL_JOBS, **REPORT}
-
-
-def test_planning_as_snakemake_does_it_plans_the_same(finished, monkeypatch):
-    def jobs():
-        output = one_more(finished).run("--dry-run", "--nocolor").stdout
-        return sorted((rule, sorted(re.split(r"[,;:] ", reason))) for rule, reason in read_reasons(output))
-
-    fast = jobs()
-    monkeypatch.setenv("RETROTUNE_PLAIN_PLANNING", "1")
-    plain = jobs()
-    assert len(fast) == len(CELL_JOBS) + len(REPORT)
-    assert fast == plain
-
-
-@pytest.mark.parametrize(
-    ("inside", "refused"), [("held/file", True), ("held-too/file", False)], ids=["inside another's folder", "beside it"]
-)
-def test_an_output_inside_the_folder_of_another_job_is_refused(repository, tmp_path, inside, refused):
-    (tmp_path / "Snakefile").write_text(f"""
-rule all:
-    input: "held", "{inside}"
-
-rule folder:
-    output: directory("held")
-    shell: "mkdir {{output}}"
-
-rule file:
-    output: "{inside}"
-    shell: "touch {{output}}"
-
-include: "{repository / "workflow/rules/planning.smk"}"
-""")
-    planned = subprocess.run(
-        [sys.executable, "-m", "snakemake", "--dry-run", "--quiet", "rules"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
-    said = planned.stdout + planned.stderr
-    assert ("ChildIOException" in said) == (planned.returncode != 0) == refused, said
 
 
 def test_explain_gives_snakemakes_reasons(finished):

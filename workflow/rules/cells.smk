@@ -7,19 +7,19 @@ rule finetune_cell:
     input:
         model=PATHS.model_manifest("{model}"),
         examples=PATHS.examples("{dataset}", "train"),
-        neighbors=lambda wildcards: neighbors_of(wildcards, "train"),
+        neighbors=needs("finetune_cell", "neighbors"),
     output:
         adapter=directory(f"{CELL}/adapter"),
         train=f"{CELL}/train.json",
     log:
-        PATHS.log(f"finetune_cell/{CELL_LOG}"),
+        PATHS.log("finetune_cell"),
     group:
         in_group("training")
     conda:
         ENV
-    threads: cpus()
+    threads: REQUESTS.cpus()
     resources:
-        **ask(training=True),
+        **REQUESTS.of_training(),
         cell=1,
     params:
         uses=uses("finetune_cell"),
@@ -30,22 +30,22 @@ rule finetune_cell:
 
 rule predict_cell:
     input:
-        adapter=adapter,
+        adapter=needs("predict_cell", "adapter"),
         model=PATHS.model_manifest("{model}"),
         examples=PATHS.examples("{dataset}", "test"),
-        neighbors=lambda wildcards: neighbors_of(wildcards, "test"),
+        neighbors=needs("predict_cell", "neighbors"),
     output:
         predictions=f"{CELL}/predictions.jsonl",
         summary=f"{CELL}/predict.json",
     log:
-        PATHS.log(f"predict_cell/{CELL_LOG}"),
+        PATHS.log("predict_cell"),
     group:
         in_group("answering")
     conda:
         ENV
-    threads: cpus()
+    threads: REQUESTS.cpus()
     resources:
-        **ask(),
+        **REQUESTS.resources(),
         cell=1,
     params:
         uses=uses("predict_cell"),
@@ -56,7 +56,7 @@ rule predict_cell:
 
 rule score_cell:
     input:
-        trained=trained,
+        trained=needs("score_cell", "trained"),
         predictions=f"{CELL}/predictions.jsonl",
         summary=f"{CELL}/predict.json",
         references=PATHS.references("{dataset}", "test"),
@@ -64,7 +64,7 @@ rule score_cell:
         scores=f"{CELL}/scores.jsonl",
         metrics=f"{CELL}/metrics.json",
     log:
-        PATHS.log(f"score_cell/{CELL_LOG}"),
+        PATHS.log("score_cell"),
     conda:
         ENV
     params:

@@ -5,7 +5,7 @@ rule write_world:
     output:
         PATHS.world(),
     log:
-        PATHS.log("write_world.log"),
+        PATHS.log("write_world"),
     conda:
         ENV
     params:
@@ -18,7 +18,7 @@ rule download_source:
     output:
         PATHS.downloaded("{download}"),
     log:
-        PATHS.log("download_source/{download}.log"),
+        PATHS.log("download_source"),
     conda:
         ENV
     params:
@@ -30,13 +30,13 @@ rule download_source:
 
 rule prepare_train:
     input:
-        lambda wildcards: raw(CONFIG.datasets[wildcards.dataset], "train"),
+        needs("prepare_train", "raw"),
     output:
         examples=PATHS.examples("{dataset}", "train"),
         references=PATHS.references("{dataset}", "train"),
         documents=PATHS.documents("{dataset}", "train"),
     log:
-        PATHS.log("prepare_train/{dataset}.log"),
+        PATHS.log("prepare_train"),
     conda:
         ENV
     params:
@@ -48,13 +48,13 @@ rule prepare_train:
 
 rule prepare_test:
     input:
-        lambda wildcards: raw(CONFIG.datasets[wildcards.dataset], "test"),
+        needs("prepare_test", "raw"),
     output:
         examples=PATHS.examples("{dataset}", "test"),
         references=PATHS.references("{dataset}", "test"),
         documents=PATHS.documents("{dataset}", "test"),
     log:
-        PATHS.log("prepare_test/{dataset}.log"),
+        PATHS.log("prepare_test"),
     conda:
         ENV
     params:
@@ -66,17 +66,17 @@ rule prepare_test:
 
 rule chunk_corpus:
     input:
-        raw=lambda wildcards: raw(CONFIG.corpora[wildcards.corpus]),
-        tokenizer=tokenizer_of_chunking,
+        raw=needs("chunk_corpus", "raw"),
+        tokenizer=needs("chunk_corpus", "tokenizer"),
     output:
         PATHS.passages("{corpus}", "{chunking}"),
     log:
-        PATHS.log("chunk_corpus/{corpus}-{chunking}.log"),
+        PATHS.log("chunk_corpus"),
     conda:
         ENV
-    threads: cpus("chunk_corpus")
+    threads: REQUESTS.cpus("chunk_corpus")
     resources:
-        **ask("chunk_corpus"),
+        **REQUESTS.resources("chunk_corpus"),
     params:
         uses=uses("chunk_corpus"),
         root=CONFIG.raw,
@@ -87,11 +87,11 @@ rule chunk_corpus:
 rule chunk_documents:
     input:
         documents=PATHS.documents("{dataset}", "{split}"),
-        tokenizer=tokenizer_of_chunking,
+        tokenizer=needs("chunk_documents", "tokenizer"),
     output:
         PATHS.passages("{dataset}/{split}", "{chunking}"),
     log:
-        PATHS.log("chunk_documents/{dataset}-{split}-{chunking}.log"),
+        PATHS.log("chunk_documents"),
     conda:
         ENV
     params:
@@ -102,13 +102,11 @@ rule chunk_documents:
 
 rule train_tokenizer:
     input:
-        lambda wildcards: [
-            path for name in CONFIG.tokenizers[wildcards.tokenizer].corpora for path in raw(CONFIG.corpora[name])
-        ],
+        needs("train_tokenizer", "raw"),
     output:
         PATHS.tokenizer("{tokenizer}"),
     log:
-        PATHS.log("train_tokenizer/{tokenizer}.log"),
+        PATHS.log("train_tokenizer"),
     conda:
         ENV
     params:

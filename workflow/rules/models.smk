@@ -3,22 +3,22 @@
 
 rule pretrain_model:
     input:
-        unpack(pretraining_inputs),
+        unpack(needs("pretrain_model")),
     output:
         PATHS.model_manifest("{model}"),
     log:
-        PATHS.log("pretrain_model/{model}.log"),
+        PATHS.log("pretrain_model"),
     benchmark:
-        PATHS.log("pretrain_model/{model}.benchmark.tsv")
+        PATHS.benchmark("pretrain_model")
     wildcard_constraints:
-        model=models_from("pretraining"),
+        model=models_of("pretrain_model"),
     # cells wait for base models, so these start before anything else that is ready
     priority: 10
     conda:
         ENV
-    threads: cpus()
+    threads: REQUESTS.cpus()
     resources:
-        **ask(training=True),
+        **REQUESTS.of_training(),
     params:
         uses=uses("pretrain_model"),
         root=CONFIG.raw,
@@ -29,21 +29,21 @@ rule pretrain_model:
 
 rule retrofit_model:
     input:
-        unpack(retrofitting_inputs),
+        unpack(needs("retrofit_model")),
     output:
         PATHS.model_manifest("{model}"),
     log:
-        PATHS.log("retrofit_model/{model}.log"),
+        PATHS.log("retrofit_model"),
     benchmark:
-        PATHS.log("retrofit_model/{model}.benchmark.tsv")
+        PATHS.benchmark("retrofit_model")
     wildcard_constraints:
-        model=models_from("retrofit_from"),
+        model=models_of("retrofit_model"),
     priority: 10
     conda:
         ENV
-    threads: cpus()
+    threads: REQUESTS.cpus()
     resources:
-        **ask(training=True),
+        **REQUESTS.of_training(),
     params:
         uses=uses("retrofit_model"),
         root=CONFIG.raw,
@@ -56,9 +56,9 @@ rule fetch_model:
     output:
         PATHS.model_manifest("{model}"),
     log:
-        PATHS.log("fetch_model/{model}.log"),
+        PATHS.log("fetch_model"),
     wildcard_constraints:
-        model=f"{models_from('hub')}|{models_from('path')}",
+        model=models_of("fetch_model"),
     conda:
         ENV
     params:
@@ -71,14 +71,14 @@ rule convert_model:
     output:
         PATHS.model_manifest("{model}"),
     log:
-        PATHS.log("convert_model/{model}.log"),
+        PATHS.log("convert_model"),
     wildcard_constraints:
-        model=models_from("checkpoint"),
+        model=models_of("convert_model"),
     conda:
         ENV
-    threads: cpus("convert_model")
+    threads: REQUESTS.cpus("convert_model")
     resources:
-        **ask("convert_model"),
+        **REQUESTS.resources("convert_model"),
     params:
         uses=uses("convert_model"),
         packages=PATHS.packages(),

@@ -8,7 +8,7 @@ rule collect_metrics:
         csv=PATHS.report("tables/metrics.csv"),
         json=PATHS.report("tables/results.json"),
     log:
-        PATHS.log("collect_metrics.log"),
+        PATHS.log("collect_metrics"),
     conda:
         ENV
     params:
@@ -38,7 +38,7 @@ rule make_tables:
             labels={"table": "cost"},
         ),
     log:
-        PATHS.log("make_tables.log"),
+        PATHS.log("make_tables"),
     conda:
         ENV
     params:
@@ -59,7 +59,7 @@ rule plot_scaling:
             labels={"figure": "scaling"},
         ),
     log:
-        PATHS.log("plot_scaling.log"),
+        PATHS.log("plot_scaling"),
     conda:
         ENV
     params:
@@ -70,7 +70,7 @@ rule plot_scaling:
 
 rule report_retrieval:
     input:
-        [PATHS.quality(*pair) for pair in MEASURED],
+        [quality.path for quality in ARTIFACTS.qualities()],
     output:
         multiext(PATHS.report("tables/retrieval"), ".csv", ".md", ".tex"),
         multiext(PATHS.report("figures/retrieval"), ".pdf", ".png"),
@@ -87,7 +87,7 @@ rule report_retrieval:
             labels={"figure": "retrieval"},
         ),
     log:
-        PATHS.log("report_retrieval.log"),
+        PATHS.log("report_retrieval"),
     conda:
         ENV
     params:

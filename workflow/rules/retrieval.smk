@@ -7,14 +7,14 @@ rule embed_passages:
     output:
         PATHS.embeddings("{retriever}", "{source}", "{chunking}"),
     log:
-        PATHS.log("embed_passages/{retriever}-{source}-{chunking}.log"),
+        PATHS.log("embed_passages"),
     benchmark:
-        PATHS.log("embed_passages/{retriever}-{source}-{chunking}.benchmark.tsv")
+        PATHS.benchmark("embed_passages")
     conda:
         ENV
-    threads: cpus("embed_passages")
+    threads: REQUESTS.cpus("embed_passages")
     resources:
-        **ask("embed_passages"),
+        **REQUESTS.resources("embed_passages"),
     params:
         uses=uses("embed_passages"),
     script:
@@ -27,12 +27,12 @@ rule build_index:
     output:
         PATHS.index("{retriever}", "{source}", "{chunking}", "{index}"),
     log:
-        PATHS.log("build_index/{retriever}-{source}-{chunking}-{index}.log"),
+        PATHS.log("build_index"),
     conda:
         ENV
-    threads: cpus("build_index")
+    threads: REQUESTS.cpus("build_index")
     resources:
-        **ask("build_index"),
+        **REQUESTS.resources("build_index"),
     params:
         uses=uses("build_index"),
     script:
@@ -41,16 +41,16 @@ rule build_index:
 
 rule cache_neighbors:
     input:
-        unpack(lambda wildcards: question_search(wildcards, wildcards.split)),
+        unpack(needs("cache_neighbors")),
     output:
         PATHS.neighbors("{retrieval}", "{dataset}", "{split}"),
     log:
-        PATHS.log("cache_neighbors/{retrieval}-{dataset}-{split}.log"),
+        PATHS.log("cache_neighbors"),
     conda:
         ENV
-    threads: cpus("cache_neighbors")
+    threads: REQUESTS.cpus("cache_neighbors")
     resources:
-        **ask("cache_neighbors"),
+        **REQUESTS.resources("cache_neighbors"),
     params:
         uses=uses("cache_neighbors"),
     script:
@@ -59,11 +59,11 @@ rule cache_neighbors:
 
 rule measure_retrieval:
     input:
-        unpack(lambda wildcards: question_search(wildcards, "test", answers=True)),
+        unpack(needs("measure_retrieval")),
     output:
         PATHS.quality("{retrieval}", "{dataset}"),
     log:
-        PATHS.log("measure_retrieval/{retrieval}-{dataset}.log"),
+        PATHS.log("measure_retrieval"),
     conda:
         ENV
     params:
@@ -74,18 +74,18 @@ rule measure_retrieval:
 
 rule cache_pretraining_neighbors:
     input:
-        unpack(pretraining_search),
+        unpack(needs("cache_pretraining_neighbors")),
     output:
         PATHS.pretraining_neighbors("{pretraining}", "{chunk_length}"),
     log:
-        PATHS.log("cache_pretraining_neighbors/{pretraining}-{chunk_length}.log"),
+        PATHS.log("cache_pretraining_neighbors"),
     wildcard_constraints:
         chunk_length=r"\d+",
     conda:
         ENV
-    threads: cpus("cache_pretraining_neighbors")
+    threads: REQUESTS.cpus("cache_pretraining_neighbors")
     resources:
-        **ask("cache_pretraining_neighbors"),
+        **REQUESTS.resources("cache_pretraining_neighbors"),
     params:
         uses=uses("cache_pretraining_neighbors"),
         root=CONFIG.raw,
@@ -95,11 +95,11 @@ rule cache_pretraining_neighbors:
 
 use rule cache_pretraining_neighbors as cache_retrofitting_neighbors with:
     input:
-        unpack(retrofitting_search),
+        unpack(needs("cache_retrofitting_neighbors")),
     output:
         PATHS.retrofitting_neighbors("{retrofitting}", "{model}", "{chunk_length}"),
     log:
-        PATHS.log("cache_retrofitting_neighbors/{retrofitting}-{model}-{chunk_length}.log"),
+        PATHS.log("cache_retrofitting_neighbors"),
     # it wants all cores: before the GPT arm, which needs no neighbors, takes one of them for long
     priority: 20
     params:

@@ -1,7 +1,7 @@
 from retrotune.report.collect import collect_metrics
 from retrotune.runtime.lifecycle import stage_log
-from retrotune.study.artifacts import Paths
 from retrotune.study.config import load_config
+from retrotune.study.paths import Paths
 from retrotune.study.stages import CollectParams
 
 with stage_log(snakemake.log[0]):

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from retrotune.errors import ConfigError, DataError, RetrotuneError
 from retrotune.retrieval.vectors.declared import FALLBACK
-from retrotune.study.artifacts import Paths
-from retrotune.study.cells import expand_grid
-from retrotune.study.config import BaseTraining, ChunkingEntry, Config, CorpusEntry, IndexEntry, RetrieverEntry
+from retrotune.study.artifacts import Artifacts
+from retrotune.study.config import ChunkingEntry, Config, CorpusEntry, IndexEntry, RetrieverEntry
+from retrotune.study.paths import Paths
 from retrotune.study.places import locate_model
 from retrotune.study.raw import split_files
 
@@ -114,8 +114,8 @@ def study_collections(config: Config, passages: int | None = None) -> tuple[list
     needs: dict[tuple[str, str, str], dict[str, set[str]]] = {}
     asked: dict[tuple[str, str, str], set[tuple[str, str | None]]] = {}
     depth: dict[tuple[str, str, str], int] = {}
-    for retrieval_name, source, asks in _searches(config):
-        retrieval = config.retrievals[retrieval_name]
+    for cache, name, source in Artifacts(config).searches():
+        retrieval, names = config.retrievals[name], cache.wildcards
         retriever = _dense(config, retrieval.retriever)
         if retriever is None or retrieval.chunking is None:
             continue
@@ -123,7 +123,7 @@ def study_collections(config: Config, passages: int | None = None) -> tuple[list
         indexes = needs.setdefault(key, {"indexes": set()})["indexes"]
         if source in config.corpora and retrieval.index is not None:
             indexes.add(retrieval.index)
-        asked.setdefault(key, set()).add(asks)
+        asked.setdefault(key, set()).add((names.get("dataset", name), names.get("split")))
         depth[key] = max(depth.get(key, 0), retrieval.top_k)
     found: list[Collection] = []
     notes: list[str] = []
@@ -153,23 +153,6 @@ def study_collections(config: Config, passages: int | None = None) -> tuple[list
             )
         )
     return found, notes
-
-
-def _searches(config: Config) -> Iterable[tuple[str, str, tuple[str, str | None]]]:
-    """(retrieval, source, (who asks, split; None: text to train on)) of all cells and base models, each once."""
-    seen: dict[tuple[str, str, tuple[str, str | None]], None] = {}
-    for cell in expand_grid(config):
-        if config.retrievals[cell.retrieval].retriever is not None:
-            for split in ("train", "test") if config.methods[cell.method].trained else ("test",):
-                source = config.dataset_source(cell.dataset, cell.retrieval, split)
-                seen[cell.retrieval, source, (cell.dataset, split)] = None
-    trainings: dict[str, BaseTraining] = {**config.pretrainings, **config.retrofittings}
-    for name, training in trainings.items():
-        if training.retrieval is not None:
-            corpus = config.retrievals[training.retrieval].corpus
-            if corpus is not None:
-                seen[training.retrieval, corpus, (name, None)] = None
-    return seen
 
 
 def _dense(config: Config, name: str | None) -> str | None:

@@ -12,9 +12,9 @@ from retrotune.preparing.examples import load_examples, load_references
 from retrotune.prompting.examples import select_passages
 from retrotune.retrieval.caches.questions import load_neighbors
 from retrotune.runtime.files import read_jsonl
-from retrotune.study.artifacts import Paths
 from retrotune.study.cells import Cell
 from retrotune.study.config import Config
+from retrotune.study.paths import Paths
 from retrotune.study.resolve import cell_stages
 from retrotune.study.stages import PredictParams
 from retrotune.training.batches import cell_batching

@@ -14,9 +14,9 @@ from retrotune.errors import ResultError
 from retrotune.runtime.files import atomic_write, read_result, sha256, write_json
 from retrotune.runtime.lifecycle import End, read_end
 from retrotune.runtime.log import logger
-from retrotune.study.artifacts import Paths
 from retrotune.study.cells import Cell
 from retrotune.study.config import Config
+from retrotune.study.paths import CELL_STAGES, MODEL_STAGES, Paths
 from retrotune.study.resolve import collecting
 from retrotune.study.stages import CellLabels, CollectParams
 
@@ -128,9 +128,9 @@ def _rows(results: Sequence[Result]) -> Iterator[list[Any]]:
 
 def _unfinished(paths: Paths, cell: Cell) -> tuple[str, str | None]:
     """(status, problem) of a cell without metrics.json: what its last job said, or that it has no base model."""
-    log, end = _last_end(paths.cell_logs(cell))
+    log, end = _last_end([paths.log(stage, **vars(cell)) for stage in CELL_STAGES])
     if end is None and not Path(paths.model_manifest(cell.model)).exists():
-        log, end = _last_end(paths.model_logs(cell.model))
+        log, end = _last_end([paths.log(stage, model=cell.model) for stage in MODEL_STAGES])
         if end is not None and end.state != "failed":
             end = None
     if end is None or end.state == "finished":

@@ -18,9 +18,10 @@ from retrotune.errors import ConfigError
 from retrotune.report.collect import read_cells
 from retrotune.report.standings import log_of, read_heads, read_standings
 from retrotune.runtime.files import sha256_text
-from retrotune.study.artifacts import Paths
+from retrotune.study.artifacts import Artifacts
 from retrotune.study.cells import COORDINATES, Cell, grid_cells
 from retrotune.study.config import Config, Select, nearest
+from retrotune.study.paths import Paths
 from retrotune.study.resolve import cell_stages
 from retrotune.study.stages import STAGES, StageParams
 
@@ -87,17 +88,15 @@ def explain_cell(config: Config, name: str, options: Sequence[str] = (), snakefi
 
 
 def cell_files(config: Config, cell: Cell) -> list[str]:
-    """Files that a cell's rules read and write, in the order in which they are made."""
-    paths = Paths.of(config)
-    trained = config.methods[cell.method].trained
-    splits = ("train", "test") if trained else ("test",)
-    files = [paths.model_manifest(cell.model), *(paths.examples(cell.dataset, split) for split in splits)]
-    files.append(paths.references(cell.dataset, "test"))
-    if config.retrievals[cell.retrieval].retriever is not None:
-        files += [paths.neighbors(cell.retrieval, cell.dataset, split) for split in splits]
-    made = ["adapter", "train_log.jsonl", "train.json"] if trained else []
+    """Files that a cell's stages read and write, in the order in which they are made."""
+    artifacts = Artifacts(config)
+    result = artifacts.cell(cell, "score_cell", "metrics.json")
+    stages = artifacts.cell_stages(cell)
+    needs = [need for stage in stages for need in artifacts.inputs(stage, result.wildcards).values()]
+    shared = [str(need) for need in needs if not str(need).startswith(artifacts.paths.cell(cell))]
+    made = ["adapter", "train_log.jsonl", "train.json"] if "finetune_cell" in stages else []
     made += ["predictions.jsonl", "predict.json", "scores.jsonl", "config.yaml", "metrics.json"]
-    return [*files, *(paths.cell(cell, file) for file in made)]
+    return [*dict.fromkeys(shared), *(artifacts.paths.cell(cell, file) for file in made)]
 
 
 def digest(used: Mapping[str, StageParams]) -> str:

@@ -21,8 +21,8 @@ from pathlib import Path
 from retrotune.report.collect import Result
 from retrotune.runtime.lifecycle import read_end
 from retrotune.runtime.slurm.queue import own_jobs
-from retrotune.study.artifacts import Paths
 from retrotune.study.cells import Cell
+from retrotune.study.paths import Paths
 
 STATES = ("failed", "running", "queued", "missing", "done")
 STAGES = {"finetune_cell": "train.json", "predict_cell": "predict.json", "score_cell": "metrics.json"}
@@ -88,7 +88,7 @@ def read_standings(paths: Paths, results: Iterable[Result], heads: Heads) -> lis
 def shared_failures(paths: Paths) -> list[Failure]:
     """Failed jobs that cells share, by the last lines of their logs."""
     failures = []
-    for rule in _entries(paths.log("")):
+    for rule in _entries(paths.logs()):
         if rule.name in STAGES:
             continue
         logs = sorted(Path(rule.path).rglob("*.log")) if rule.is_dir() else [Path(rule.path)]
@@ -106,7 +106,7 @@ def stages_of(trained: bool) -> list[str]:
 
 def log_of(paths: Paths, cell: Cell, stage: str) -> Path:
     """Log of one stage of a cell."""
-    return Path(paths.log(f"{stage}/{cell.name}.log"))
+    return Path(paths.log(stage, **vars(cell)))
 
 
 def _entries(folder: str) -> list[os.DirEntry[str]]:

@@ -22,8 +22,8 @@ from retrotune.report.standings import (
     shared_failures,
     stages_of,
 )
-from retrotune.study.artifacts import Paths
 from retrotune.study.config import Config
+from retrotune.study.paths import Paths
 
 SYMBOLS = {"done": "✓", "running": "▶", "queued": "…", "failed": "✗", "missing": "·"}
 LETTERS = {"done": "d", "running": "r", "queued": "q", "failed": "F", "missing": "-"}

@@ -1,131 +1,367 @@
-"""Where every file of a study lies. Paths take names or Snakemake wildcards alike."""
+"""The graph of a study's artifacts: which stage makes each, and what that stage needs.
 
-from collections.abc import Iterable
+A stage is called as its rule; `names` are the values of the rule's wildcards. Rules spell what they always need, and
+take from here what depends on the configuration. Plans, checks, states and explanations walk the same graph.
+"""
 
-from retrotune.study.cells import Cell
-from retrotune.study.config import Config
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from retrotune.study.cells import Cell, expand_grid
+from retrotune.study.config import BaseTraining, Config, CorpusEntry, DatasetEntry
+from retrotune.study.paths import Paths
+from retrotune.study.raw import corpus_files, raw_files
+
+Names = Mapping[str, str]
 
 
-class Paths:
-    """Where the files of one study lie. `source` is a corpus, or `dataset/split`: that split's own documents."""
+@dataclass(frozen=True)
+class Artifact:
+    """A file and what makes it: a stage, for the values of its rule's wildcards. Without a stage it is the user's."""
 
-    def __init__(self, resources: str, results: str, study: str) -> None:
-        self.resources = resources
-        self.name = study
-        self.study = f"{results}/{study}"
+    path: str
+    stage: str | None = None
+    names: tuple[tuple[str, str], ...] = ()
 
-    @classmethod
-    def of(cls, config: Config) -> "Paths":
-        """Paths of a configuration."""
-        return cls(config.resources, config.results_dir, config.study)
+    @property
+    def wildcards(self) -> dict[str, str]:
+        """`names` as a mapping."""
+        return dict(self.names)
 
-    # raw files -----------------------------------------------------------------------------------------------------
-    def world(self) -> str:
-        """Last file of the demo world."""
-        return f"{self.resources}/raw/world.json"
 
-    def downloaded(self, source: str) -> str:
-        """Written when all files of an official source are there."""
-        return f"{self.resources}/raw/{source}.downloaded.json"
+class Search(NamedTuple):
+    """A neighbor cache, the retrieval that makes it, and the source searched: a corpus, or a split's own documents."""
 
-    # shared by all cells -------------------------------------------------------------------------------------------
-    def examples(self, dataset: str, split: str) -> str:
-        """Questions of one split (train, test): parquet, one row per question; training questions with the answer."""
-        return f"{self.resources}/datasets/{dataset}/{split}.parquet"
+    cache: Artifact
+    retrieval: str
+    source: str
 
-    def references(self, dataset: str, split: str) -> str:
-        """What the answers of one split are held against: parquet with all answers, options and evidence."""
-        return f"{self.resources}/datasets/{dataset}/{split}.references.parquet"
 
-    def documents(self, dataset: str, split: str) -> str:
-        """Documents of one split's questions: parquet with doc_id, title, text; none of an open-domain dataset."""
-        return f"{self.resources}/datasets/{dataset}/{split}.documents.parquet"
+Needs = dict[str, Artifact | list[Artifact]]
+"""What a stage needs, by the name of its rule's input; what it does not need is left out."""
 
-    def passages(self, source: str, chunking: str) -> str:
-        """Passages: parquet with passage_id, doc_id, title, text; row number = vector number."""
-        return f"{self.resources}/passages/{source}/{chunking}.parquet"
 
-    def embeddings(self, retriever: str, source: str, chunking: str) -> str:
-        """Manifest of the numbered vector blocks that lie in the folder of the same name without `.json`."""
-        return f"{self.resources}/embeddings/{retriever}/{source}/{chunking}.json"
+class Artifacts:
+    """The artifacts of one study."""
 
-    def index(self, retriever: str, source: str, chunking: str, index: str) -> str:
-        """What an index is made of; its shards lie in the folder of the same name, measurements in `.manifest.json`."""
-        return f"{self.resources}/indexes/{retriever}/{source}/{chunking}/{index}.json"
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.paths = Paths.of(config)
 
-    def neighbors(self, retrieval: str, dataset: str, split: str) -> str:
-        """Neighbor cache: parquet with question_id, rank, passage_id, title, text, score; blocks in a folder beside."""
-        return f"{self.resources}/neighbors/{retrieval}/{dataset}/{split}.parquet"
+    # what there is -------------------------------------------------------------------------------------------------
+    def raw(self, entry: DatasetEntry | CorpusEntry, split: str = "train") -> list[Artifact]:
+        """Files that a reader reads: the user's, the demo world's, or the download of the official ones."""
+        config = self.config
+        if config.data_root is not None:
+            if isinstance(entry, DatasetEntry):
+                return [Artifact(str(path)) for path in raw_files(entry, config.data_root, split)]
+            return [Artifact(str(path)) for path in corpus_files(entry, config.data_root)]
+        if config.world is not None:
+            return [_made(self.paths.world(), "write_world")]
+        download = str(entry.download)
+        return [_made(self.paths.downloaded(download), "download_source", download=download)]
 
-    def quality(self, retrieval: str, dataset: str) -> str:
-        """How well a retrieval finds what a dataset's test questions ask for."""
-        return f"{self.resources}/neighbors/{retrieval}/{dataset}/quality.json"
+    def examples(self, dataset: str, split: str) -> Artifact:
+        """Questions of a split."""
+        return _made(self.paths.examples(dataset, split), f"prepare_{split}", dataset=dataset)
 
-    def tokenizer(self, tokenizer: str) -> str:
-        """A trained tokenizer's file in tokenizers' JSON format."""
-        return f"{self.resources}/tokenizers/{tokenizer}/tokenizer.json"
+    def references(self, dataset: str, split: str) -> Artifact:
+        """What the answers of a split are held against."""
+        return _made(self.paths.references(dataset, split), f"prepare_{split}", dataset=dataset)
 
-    def pretraining_neighbors(self, pretraining: str, chunk_length: int | str) -> str:
-        """Neighbors of pretraining chunks of a length (0: of whole documents).
+    def passages(self, source: str, chunking: str) -> Artifact:
+        """Passages of a corpus, or of one split's own documents."""
+        path = self.paths.passages(source, chunking)
+        if source in self.config.corpora:
+            return _made(path, "chunk_corpus", corpus=source, chunking=chunking)
+        dataset, split = source.rsplit("/", 1)
+        return _made(path, "chunk_documents", dataset=dataset, split=split, chunking=chunking)
 
-        Manifest of the blocks of passage rows that lie in the folder of the same name without `.json`.
+    def neighbors(self, retrieval: str, dataset: str, split: str) -> Artifact | None:
+        """Neighbor cache of a split's questions; None for a retrieval that gets nothing."""
+        if self.config.retrievals[retrieval].retriever is None:
+            return None
+        path = self.paths.neighbors(retrieval, dataset, split)
+        return _made(path, "cache_neighbors", retrieval=retrieval, dataset=dataset, split=split)
+
+    def tokenizer(self, tokenizer: str) -> Artifact:
+        """A tokenizer that is trained here."""
+        return _made(self.paths.tokenizer(tokenizer), "train_tokenizer", tokenizer=tokenizer)
+
+    def model(self, model: str) -> Artifact:
+        """A base model: trained here, retrofitted from another, converted, fetched from the hub or from a folder."""
+        entry = self.config.models[model]
+        made_by = {
+            "pretrain_model": entry.pretraining,
+            "retrofit_model": entry.retrofit_from,
+            "convert_model": entry.checkpoint,
+            "fetch_model": entry.hub or entry.path,
+        }
+        stage = next(stage for stage, source in made_by.items() if source is not None)
+        return _made(self.paths.model_manifest(model), stage, model=model)
+
+    def cell(self, cell: Cell, stage: str, file: str) -> Artifact:
+        """A file of a cell."""
+        return _made(self.paths.cell(cell, file), stage, **_names_of(cell))
+
+    def cell_stages(self, cell: Cell) -> list[str]:
+        """Stages of a cell, in their order."""
+        trained = self.config.methods[cell.method].trained
+        return [*(["finetune_cell"] if trained else []), "predict_cell", "score_cell"]
+
+    def metrics(self) -> list[Artifact]:
+        """The result of each cell of the study."""
+        return [self.cell(cell, "score_cell", "metrics.json") for cell in expand_grid(self.config)]
+
+    def measured(self) -> list[tuple[str, str]]:
+        """(retrieval, dataset) whose quality is measured: cells search there, and passages can hold the answers."""
+        config = self.config
+        pairs = dict.fromkeys((cell.retrieval, cell.dataset) for cell in expand_grid(config))
+        return [
+            (retrieval, dataset)
+            for retrieval, dataset in pairs
+            if config.evaluation.retrieval_depth
+            and config.retrievals[retrieval].retriever is not None
+            and config.datasets[dataset].record.gold
+        ]
+
+    def qualities(self) -> list[Artifact]:
+        """The measured quality of each of `measured`."""
+        return [
+            _made(self.paths.quality(*pair), "measure_retrieval", retrieval=pair[0], dataset=pair[1])
+            for pair in self.measured()
+        ]
+
+    # what is needed ------------------------------------------------------------------------------------------------
+    def needs(self, stage: str, names: Names) -> Needs:
+        """What the job of a stage with these `names` reads: the private method that is called as the stage says."""
+        found = getattr(self, f"_{stage}", None)
+        return {} if found is None else {name: need for name, need in found(**names).items() if need is not None}
+
+    def inputs(self, stage: str, names: Names) -> dict[str, str | list[str]]:
+        """Paths of what the job of a stage reads, as its rule gives them to Snakemake."""
+        return {
+            name: need.path if isinstance(need, Artifact) else [one.path for one in need]
+            for name, need in self.needs(stage, names).items()
+        }
+
+    def rest_on(self, artifacts: Iterable[Artifact]) -> list[Artifact]:
+        """`artifacts` and all that is needed to make them, each file once, what is needed first."""
+        order: dict[str, Artifact] = {}
+
+        def visit(artifact: Artifact) -> None:
+            if artifact.path in order:
+                return
+            if artifact.stage is not None:
+                for need in self.needs(artifact.stage, artifact.wildcards).values():
+                    for one in [need] if isinstance(need, Artifact) else need:
+                        visit(one)
+            order[artifact.path] = artifact
+
+        for artifact in artifacts:
+            visit(artifact)
+        return list(order.values())
+
+    def all(self) -> list[Artifact]:
+        """All that the study's cells and tables of retrieval rest on, what is needed first."""
+        return self.rest_on([*self.metrics(), *self.qualities()])
+
+    def searches(self) -> list["Search"]:
+        """Every neighbor cache that the study's cells and base models read."""
+        found = []
+        for cache in self.all():
+            retrieval = self.retrieval_of(cache)
+            if retrieval is None or cache.stage == "measure_retrieval":
+                continue
+            names = cache.wildcards
+            if cache.stage == "cache_neighbors":
+                source = self.config.dataset_source(names["dataset"], retrieval, names["split"])
+            else:
+                source = str(self.config.retrievals[retrieval].corpus)
+            found.append(Search(cache, retrieval, source))
+        return found
+
+    def retrieval_of(self, artifact: Artifact) -> str | None:
+        """The retrieval through which the job that makes an artifact searches."""
+        names = artifact.wildcards
+        if artifact.stage in ("cache_neighbors", "measure_retrieval"):
+            return names["retrieval"]
+        if artifact.stage == "cache_pretraining_neighbors":
+            return self.config.pretrainings[names["pretraining"]].retrieval
+        if artifact.stage == "cache_retrofitting_neighbors":
+            return self.config.retrofittings[names["retrofitting"]].retrieval
+        return None
+
+    def log(self, artifact: Artifact) -> str:
+        """Log of the job that makes an artifact."""
+        assert artifact.stage is not None, f"{artifact.path} is made by no stage"
+        return self.paths.log(artifact.stage, **artifact.wildcards)
+
+    # data and passages
+    def _prepare_train(self, dataset: str) -> dict[str, Any]:
+        return {"raw": self.raw(self.config.datasets[dataset], "train")}
+
+    def _prepare_test(self, dataset: str) -> dict[str, Any]:
+        return {"raw": self.raw(self.config.datasets[dataset], "test")}
+
+    def _chunk_corpus(self, corpus: str, chunking: str) -> dict[str, Any]:
+        return {"raw": self.raw(self.config.corpora[corpus]), "tokenizer": self._cutting(chunking)}
+
+    def _chunk_documents(self, dataset: str, split: str, chunking: str) -> dict[str, Any]:
+        documents = _made(self.paths.documents(dataset, split), f"prepare_{split}", dataset=dataset)
+        return {"documents": documents, "tokenizer": self._cutting(chunking)}
+
+    def _cutting(self, chunking: str) -> Artifact | None:
+        """The tokenizer that cuts passages; None where they are cut by words."""
+        tokenizer = self.config.chunkings[chunking].tokenizer
+        return None if tokenizer is None else self.tokenizer(tokenizer)
+
+    def _train_tokenizer(self, tokenizer: str) -> dict[str, Any]:
+        return {"raw": self._texts(self.config.tokenizers[tokenizer].corpora)}
+
+    def _texts(self, corpora: Iterable[str]) -> list[Artifact]:
+        return [file for name in corpora for file in self.raw(self.config.corpora[name])]
+
+    # retrieval
+    def _embed_passages(self, retriever: str, source: str, chunking: str) -> dict[str, Any]:
+        return {"passages": self.passages(source, chunking)}
+
+    def _build_index(self, retriever: str, source: str, chunking: str, index: str) -> dict[str, Any]:
+        return {"embeddings": self._embeddings(retriever, source, chunking)}
+
+    def _embeddings(self, retriever: str, source: str, chunking: str) -> Artifact:
+        names = {"retriever": retriever, "source": source, "chunking": chunking}
+        return _made(self.paths.embeddings(**names), "embed_passages", **names)
+
+    def _searched(self, retrieval: str, source: str) -> dict[str, Any]:
+        """What a retrieval searches in a source: passages, a dense retriever's vectors, and the index over a corpus.
+
+        A document's passages are few and are searched exactly, without an index.
         """
-        return f"{self.resources}/pretraining/{pretraining}/neighbors-{chunk_length}.json"
+        entry = self.config.retrievals[retrieval]
+        assert entry.retriever is not None
+        assert entry.chunking is not None
+        found: dict[str, Any] = {"passages": self.passages(source, entry.chunking)}
+        searching = self.config.searching(entry.retriever)
+        if self.config.retrievers[searching].kind != "dense":
+            return found
+        names = {"retriever": searching, "source": source, "chunking": entry.chunking}
+        found["embeddings"] = self._embeddings(**names)
+        if source in self.config.corpora:
+            index = {**names, "index": str(entry.index)}
+            found["index"] = _made(self.paths.index(**index), "build_index", **index)
+        return found
 
-    def retrofitting_neighbors(self, retrofitting: str, model: str, chunk_length: int | str) -> str:
-        """As `pretraining_neighbors`, of chunks that the tokenizer of the GPT `model` cuts."""
-        return f"{self.resources}/retrofitting/{retrofitting}/{model}/neighbors-{chunk_length}.json"
+    def _cache_neighbors(self, retrieval: str, dataset: str, split: str) -> dict[str, Any]:
+        """Answers too, where the retriever looks for them."""
+        source = self.config.dataset_source(dataset, retrieval, split)
+        searching = self.config.searching(str(self.config.retrievals[retrieval].retriever))
+        gold = self.config.retrievers[searching].kind == "gold"
+        return {
+            "examples": self.examples(dataset, split),
+            "references": self.references(dataset, split) if gold else None,
+            **self._searched(retrieval, source),
+        }
 
-    def model(self, model: str) -> str:
-        """Folder of a base model in transformers layout, tokenizer included; its manifest is written last."""
-        return f"{self.resources}/models/{model}"
+    def _measure_retrieval(self, retrieval: str, dataset: str) -> dict[str, Any]:
+        references = {"references": self.references(dataset, "test")}
+        return self._cache_neighbors(retrieval, dataset, "test") | references
 
-    def model_manifest(self, model: str) -> str:
-        """Manifest of a base model: written last, its existence says that the model is whole."""
-        return f"{self.model(model)}/manifest.json"
+    def _cache_pretraining_neighbors(self, pretraining: str, chunk_length: str) -> dict[str, Any]:
+        entry = self.config.pretrainings[pretraining]
+        return {"tokenizer": self.tokenizer(entry.tokenizer), **self._text_search(entry)}
 
-    def packages(self) -> str:
-        """Folder of files taken out of Python packages, one folder per package and version."""
-        return f"{self.resources}/packages"
+    def _cache_retrofitting_neighbors(self, retrofitting: str, model: str, chunk_length: str) -> dict[str, Any]:
+        """Chunks are cut by the tokenizer of the GPT that is retrofitted."""
+        return {"model": self.model(model), **self._text_search(self.config.retrofittings[retrofitting])}
 
-    def model_work(self, model: str) -> str:
-        """Work folder of a base model's training, beside the model, which studies with these resources share."""
-        return f"{self.resources}/work/models/{model}"
+    def _text_search(self, training: BaseTraining) -> dict[str, Any]:
+        corpus = self.config.retrievals[str(training.retrieval)].corpus
+        return {"raw": self._texts(training.corpora), **self._searched(str(training.retrieval), str(corpus))}
 
-    # cells ---------------------------------------------------------------------------------------------------------
-    def cell(self, cell: Cell | str, file: str = "") -> str:
-        """Folder of a cell, or a file in it."""
-        name = cell if isinstance(cell, str) else cell.name
-        return f"{self.study}/cells/{name}" + (f"/{file}" if file else "")
+    # base models
+    def _pretrain_model(self, model: str) -> dict[str, Any]:
+        entry = self.config.models[model]
+        name = str(entry.pretraining)
+        training = self.config.pretrainings[name]
+        found: dict[str, Any] = {
+            "raw": self._texts(training.corpora),
+            "tokenizer": self.tokenizer(training.tokenizer),
+        }
+        if not self._gets_passages(entry.family, training):
+            return found
+        size = self.config.sizes.get(entry.size)
+        length = _chunk_length(training, 64 if size is None else size.chunk_length)
+        names = {"pretraining": name, "chunk_length": length}
+        cache = _made(self.paths.pretraining_neighbors(**names), "cache_pretraining_neighbors", **names)
+        return {**found, "neighbors": cache, "passages": self._text_passages(training)}
 
-    def work(self, name: str) -> str:
-        """Work folder that no rule declares: checkpoints and partial results survive a failed job there."""
-        return f"{self.study}/work/{name}"
+    def _retrofit_model(self, model: str) -> dict[str, Any]:
+        entry = self.config.models[model]
+        name, source = str(entry.retrofitting), str(entry.retrofit_from)
+        training = self.config.retrofittings[name]
+        found: dict[str, Any] = {"raw": self._texts(training.corpora), "source": self.model(source)}
+        if not self._gets_passages(entry.family, training):
+            return found
+        names = {
+            "retrofitting": name,
+            "model": source,
+            "chunk_length": _chunk_length(training, training.chunk_length),
+        }
+        cache = _made(self.paths.retrofitting_neighbors(**names), "cache_retrofitting_neighbors", **names)
+        return {**found, "neighbors": cache, "passages": self._text_passages(training)}
 
-    def log(self, name: str) -> str:
-        """Log of one job: rule, then what it worked on."""
-        return f"logs/{self.name}/{name}"
+    def _gets_passages(self, family: str, training: BaseTraining) -> bool:
+        retrieval = self.config.retrievals.get(training.retrieval or "")
+        return retrieval is not None and retrieval.passages(family).needed > 0
 
-    def cell_logs(self, cell: Cell) -> list[str]:
-        """Logs of a cell's jobs."""
-        return [self.log(f"{rule}/{cell.name}.log") for rule in ("finetune_cell", "predict_cell", "score_cell")]
+    def _text_passages(self, training: BaseTraining) -> Artifact:
+        """Passages whose rows a neighbor cache of text holds."""
+        entry = self.config.retrievals[str(training.retrieval)]
+        return self.passages(str(entry.corpus), str(entry.chunking))
 
-    def model_logs(self, model: str) -> list[str]:
-        """Logs of the jobs that may have made a base model."""
-        rules = ("pretrain_model", "retrofit_model", "fetch_model", "convert_model")
-        return [self.log(f"{rule}/{model}.log") for rule in rules]
+    # cells
+    def _reads(self, cell: Cell, split: str) -> dict[str, Any]:
+        return {
+            "model": self.model(cell.model),
+            "examples": self.examples(cell.dataset, split),
+            "neighbors": self.neighbors(cell.retrieval, cell.dataset, split),
+        }
 
-    def report(self, file: str) -> str:
-        """A table, figure or page made from all cells."""
-        return f"{self.study}/{file}"
+    def _finetune_cell(self, **names: str) -> dict[str, Any]:
+        return self._reads(_cell_of(names), "train")
 
-    def so_far(self, file: str = "") -> str:
-        """Folder of what `retrotune tables` makes of unfinished or selected cells, or a file in it.
+    def _predict_cell(self, **names: str) -> dict[str, Any]:
+        cell = _cell_of(names)
+        return {"adapter": self._trained(cell, "adapter"), **self._reads(cell, "test")}
 
-        The workflow never writes there: what lies in its own folders is what it made of all its cells.
-        """
-        return f"{self.study}/so-far" + (f"/{file}" if file else "")
+    def _score_cell(self, **names: str) -> dict[str, Any]:
+        cell = _cell_of(names)
+        return {
+            "trained": self._trained(cell, "train.json"),
+            "predictions": self.cell(cell, "predict_cell", "predictions.jsonl"),
+            "summary": self.cell(cell, "predict_cell", "predict.json"),
+            "references": self.references(cell.dataset, "test"),
+        }
 
-    def metrics(self, cells: Iterable[Cell]) -> list[str]:
-        """The `metrics.json` of each cell."""
-        return [self.cell(cell, "metrics.json") for cell in cells]
+    def _trained(self, cell: Cell, file: str) -> Artifact | None:
+        """What fine-tuning leaves; None for zero-shot."""
+        return self.cell(cell, "finetune_cell", file) if self.config.methods[cell.method].trained else None
+
+
+def _made(path: str, stage: str, **names: str) -> Artifact:
+    return Artifact(path, stage, tuple(names.items()))
+
+
+def _names_of(cell: Cell) -> dict[str, str]:
+    return {name: str(value) for name, value in vars(cell).items()}
+
+
+def _cell_of(names: Names) -> Cell:
+    return Cell(**{**names, "seed": int(names["seed"])})  # type: ignore[arg-type]
+
+
+def _chunk_length(training: BaseTraining, chunk_length: int) -> str:
+    """0 where neighbors belong to whole documents, else the length of the chunks that have some."""
+    return "0" if training.neighbors_per == "document" else str(chunk_length)

@@ -4,15 +4,16 @@ Planning compares names, sizes and times of their files; the jobs that read them
 """
 
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from retrotune.errors import ModelError, RetrotuneError
 from retrotune.runtime.files import listing, read_json, sha256_text
-from retrotune.study.artifacts import Paths
+from retrotune.study.artifacts import Artifact, Artifacts
 from retrotune.study.config import Config, ModelEntry
 from retrotune.study.model_folders import used_files
+from retrotune.study.paths import Paths
 from retrotune.study.places import locate_model
 from retrotune.study.stages import Files
 
@@ -114,36 +115,20 @@ def _places(model: ModelEntry) -> Iterator[tuple[str, str]]:
             yield model.checkpoint.tokenizer, "its tokenizer"
 
 
-def read_by_study(config: Config, models: Collection[str]) -> tuple[set[str], set[str]]:
-    """(models, retrievers) whose folders making these models and answering with them reads."""
-    names = set(models)
-    while sources := {str(config.models[name].retrofit_from) for name in names} - names - {"None"}:
-        names |= sources
-    retrievals = {name for grid in config.grid for name in grid.retrievals}
-    for name in names:
-        entry = config.models[name]
-        recipes = (config.pretrainings.get(entry.pretraining or ""), config.retrofittings.get(entry.retrofitting or ""))
-        retrievals |= {recipe.retrieval for recipe in recipes if recipe is not None and recipe.retrieval is not None}
-    return names, {found for name in retrievals for found in _searching(config, name)}
+def read_by_study(config: Config) -> tuple[set[str], set[str]]:
+    """(models, retrievers) whose folders making and answering with the study's models reads."""
+    return read_by_jobs(config, Artifacts(config).all())
 
 
-def read_by_job(config: Config, rule: str, wildcards: Mapping[str, str]) -> tuple[set[str], set[str]]:
-    """(models, retrievers) whose folders a job reads."""
-    if rule in ("fetch_model", "convert_model"):
-        return {wildcards["model"]}, set()
-    if rule == "embed_passages":
-        return set(), {wildcards["retriever"]}
-    retrieval: str | None = None
-    if rule in ("cache_neighbors", "measure_retrieval"):
-        retrieval = wildcards["retrieval"]
-    elif rule == "cache_pretraining_neighbors":
-        retrieval = config.pretrainings[wildcards["pretraining"]].retrieval
-    elif rule == "cache_retrofitting_neighbors":
-        retrieval = config.retrofittings[wildcards["retrofitting"]].retrieval
-    return set(), set() if retrieval is None else set(_searching(config, retrieval))
-
-
-def _searching(config: Config, retrieval: str) -> Iterator[str]:
-    retriever = config.retrievals[retrieval].retriever
-    if retriever is not None:
-        yield config.searching(retriever)
+def read_by_jobs(config: Config, made: Iterable[Artifact]) -> tuple[set[str], set[str]]:
+    """(models, retrievers) whose folders the jobs read that make these artifacts."""
+    models, retrievers = set[str](), set[str]()
+    artifacts = Artifacts(config)
+    for artifact in made:
+        if artifact.stage in ("fetch_model", "convert_model"):
+            models.add(artifact.wildcards["model"])
+        elif artifact.stage == "embed_passages":
+            retrievers.add(artifact.wildcards["retriever"])
+        elif (retrieval := artifacts.retrieval_of(artifact)) is not None:
+            retrievers.add(config.searching(str(config.retrievals[retrieval].retriever)))
+    return models, retrievers

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from retrotune.methods import num_virtual_tokens
+from retrotune.study.artifacts import Artifacts
 from retrotune.study.cells import Cell, expand_grid
 from retrotune.study.config import Config, CorpusEntry, DatasetEntry, Passages, RetrievalEntry
 from retrotune.study.outside import encoder_files, model_files, raw_digest
@@ -68,8 +69,8 @@ def resolve(config: Config, stage: str, wildcards: Wildcards) -> StageParams:
 
 def cell_stages(config: Config, cell: Cell) -> dict[str, StageParams]:
     """What each stage of a cell uses, in their order."""
-    names = [*(["finetune_cell"] if config.methods[cell.method].trained else []), "predict_cell", "score_cell"]
-    return {name: resolve(config, name, {**vars(cell), "seed": str(cell.seed)}) for name in names}
+    names = {**vars(cell), "seed": str(cell.seed)}
+    return {stage: resolve(config, stage, names) for stage in Artifacts(config).cell_stages(cell)}
 
 
 def _resolver(stage: str) -> Callable[[R], R]:
@@ -332,18 +333,6 @@ def collecting(config: Config, wildcards: Wildcards | None = None) -> CollectPar
     )
 
 
-def measured(config: Config) -> list[tuple[str, str]]:
-    """(retrieval, dataset) whose quality is measured: those of cells that search, where a passage can hold answers."""
-    pairs = dict.fromkeys((cell.retrieval, cell.dataset) for cell in expand_grid(config))
-    return [
-        (retrieval, dataset)
-        for retrieval, dataset in pairs
-        if config.evaluation.retrieval_depth
-        and config.retrievals[retrieval].retriever is not None
-        and config.datasets[dataset].record.gold
-    ]
-
-
 @_resolver("report_retrieval")
 def _report_retrieval(config: Config, wildcards: Wildcards) -> StageParams:
-    return ReportRetrievalParams(pairs=tuple(measured(config)))
+    return ReportRetrievalParams(pairs=tuple(Artifacts(config).measured()))

@@ -3,7 +3,6 @@
 import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ from retrotune.retrieval.passages import PassageTable
 from retrotune.retrieval.search.hits import Hits
 from retrotune.retrieval.search.searchers import Searcher, open_searcher
 from retrotune.runtime.log import Progress
-from retrotune.study.artifacts import Paths
+from retrotune.study.artifacts import Artifacts
 from retrotune.study.config import Config, CorpusEntry, RetrievalEntry
 
 SCORE_TOLERANCE = 1e-3
@@ -43,21 +42,8 @@ SPLITS = ("train", "test")
 
 
 def study_caches(config: Config) -> dict[str, RetrievalEntry]:
-    """The neighbor caches of a study that exist, each with the retrieval that made it."""
-    paths, found = Paths.of(config), dict[str, RetrievalEntry]()
-    retrievals = {name: entry for name, entry in config.retrievals.items() if entry.retriever is not None}
-    for (name, entry), dataset, split in itertools.product(retrievals.items(), config.datasets, SPLITS):
-        found[paths.neighbors(name, dataset, split)] = entry
-    trainings = [
-        (entry.retrieval, paths.pretraining_neighbors(name, "*")) for name, entry in config.pretrainings.items()
-    ]
-    trainings += [
-        (entry.retrieval, paths.retrofitting_neighbors(name, model, "*"))
-        for (name, entry), model in itertools.product(config.retrofittings.items(), config.models)
-    ]
-    for retrieval, pattern in trainings:
-        if retrieval in retrievals:
-            found |= dict.fromkeys(sorted(glob(pattern)), retrievals[retrieval])  # noqa: PTH207
+    """The neighbor caches that the study's cells and base models read, as far as they exist, with their retrievals."""
+    found = {search.cache.path: config.retrievals[search.retrieval] for search in Artifacts(config).searches()}
     return {path: entry for path, entry in found.items() if Path(path).is_file()}
 
 
