@@ -164,7 +164,7 @@ def test_failed_cells_are_shown_with_their_logs(study, capsys):
     assert len(re.findall(r"^(?!Failed|Without).* failed", printed, re.MULTILINE)) == 2, "in the rows, for the numbers"
     statuses = {result.name: result.status for result in load_results(PATHS.so_far("tables/results.json"))}
     assert statuses == {finished.name: "done", failed.name: "failed", killed.name: "failed", orphan.name: "missing"}
-    base = Path(PATHS.model_logs(orphan.model)[0])
+    base = Path(PATHS.log("pretrain_model", model=orphan.model))
     base.parent.mkdir(parents=True)
     base.write_text("ended: error: no such corpus\n")
     assert f"{orphan.name}: error: no such corpus (log: {base})" in tables(capsys)

@@ -38,7 +38,6 @@ SCORE_TOLERANCE = 1e-3
 """Relative: another number of threads or bfloat16 changes scores by less."""
 DEEPER = 64
 """Ranks searched beyond the cache's where passages differ, to tell a tie from an error."""
-SPLITS = ("train", "test")
 
 
 def study_caches(config: Config) -> dict[str, RetrievalEntry]:
