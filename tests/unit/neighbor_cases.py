@@ -46,13 +46,12 @@ def cache_questions(
     top_k: int,
     own_documents: bool,
     out: Path,
-    base: RetrieverEntry | None = None,
     continuation: bool = False,
     **files: Any,
 ) -> None:
     """Find the neighbors of questions; `files` are those that the retriever needs beside, and the size of blocks."""
     params = CacheNeighborsParams(
-        retriever=retriever, base=base, top_k=top_k, own_documents=own_documents, continuation=continuation
+        retriever=retriever, top_k=top_k, own_documents=own_documents, continuation=continuation
     )
     cache_neighbors(params, examples, passages, out, **files)
 
@@ -67,12 +66,11 @@ def cache_texts(
     out: Path,
     tokenizer: Path | str = "none",
     chunk_length: int = 0,
-    base: RetrieverEntry | None = None,
     continuation: bool = False,
     **files: Any,
 ) -> None:
     """Find the neighbors of text to train on: of its chunks, or of whole documents where `chunk_length` is 0."""
     params = CacheTextNeighborsParams(
-        retriever=retriever, base=base, top_k=top_k, source=source, corpora=corpora, continuation=continuation
+        retriever=retriever, top_k=top_k, source=source, corpora=corpora, continuation=continuation
     )
     cache_pretraining_neighbors(params, root, passages, tokenizer, chunk_length, out, **files)

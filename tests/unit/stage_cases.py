@@ -31,7 +31,7 @@ from retrotune.models.loading import load_model
 from retrotune.prediction.generate import predict_cell
 from retrotune.preparing.examples import write_examples
 from retrotune.study.cells import Cell
-from retrotune.study.config import CorpusEntry, Emphasis, Passages, Recipe, SaveEvery, SizeEntry, load_config
+from retrotune.study.config import CorpusEntry, Emphasis, PassageLayout, Recipe, SaveEvery, SizeEntry, load_config
 from retrotune.study.resolve import cell_stages
 from retrotune.study.stages import PretrainParams, StageParams
 from retrotune.training.finetune import finetune_cell
@@ -309,7 +309,7 @@ def pretrain(
         family=family,
         size=SIZE,
         recipe=RECIPE.model_copy(update=changes),
-        layout=Passages(num_neighbors=1) if family == "retro" else Passages(),
+        layout=PassageLayout(num_neighbors=1) if family == "retro" else PassageLayout(),
         corpora=corpora,
     )
     seen: list[tuple[int, list[int]]] = []

@@ -19,7 +19,7 @@ from retrotune.models.sizes import departures
 from retrotune.preparing.examples import write_examples
 from retrotune.runtime.files import sha256, write_json, write_parquet
 from retrotune.study.cells import Cell
-from retrotune.study.config import CorpusEntry, Finetuning, LoraMethod, Passages
+from retrotune.study.config import CorpusEntry, Finetuning, LoraMethod, PassageLayout
 from retrotune.study.stages import FetchParams, FinetuneParams, Prompting, TrainTokenizerParams
 from retrotune.training import finetune
 from retrotune.training.tokenizer import train_tokenizer, wrap_tokenizer
@@ -218,7 +218,7 @@ def test_departures_of_norms_and_encoder():
     assert departures(tiny_model("gpt", encoder_num_layers=1).config) == [], "a GPT has no neighbor encoder"
 
 
-PROMPTING = {"family": "gpt", "template": SPECS["nq"].prompt_of("base"), "layout": Passages()}
+PROMPTING = {"family": "gpt", "template": SPECS["nq"].prompt_of("base"), "layout": PassageLayout()}
 FINETUNING = FinetuneParams(
     prompting=Prompting(**PROMPTING, max_length=64, max_new_tokens=4),
     method=LoraMethod(kind="lora", rank=2),

@@ -13,7 +13,7 @@ from retrotune.data.datasets import get_spec
 from retrotune.data.datasets.base import Example, Passage, Template
 from retrotune.prompting.assemble import Assembler
 from retrotune.prompting.examples import ExampleEncoder
-from retrotune.study.config import Emphasis, Passages
+from retrotune.study.config import Emphasis, PassageLayout
 from retrotune.training.sequences import SequenceCollator, SequenceMaker, passage_texts
 
 PASSAGES = [
@@ -34,7 +34,7 @@ MARKS = [
 
 
 def encoder(name, variant="base", num_contexts=2, **options):
-    layout = Passages(num_contexts=num_contexts, num_neighbors=1, reuse_contexts=True)
+    layout = PassageLayout(num_contexts=num_contexts, num_neighbors=1, reuse_contexts=True)
     return ExampleEncoder(make(name), get_spec("nq").prompt_of(variant), layout, 512, 32, **options)
 
 
@@ -109,7 +109,7 @@ def test_no_special_token_comes_from_text(name):
         assert item.answer_ids[-1] == tokenizer.eos_token_id
         ids = [*item.prompt_ids, *item.answer_ids[:-1], *item.neighbor_ids[0]]
         assert forbidden.isdisjoint(ids), tokenizer.convert_ids_to_tokens(ids)
-        maker = SequenceMaker(tokenizer, 2048, 16, 900, Passages(num_contexts=1, num_neighbors=1))
+        maker = SequenceMaker(tokenizer, 2048, 16, 900, PassageLayout(num_contexts=1, num_neighbors=1))
         neighbors = passage_texts({("d", chunk): passages for chunk in range(99)})
         for sequence in (
             *maker.documents([Document("d", "", mark)], neighbors),
@@ -162,7 +162,7 @@ def test_training_cuts_the_chunks_that_neighbors_were_searched_for(name):
     (encoded,) = Assembler(tokenizer).begin([text])
     chunks = [encoded.offsets[start : start + 4] for start in range(0, len(encoded.ids), 4)]
     assert spans == [(chunk[0][0], chunk[-1][1]) for chunk in chunks]
-    (sequence,) = SequenceMaker(tokenizer, 256, 4, 8, Passages()).chunks([Document("d", "", text)], {})
+    (sequence,) = SequenceMaker(tokenizer, 256, 4, 8, PassageLayout()).chunks([Document("d", "", text)], {})
     assert sequence.ids[: len(encoded.ids)] == encoded.ids
 
 
@@ -171,7 +171,7 @@ def test_pretraining_text_follows_its_contexts(name):
     tokenizer = make(name)
     emphasis = Emphasis(cue="Answer: The answer is", other_weight=0.5)
     neighbors = passage_texts({("d", 0): PASSAGES})
-    maker = SequenceMaker(tokenizer, 400, 4, 8, Passages(num_contexts=2, num_neighbors=1), emphasis)
+    maker = SequenceMaker(tokenizer, 400, 4, 8, PassageLayout(num_contexts=2, num_neighbors=1), emphasis)
     text = "Question: Where? Answer: The answer is Norwick"
     (made,) = maker.documents([Document("d", "", text)], neighbors)
     (alone,) = maker.documents([Document("other", "", text)], neighbors)

@@ -37,15 +37,18 @@ def entries_in(annotation: Any) -> list[type[BaseModel]]:
     return [entry for part in get_args(annotation) for entry in entries_in(part)]
 
 
-def leaves(annotation: Any, place: str) -> Iterator[str]:
-    """Fields that hold values, by their place in the schema: names of entries left out, a method's kind put in."""
-    entries = entries_in(annotation)
+def leaves(annotation: Any, place: str, within: tuple[type[BaseModel], ...] = ()) -> Iterator[str]:
+    """Fields that hold values, by their place in the schema: names of entries left out, a method's kind put in.
+
+    An entry in one of its own kind is what stages use, and no part of a study.
+    """
+    entries = [entry for entry in entries_in(annotation) if entry not in within]
     if not entries:
         yield place
     for entry in entries:
         kind = f".{get_args(entry.model_fields['kind'].annotation)[0]}" if len(entries) > 1 else ""
         for name, field in entry.model_fields.items():
-            yield from leaves(field.annotation, f"{place}{kind}.{name}".lstrip("."))
+            yield from leaves(field.annotation, f"{place}{kind}.{name}".lstrip("."), (*within, entry))
 
 
 def in_schema(place: str) -> str:

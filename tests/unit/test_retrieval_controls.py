@@ -22,7 +22,8 @@ from retrotune.retrieval.caches.texts import load_pretraining_neighbors
 from retrotune.retrieval.caches.verify import verify_cache
 from retrotune.retrieval.search import controls
 from retrotune.retrieval.search.answers import answer_tokens, evidence_places, holds_answer
-from retrotune.retrieval.search.controls import Pool, degraded_hits, random_hits
+from retrotune.retrieval.search.controls import degraded_hits, random_hits
+from retrotune.retrieval.search.finding import Pool
 from retrotune.runtime.files import read_json, write_parquet
 from retrotune.runtime.log import logger
 from retrotune.study.config import CorpusEntry, RetrieverEntry, load_config
@@ -247,19 +248,13 @@ def test_random_in_a_corpus_and_in_own_documents(files: dict[str, Path]) -> None
 @pytest.mark.parametrize("base", [BM25, RetrieverEntry(kind="gold")], ids=["bm25", "gold"])
 def test_degraded_caches(files: dict[str, Path], own: bool, base: RetrieverEntry) -> None:
     plain = cached(files, own, base, 1)
-    none = cached(files, own, RetrieverEntry(kind="degraded", base="b", share=0), 1, base=base)
-    every = cached(files, own, RetrieverEntry(kind="degraded", base="b", share=1), 1, base=base)
+    none = cached(files, own, RetrieverEntry(kind="degraded", base=base, share=0), 1)
+    every = cached(files, own, RetrieverEntry(kind="degraded", base=base, share=1), 1)
     assert none == plain
     assert set(every) == set(plain)
     for key, ids in every.items():
         only_one = own and key in ("q2", "q3")
         assert (ids == plain[key]) == only_one, "d2 has no other passage"
-
-
-def test_a_degraded_retriever_needs_its_base(files: dict[str, Path]) -> None:
-    degraded = RetrieverEntry(kind="degraded", base="b")
-    with pytest.raises(RetrievalError, match="starts from its base 'b': give that one's entry"):
-        cached(files, False, degraded, 1)
 
 
 @pytest.mark.parametrize("name", ["gold", "random", "worse"])
@@ -279,8 +274,7 @@ def test_caches_of_controls_are_verified(files: dict[str, Path], name: str) -> N
             "grid": {"retrievals": list(controls)},
         }
     )
-    base = BM25 if name == "worse" else None
-    cached(files, False, config.retrievers[name], 2, base=base, block_texts=3)
+    cached(files, False, config.searches_with(name), 2, block_texts=3)
     entry = config.retrievals[name]
     assert verify_cache(files["out"], config, entry) == {"blocks": 2, "texts": 4, "sampled": 4}
     changed = {**config.retrievers, name: RetrieverEntry(kind="random", seed=9)}
@@ -300,10 +294,10 @@ def test_controls_of_training_text_leave_out_the_own_document(tmp_path: Path, ki
         for part in range(2)
     ]
     write_parquet(tmp_path / "passages.parquet", pd.DataFrame(rows))
-    keys = {"base": "bm25", "share": 1.0} if kind == "degraded" else {}
-    retriever, base = RetrieverEntry(kind=kind, **keys), BM25 if kind == "degraded" else None
+    keys = {"base": BM25, "share": 1.0} if kind == "degraded" else {}
+    retriever = RetrieverEntry(kind=kind, **keys)
     where = (corpora, tmp_path, tmp_path / "passages.parquet", "pages")
-    cache_texts(*where, retriever, 5, tmp_path / "out.json", base=base)
+    cache_texts(*where, retriever, 5, tmp_path / "out.json")
     found = load_pretraining_neighbors(tmp_path / "out.json")
     assert len(found) == 12
     for (doc_id, _), ranked in found.items():

@@ -18,7 +18,7 @@ from retrotune.prediction.generate import predict_cell
 from retrotune.runtime.files import read_json, read_jsonl, write_json, write_parquet
 from retrotune.scoring.score import score_cell
 from retrotune.study.cells import Cell
-from retrotune.study.config import Passages
+from retrotune.study.config import PassageLayout
 from retrotune.study.stages import BaseUse, PredictParams, Prompting, ScoreParams
 
 
@@ -115,7 +115,7 @@ def gated(root, folder, gate):
     prompting = Prompting(
         family="retro",
         template=SPECS["nq"].prompt_of("base"),
-        layout=Passages(num_contexts=1, num_neighbors=2),
+        layout=PassageLayout(num_contexts=1, num_neighbors=2),
         max_length=128,
         max_new_tokens=12,
     )

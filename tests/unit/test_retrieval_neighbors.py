@@ -21,7 +21,7 @@ from retrotune.errors import RetrievalError
 from retrotune.retrieval.caches.questions import load_neighbors
 from retrotune.retrieval.passages import PassageTable
 from retrotune.retrieval.search.ranking import best_rows
-from retrotune.retrieval.search.searchers import open_searcher
+from retrotune.retrieval.search.sparse import SparseSearcher
 from retrotune.retrieval.vectors import encoders
 from retrotune.runtime.files import read_json, sha256, write_json, write_parquet
 from retrotune.runtime.log import logger
@@ -156,7 +156,7 @@ def test_bm25_open_domain_and_own_documents(world: dict[str, Path]) -> None:
 
 
 def test_bm25_scores_equal_the_formula(world: dict[str, Path]) -> None:
-    searcher = open_searcher(BM25, PassageTable(world["passages"]))
+    searcher = SparseSearcher(PassageTable(world["passages"]))
     documents = [f"{title} {text}".lower().split() for _, title, text, _ in PASSAGES]
     documents = [[word for word in words if word not in ("the", "was")] for words in documents]
     average = np.mean([len(words) for words in documents])
@@ -170,7 +170,7 @@ def test_bm25_scores_equal_the_formula(world: dict[str, Path]) -> None:
 
 
 def test_bm25_query_without_known_words_takes_the_first_passages(world: dict[str, Path]) -> None:
-    searcher = open_searcher(BM25, PassageTable(world["passages"]))
+    searcher = SparseSearcher(PassageTable(world["passages"]))
     rows, scores = searcher.search(searcher.encode(["zzz", ""]), 3)
     assert rows.tolist() == [[0, 1, 2]] * 2
     assert not scores.any()

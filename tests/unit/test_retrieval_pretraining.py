@@ -11,8 +11,9 @@ from neighbor_cases import cache_texts
 from retrotune.retrieval.caches import texts
 from retrotune.retrieval.caches.texts import load_pretraining_neighbors
 from retrotune.retrieval.passages import PassageTable
+from retrotune.retrieval.search.finding import among_others
 from retrotune.retrieval.search.ranking import best_rows
-from retrotune.retrieval.search.searchers import open_searcher
+from retrotune.retrieval.search.sparse import SparseSearcher
 from retrotune.runtime.files import read_json, write_parquet
 from retrotune.study.config import CorpusEntry, RetrieverEntry
 
@@ -59,13 +60,13 @@ def test_own_passages_are_left_out(text: dict[str, Any]) -> None:
 
 
 def test_filter_equals_brute_force_whatever_is_fetched(text: dict[str, Any]) -> None:
-    searcher = open_searcher(BM25, PassageTable(text["passages"]))
+    searcher = SparseSearcher(PassageTable(text["passages"]))
     doc_of_row = np.arange(8) // 2
     encoded = searcher.encode(["red fox", "blue hen", "green ant", "cow"])
     own = np.array([0, 1, -1, 2])
     every = searcher.score(encoded, np.arange(8))
     for k in range(1, 8):
-        rows, scores = texts._search_others(searcher, encoded, own, doc_of_row, k)
+        rows, scores = among_others(searcher, encoded, own, doc_of_row, k)
         for number in range(4):
             others = np.flatnonzero(doc_of_row != own[number])
             expected = others[best_rows(every[number][others], k)]
@@ -121,7 +122,7 @@ def test_an_index_that_finds_fewer_leaves_minus_one() -> None:
     """Documents of four passages; text 0 is document 0, which has all but two of the six passages that are found."""
     searcher = Shallow(6)
     own = np.array([0, 1, -1])
-    rows, scores = texts._search_others(searcher, np.zeros((3, 1)), own, np.arange(40) // 4, 4)
+    rows, scores = among_others(searcher, np.zeros((3, 1)), own, np.arange(40) // 4, 4)
     assert rows.tolist() == [[4, 5, -1, -1], [0, 1, 2, 3], [0, 1, 2, 3]]
     assert np.isneginf(scores[0, 2:]).all()
     assert searcher.fetched == [8], "what an index has not found at 8, it does not find at 32"
@@ -129,6 +130,6 @@ def test_an_index_that_finds_fewer_leaves_minus_one() -> None:
 
 def test_more_is_fetched_while_there_is_more() -> None:
     searcher = Shallow(40)
-    rows, _ = texts._search_others(searcher, np.zeros((2, 1)), np.array([0, -1]), np.arange(40) // 12, 5)
+    rows, _ = among_others(searcher, np.zeros((2, 1)), np.array([0, -1]), np.arange(40) // 12, 5)
     assert rows.tolist() == [[12, 13, 14, 15, 16], [0, 1, 2, 3, 4]]
     assert searcher.fetched == [10, 40]

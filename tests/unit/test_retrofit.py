@@ -16,7 +16,15 @@ from retrotune.models.loading import load_model, load_tokenizer
 from retrotune.models.retro.retrofit import new_modules, retrofit, retrofit_config, train_only_new
 from retrotune.models.sizes import departures
 from retrotune.runtime.files import write_json
-from retrotune.study.config import CorpusEntry, Emphasis, Passages, Recipe, RetrofittingRecipe, SaveEvery, SizeEntry
+from retrotune.study.config import (
+    CorpusEntry,
+    Emphasis,
+    PassageLayout,
+    Recipe,
+    RetrofittingRecipe,
+    SaveEvery,
+    SizeEntry,
+)
 from retrotune.study.stages import PretrainParams, RetrofitParams, TrainTokenizerParams
 from retrotune.training import planned
 from retrotune.training.base import TrainingText, planned_batches
@@ -32,7 +40,7 @@ RECIPE = RetrofittingRecipe(
     warmup_steps=2, no_passage_share=0.2, chunk_length=8, retrieved_length=12, encoder_layers=1,
 )  # fmt: skip
 DOCUMENTS = RECIPE.model_copy(update={"neighbors_per": "document", "emphasis": Emphasis(), "sequence_length": 80})
-LAYOUTS = {"gpt": Passages(), "retro": Passages(num_neighbors=1)}
+LAYOUTS = {"gpt": PassageLayout(), "retro": PassageLayout(num_neighbors=1)}
 
 
 def changed(recipe=RECIPE, **changes):

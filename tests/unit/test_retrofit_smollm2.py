@@ -12,7 +12,7 @@ from retrotune.models.loading import load_model, load_tokenizer
 from retrotune.models.packages import package_file
 from retrotune.models.retro.retrofit import retrofit, retrofit_config
 from retrotune.runtime.files import read_json
-from retrotune.study.config import CorpusEntry, Passages, RetrofittingRecipe
+from retrotune.study.config import CorpusEntry, PassageLayout, RetrofittingRecipe
 from retrotune.study.stages import RetrofitParams
 from retrotune.training.retrofit import retrofit_model
 
@@ -62,7 +62,7 @@ def test_a_real_model_keeps_its_logits_and_learns_from_neighbors(smollm2, tmp_pa
         ],
     )  # fmt: skip
     params = RetrofitParams(
-        family="retro", source="smollm2", recipe=RECIPE, layout=Passages(num_neighbors=2), corpora=CORPORA
+        family="retro", source="smollm2", recipe=RECIPE, layout=PassageLayout(num_neighbors=2), corpora=CORPORA
     )
     retrofit_model(params, smollm2, tmp_path, tmp_path / "neighbors.json", tmp_path / "retro", tmp_path / "work")
     manifest = json.loads((tmp_path / "retro" / "manifest.json").read_text())

@@ -19,7 +19,7 @@ from retrotune.prompting.examples import ExampleEncoder
 from retrotune.retrieval.caches.questions import cache_neighbors
 from retrotune.retrieval.caches.texts import cache_pretraining_neighbors, load_pretraining_neighbors
 from retrotune.runtime.files import read_parquet, sha256_text, write_parquet
-from retrotune.study.config import CorpusEntry, Passages, RetrieverEntry, World
+from retrotune.study.config import CorpusEntry, PassageLayout, RetrieverEntry, World
 from retrotune.study.stages import (
     VERSIONS,
     CacheNeighborsParams,
@@ -136,7 +136,7 @@ def test_prompts():
     passages = [Passage("p1", "T", "Mr. Fox ran home.", 1.0)]
 
     def seen(name, variant, num_contexts):
-        layout, template = Passages(num_contexts=num_contexts), get_spec(name).prompt_of(variant)
+        layout, template = PassageLayout(num_contexts=num_contexts), get_spec(name).prompt_of(variant)
         encoder = ExampleEncoder(tokenizer, template, layout, max_length=1024, max_new_tokens=32)
         learned, asked = (encoder.encode(example, passages, with_answer=answer) for answer in (True, False))
         assert learned.prompt_ids == asked.prompt_ids

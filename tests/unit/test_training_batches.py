@@ -11,7 +11,7 @@ from retrotune.data.datasets import Example, Passage, get_spec
 from retrotune.errors import DataError, RetrievalError, TrainingError
 from retrotune.prompting.examples import EncodedExample, ExampleEncoder
 from retrotune.prompting.padding import Collator, pad_neighbors
-from retrotune.study.config import CorpusEntry, Passages
+from retrotune.study.config import CorpusEntry, PassageLayout
 from retrotune.study.stages import TrainTokenizerParams
 from retrotune.training.tokenizer import train_tokenizer, wrap_tokenizer
 
@@ -35,7 +35,7 @@ def tokenizer(tmp_path_factory):
 
 @pytest.fixture
 def encoder(tokenizer):
-    layout = Passages(num_contexts=2, num_neighbors=1)
+    layout = PassageLayout(num_contexts=2, num_neighbors=1)
     return ExampleEncoder(tokenizer, get_spec("nq").prompt_of("base"), layout, max_length=512, max_new_tokens=8)
 
 
@@ -61,7 +61,7 @@ def test_prompt_is_contexts_then_question_then_answer_and_eos(encoder, tokenizer
 
 
 def test_reused_contexts_are_the_first_neighbors_again(encoder, tokenizer):
-    layout = Passages(num_contexts=1, num_neighbors=2, reuse_contexts=True)
+    layout = PassageLayout(num_contexts=1, num_neighbors=2, reuse_contexts=True)
     encoded = replace(encoder, passages=layout, retrieved_length=4).encode(OPEN, PASSAGES[:2], with_answer=False)
     full = tokenizer("title: Town 0, source: Fact 0 of the town.")["input_ids"]
     assert encoded.neighbor_ids[0] == full[:4]

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from retrotune.data.datasets import Passage
 from retrotune.preparing.documents import Document
-from retrotune.study.config import Emphasis, Passages
+from retrotune.study.config import Emphasis, PassageLayout
 from retrotune.training.sequences import (
     SequenceCollator,
     SequenceMaker,
@@ -52,14 +52,14 @@ def test_answers_weigh_one_up_to_their_line_break():
 def test_a_document_is_a_sequence_with_its_contexts_in_front(letters):
     emphasis = Emphasis(cue="A:", other_weight=0.5)
     neighbors = {("d", 0): ["one", "two", "three"]}
-    maker = SequenceMaker(letters, 20, 4, 2, Passages(num_contexts=1, num_neighbors=2), emphasis)
+    maker = SequenceMaker(letters, 20, 4, 2, PassageLayout(num_contexts=1, num_neighbors=2), emphasis)
     [made] = maker.documents([Document("d", "", "Q A: x")], neighbors)
     assert made.context_ids == ids("one\n\n")
     assert made.ids == [*ids("Q A: x"), EOS]
     assert made.weights == [0.5] * 4 + [1.0] * 3
     assert made.answers == [4]
     assert made.neighbors == [[ids("tw"), ids("th")]]
-    tight = SequenceMaker(letters, 9, 4, 2, Passages(num_contexts=1), emphasis)
+    tight = SequenceMaker(letters, 9, 4, 2, PassageLayout(num_contexts=1), emphasis)
     assert tight.documents([Document("d", "", "Q A: x")], neighbors)[0].context_ids == ids("on")
     [first, second] = tight.documents([Document("e", "", "Q A: xxxxxxxxxx")], neighbors)
     assert (first.ids, first.context_ids, first.answers) == (ids("Q A: xxxx"), [], [4])
@@ -68,7 +68,7 @@ def test_a_document_is_a_sequence_with_its_contexts_in_front(letters):
 
 def test_documents_fill_whole_chunks_with_their_own_neighbors(letters):
     neighbors = {("a", 0): ["p0"], ("a", 1): ["p1", "q1"], ("b", 0): ["r0"]}
-    maker = SequenceMaker(letters, 8, 4, 9, Passages(num_neighbors=2))
+    maker = SequenceMaker(letters, 8, 4, 9, PassageLayout(num_neighbors=2))
     documents = [Document("a", "", "abcdef"), Document("b", "", "xyz"), Document("c", "", "mn")]
     first, second = maker.chunks(documents, neighbors)
     assert first.ids == [*ids("abcdef"), EOS, PAD]

@@ -23,7 +23,7 @@ from retrotune.study.config import (
     Finetuning,
     FullMethod,
     LoraMethod,
-    Passages,
+    PassageLayout,
     PtuningMethod,
     Recipe,
     SizeEntry,
@@ -50,7 +50,7 @@ RECIPE = Recipe(
     neighbors_per="document", sequence_length=80, batch_size=4, steps=30,
     optimizer="muon", learning_rate=0.02, warmup_steps=2, no_passage_share=0.1, emphasis=Emphasis(),
 )  # fmt: skip
-LAYOUTS = {"gpt": Passages(num_contexts=1), "retro": Passages(num_neighbors=1)}
+LAYOUTS = {"gpt": PassageLayout(num_contexts=1), "retro": PassageLayout(num_neighbors=1)}
 
 
 @pytest.fixture(scope="module")

@@ -157,10 +157,10 @@ def study_collections(config: Config, passages: int | None = None) -> tuple[list
 
 def _dense(config: Config, name: str | None) -> str | None:
     """The dense retriever that a retriever is or rests on."""
-    entry = config.retrievers.get(name) if name is not None else None
-    if entry is not None and entry.kind == "degraded":
-        return _dense(config, entry.base)
-    return name if entry is not None and entry.kind == "dense" else None
+    if name is None:
+        return None
+    searching = config.searching(name)
+    return searching if config.retrievers[searching].kind == "dense" else None
 
 
 def shape_of(entry: RetrieverEntry) -> Shape:

@@ -35,7 +35,7 @@ from retrotune.runtime.devices import torch_device
 from retrotune.runtime.files import read_jsonl, sha256, sha256_text, write_json, write_jsonl
 from retrotune.runtime.log import logger, progress
 from retrotune.study.cells import Cell
-from retrotune.study.config import Passages
+from retrotune.study.config import PassageLayout
 from retrotune.study.stages import PredictParams
 from retrotune.training.batches import cell_batching
 from retrotune.training.loop import peak_memory_bytes
@@ -160,7 +160,7 @@ class Answer:
 def _record(
     question: Example,
     passages: Sequence[Passage],
-    layout: Passages,
+    layout: PassageLayout,
     encoded: EncodedExample,
     answer: Answer,
     postprocess: Callable[[str], str],

@@ -70,7 +70,7 @@ def what_was_seen(config: Config, cell: Cell, question: str) -> Seen:
     cache = load_neighbors(paths.neighbors(cell.retrieval, cell.dataset, "test")) if retrieves else {}
     passages = cache.get(example.question_id, ())
     encoded = encoder.encode(example, passages, with_answer=False)
-    contexts, neighbors = select_passages(passages, encoder.passages, example.question_id, may_be_fewer=True)
+    contexts, neighbors = select_passages(passages, encoder.layout, example.question_id, may_be_fewer=True)
     mask_T = collator.prompts([encoded])["attention_mask"][0]
     predictions = Path(paths.cell(cell, "predictions.jsonl"))
     lines: list[dict[str, Any]] = [line for _, line in read_jsonl(predictions)] if predictions.is_file() else []

@@ -15,7 +15,7 @@ from retrotune.errors import DataError, RetrievalError
 from retrotune.prompting.assemble import Assembler, special_ids
 from retrotune.runtime.files import sha256_text
 from retrotune.runtime.log import logger
-from retrotune.study.config import Passages
+from retrotune.study.config import PassageLayout
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class EncodedExample:
 
 
 def select_passages(
-    passages: Sequence[Passage], layout: Passages, question_id: str, may_be_fewer: bool
+    passages: Sequence[Passage], layout: PassageLayout, question_id: str, may_be_fewer: bool
 ) -> tuple[list[Passage], list[Passage]]:
     """(contexts, neighbors) of one question: neighbors come after the contexts, or start again from rank 1.
 
@@ -75,7 +75,7 @@ class ExampleEncoder:
 
     tokenizer: Any
     template: Template
-    passages: Passages
+    layout: PassageLayout
     max_length: int
     max_new_tokens: int
     chunk_length: int = 1
@@ -98,7 +98,7 @@ class ExampleEncoder:
 
         Raises `DataError` if the question does not fit without any context, `RetrievalError` if passages are missing.
         """
-        contexts, neighbors = select_passages(passages, self.passages, example.question_id, self.may_lack_passages)
+        contexts, neighbors = select_passages(passages, self.layout, example.question_id, self.may_lack_passages)
         head_ids, *context_pieces, question_ids, answer_ids = self.assembler.pieces(
             [
                 self.template.system,

@@ -12,10 +12,10 @@ from typing import Any
 from retrotune.data.datasets.base import Example
 from retrotune.errors import DataError
 from retrotune.preparing.examples import load_examples, with_references
-from retrotune.retrieval.caches.questions import find_for_questions
+from retrotune.retrieval.caches.questions import questions_asked
 from retrotune.retrieval.passages import PassageTable
 from retrotune.retrieval.search.answers import evidence_places, holds_answer
-from retrotune.retrieval.search.searchers import open_searcher
+from retrotune.retrieval.search.opening import open_finder
 from retrotune.runtime.files import sha256, write_json
 from retrotune.runtime.log import logger
 from retrotune.scoring.statistics import bootstrap_interval
@@ -47,14 +47,14 @@ def measure_retrieval(
     if not questions:
         raise DataError(f"{examples}: no questions to measure retrieval with; prepare the dataset with some")
     table = PassageTable(passages)
-    searcher = open_searcher(params.retriever, table, embeddings, None if own_documents else index, params.base)
+    finder = open_finder(params.retriever, table, embeddings, None if own_documents else index)
     depth = min(params.depth, table.rows)
     answers: list[int | None] = []
     golds: list[int | None] = []
     most = 0
     for start in range(0, len(questions), QUESTIONS_AT_ONCE):
         part = questions[start : start + QUESTIONS_AT_ONCE]
-        rows, _ = find_for_questions(searcher, table, part, depth, own_documents)
+        rows, _ = finder.find(questions_asked(table, part, own_documents), depth)
         most = max(most, int((rows >= 0).sum(axis=1).max()))
         answers += _first_answers(rows, part, table)
         if own_documents:

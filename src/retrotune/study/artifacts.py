@@ -314,7 +314,7 @@ class Artifacts:
 
     def _gets_passages(self, family: str, training: BaseTraining) -> bool:
         retrieval = self.config.retrievals.get(training.retrieval or "")
-        return retrieval is not None and retrieval.passages(family).needed > 0
+        return retrieval is not None and retrieval.layout(family).needed > 0
 
     def _text_passages(self, training: BaseTraining) -> Artifact:
         """Passages whose rows a neighbor cache of text holds."""

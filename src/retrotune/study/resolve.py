@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from retrotune.methods import num_virtual_tokens
 from retrotune.study.artifacts import Artifacts
 from retrotune.study.cells import Cell, expand_grid
-from retrotune.study.config import Config, CorpusEntry, DatasetEntry, Passages, RetrievalEntry
+from retrotune.study.config import Config, CorpusEntry, DatasetEntry, PassageLayout, RetrievalEntry
 from retrotune.study.outside import encoder_files, model_files, raw_digest
 from retrotune.study.raw import corpus_files, raw_files
 from retrotune.study.stages import (
@@ -162,16 +162,12 @@ def _index(config: Config, wildcards: Wildcards) -> StageParams:
 
 
 def _searching(config: Config, retrieval: RetrievalEntry) -> dict[str, Any]:
-    """The retriever of a retrieval as a search uses it, and what a degraded one starts from."""
+    """The retriever of a retrieval as a search uses it, and the files of its encoder."""
     assert retrieval.retriever is not None
-    entry = config.retrievers[retrieval.retriever]
-    base = config.retrievers.get(entry.base or "")
-    searched = base or entry
-    return {
-        "retriever": entry.for_search(),
-        "base": base and base.for_search(),
-        "files": encoder_files(searched.query_model) if searched.kind == "dense" else {},
-    }
+    retriever = config.searches_with(retrieval.retriever)
+    searching = retriever.searching
+    files = encoder_files(searching.query_model) if searching.kind == "dense" else {}
+    return {"retriever": retriever, "files": files}
 
 
 @_resolver("cache_neighbors")
@@ -210,15 +206,15 @@ def _measure(config: Config, wildcards: Wildcards) -> StageParams:
     searching = _searching(config, entry)
     return MeasureRetrievalParams(
         **searching,
-        depth=depth if searching["base"] is None else min(depth, entry.top_k),
+        depth=min(depth, entry.top_k) if searching["retriever"].kind == "degraded" else depth,
         own_documents=not config.is_open_domain(wildcards["dataset"]),
         bootstrap_samples=config.evaluation.bootstrap_samples,
     )
 
 
 # base models --------------------------------------------------------------------------------------------------------
-def _layout(config: Config, retrieval: str | None, family: str) -> Passages | None:
-    return None if retrieval is None else config.retrievals[retrieval].passages(family)
+def _layout(config: Config, retrieval: str | None, family: str) -> PassageLayout | None:
+    return None if retrieval is None else config.retrievals[retrieval].layout(family)
 
 
 @_resolver("pretrain_model")
@@ -272,7 +268,7 @@ def _prompting(config: Config, wildcards: Wildcards) -> Prompting:
     return Prompting(
         family=model.family,
         template=dataset.record.prompt_of(dataset.prompt or ("instruct" if model.instruct else "base")),
-        layout=retrieval.passages(model.family),
+        layout=retrieval.layout(model.family),
         max_length=config.max_length,
         max_new_tokens=dataset.max_new_tokens or dataset.record.max_new_tokens,
         virtual_tokens=num_virtual_tokens(method),

@@ -22,7 +22,7 @@ from retrotune.study.config import (
     Finetuning,
     IndexEntry,
     MethodEntry,
-    Passages,
+    PassageLayout,
     Recipe,
     RetrieverEntry,
     RetrofittingRecipe,
@@ -163,15 +163,14 @@ class BuildIndexParams(StageParams):
 
 
 class Searching(StageParams):
-    """What searches: `base` is what a degraded retriever starts from, `files` those of an encoder's folder."""
+    """What searches, and the files of its encoder's folder."""
 
     retriever: RetrieverEntry
-    base: RetrieverEntry | None = None
     files: Files = Field(default_factory=dict)
 
     def recorded(self) -> dict[str, Any]:
-        """All values, but of retrievers those only that are no defaults: the keys of other kinds say nothing."""
-        return super().recorded() | {"retriever": self.retriever.given(), "base": self.base and self.base.given()}
+        """All values, but of a retriever those only that are no defaults: the keys of other kinds say nothing."""
+        return super().recorded() | {"retriever": self.retriever.given()}
 
 
 class CacheNeighborsParams(Searching):
@@ -214,7 +213,7 @@ class _TrainBaseParams(ReadsRaw):
 
     family: Family
     corpora: dict[str, CorpusEntry]
-    layout: Passages | None = None
+    layout: PassageLayout | None = None
 
 
 class PretrainParams(_TrainBaseParams):
@@ -270,7 +269,7 @@ class Prompting(Entry):
 
     family: Family
     template: Template
-    layout: Passages
+    layout: PassageLayout
     max_length: PositiveInt
     max_new_tokens: PositiveInt
     virtual_tokens: Count = 0

@@ -23,7 +23,7 @@ from retrotune.runtime import interruption
 from retrotune.runtime.devices import torch_device
 from retrotune.runtime.files import sha256_text, write_json
 from retrotune.runtime.log import logger
-from retrotune.study.config import CorpusEntry, Family, Passages, Recipe, RetrofittingRecipe, SaveEvery
+from retrotune.study.config import CorpusEntry, Family, PassageLayout, Recipe, RetrofittingRecipe, SaveEvery
 from retrotune.study.model_folders import weights_digests
 from retrotune.training.course import Schedule
 from retrotune.training.distributed import ALONE, Processes, check_shares
@@ -47,7 +47,7 @@ class TrainingText:
     corpora: Mapping[str, CorpusEntry]
     root: str | Path
     neighbors: str | Path | None = None
-    layout: Passages = field(default_factory=Passages)
+    layout: PassageLayout = field(default_factory=PassageLayout)
 
 
 def check_length(recipe: Recipe, chunk_length: int, window: int) -> None:
@@ -79,7 +79,7 @@ def planned_batches(
     short that the shift fits the window.
     """
     config, per_chunk = model.config, recipe.neighbors_per == "chunk"
-    layout = text.layout if text.neighbors else Passages()
+    layout = text.layout if text.neighbors else PassageLayout()
     length = recipe.sequence_length
     if left_padded and not per_chunk:
         length = min(length, config.max_position_embeddings - config.chunk_length + 1)

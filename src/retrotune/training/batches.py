@@ -27,13 +27,13 @@ def cell_batching(prompting: Prompting, model: str, config: Any, tokenizer: Any)
     encoder = ExampleEncoder(
         tokenizer=tokenizer,
         template=prompting.template,
-        passages=prompting.layout,
+        layout=prompting.layout,
         max_length=min(prompting.max_length, window),
         max_new_tokens=prompting.max_new_tokens,
         chunk_length=chunk_length,
         retrieved_length=config.retrieved_length if retro else 0,
         num_virtual_tokens=prompting.virtual_tokens,
-        may_lack_passages=prompting.may_lack_passages,
+        may_lack_layout=prompting.may_lack_passages,
     )
     pad_id, _ = special_ids(tokenizer)
     return encoder, Collator(pad_id, chunk_length, prompting.virtual_tokens, prompting.layout.num_neighbors)

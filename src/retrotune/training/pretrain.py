@@ -8,7 +8,7 @@ from retrotune.models import RetroForCausalLM
 from retrotune.models.loading import without_storage
 from retrotune.models.sizes import build_config
 from retrotune.prompting.assemble import special_ids
-from retrotune.study.config import Passages, SaveEvery
+from retrotune.study.config import PassageLayout, SaveEvery
 from retrotune.study.stages import PretrainParams
 from retrotune.training.base import TrainingText, check_length, train_base_model
 from retrotune.training.distributed import join
@@ -51,7 +51,7 @@ def pretrain_model(
         tokenizer,
         family,
         recipe,
-        TrainingText(params.corpora, root, neighbors, params.layout or Passages()),
+        TrainingText(params.corpora, root, neighbors, params.layout or PassageLayout()),
         out_dir,
         work_dir,
         origin={"source": "pretraining", "params": params.recorded()},

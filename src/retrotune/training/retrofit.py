@@ -12,7 +12,7 @@ from retrotune.models.retro.retrofit import retrofit, retrofit_config, train_onl
 from retrotune.retrieval.caches.texts import check_tokenizer
 from retrotune.runtime.devices import torch_device
 from retrotune.runtime.files import read_json, sha256
-from retrotune.study.config import Passages, SaveEvery
+from retrotune.study.config import PassageLayout, SaveEvery
 from retrotune.study.stages import RetrofitParams
 from retrotune.training.base import TrainingText, check_length, train_base_model
 from retrotune.training.distributed import join
@@ -65,7 +65,7 @@ def retrofit_model(
         tokenizer,
         family,
         recipe,
-        TrainingText(params.corpora, root, neighbors, params.layout or Passages()),
+        TrainingText(params.corpora, root, neighbors, params.layout or PassageLayout()),
         out_dir,
         work_dir,
         origin={

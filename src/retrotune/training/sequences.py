@@ -23,7 +23,7 @@ from retrotune.data.datasets.base import BASE, Passage
 from retrotune.prompting.assemble import Assembler, special_ids
 from retrotune.prompting.padding import pad_neighbors, round_up
 from retrotune.retrieval.caches.texts import batches
-from retrotune.study.config import Emphasis, Passages
+from retrotune.study.config import Emphasis, PassageLayout
 from retrotune.training.planned import Batch
 
 TOKENIZED_AT_ONCE = 1000
@@ -110,7 +110,7 @@ class SequenceMaker:
     sequence_length: int
     chunk_length: int
     retrieved_length: int
-    layout: Passages
+    layout: PassageLayout
     emphasis: Emphasis | None = None
 
     def documents(self, documents: Iterable[Document], neighbors: Neighbors) -> list[TokenSequence]:

@@ -20,10 +20,9 @@ from retrotune.preparing.examples import load_examples, with_references
 from retrotune.retrieval.blocks import Record
 from retrotune.retrieval.caches.results import BLOCK_TEXTS, Search, kept_or_found, read_blocks, relative, summary
 from retrotune.retrieval.passages import PassageTable
-from retrotune.retrieval.search.controls import Pool, control_hits, gold_hits
-from retrotune.retrieval.search.hits import Hits, no_hits
-from retrotune.retrieval.search.ranking import best_rows
-from retrotune.retrieval.search.searchers import Control, Searcher, open_searcher
+from retrotune.retrieval.search.finding import Asked
+from retrotune.retrieval.search.hits import Hits
+from retrotune.retrieval.search.opening import open_finder
 from retrotune.runtime.files import read_json, read_parquet, sha256, write_json, write_parquet_parts
 from retrotune.runtime.log import Progress, logger
 from retrotune.study.stages import CacheNeighborsParams
@@ -56,18 +55,18 @@ def cache_neighbors(
     `RetrievalError` if `top_k` exceeds the passages of an open-domain corpus, a document has no passages, or vectors,
     index and passages do not belong together.
     """
-    retriever, base, top_k, own_documents = params.retriever, params.base, params.top_k, params.own_documents
+    retriever, top_k, own_documents = params.retriever, params.top_k, params.own_documents
     questions = load_questions(examples, references)
     table = PassageTable(passages)
     if not own_documents:
         check_enough(top_k, table)
-    search = Search(retriever, top_k, passages, embeddings, None if own_documents else index, base)
-    may_lack = own_documents or "gold" in (retriever.kind, base and base.kind)
+    search = Search(retriever, top_k, passages, embeddings, None if own_documents else index)
+    may_lack = own_documents or retriever.searching.kind == "gold"
     digest = question_search_digest(search, table, own_documents)
-    searcher = functools.cache(lambda: open_searcher(retriever, table, search.embeddings, search.index, base))
+    finder = functools.cache(lambda: open_finder(retriever, table, search.embeddings, search.index))
 
     def find(asked: Sequence[Example]) -> Hits:
-        rows, scores = find_for_questions(searcher(), table, asked, top_k, own_documents)
+        rows, scores = finder().find(questions_asked(table, asked, own_documents), top_k)
         lost = 0 if may_lack else int((rows < 0).any(axis=1).sum())
         if lost:
             raise RetrievalError(f"{index}: found fewer than {top_k} passages for {lost} questions: raise nprobe")
@@ -105,28 +104,18 @@ def load_questions(examples: str | Path, references: str | Path | None) -> list[
     return [dataclasses.replace(question, answers=()) for question in questions]  # a search knows no answers
 
 
-def find_for_questions(
-    searcher: Searcher, table: PassageTable, questions: Sequence[Example], top_k: int, own_documents: bool
-) -> Hits:
-    """The hits of a block of questions: the one place where a question gets its passages.
+def questions_asked(table: PassageTable, questions: Sequence[Example], own_documents: bool) -> Asked:
+    """A block of questions as a search is asked: of all passages, or of each question's own document's.
 
-    The same question gets the same hits whatever block it is in. Raises as `cache_neighbors` does.
+    Raises `RetrievalError` for a document without passages.
     """
-    if isinstance(searcher, Control):
-        owns = _own_rows(questions, table) if own_documents else None
-        return control_hits(
-            searcher,
-            [example.question_id for example in questions],
-            [Pool(rows) for rows in owns or [range(table.rows)] * len(questions)],
-            top_k,
-            lambda base: find_for_questions(base, table, questions, top_k, own_documents),
-            lambda ranking: gold_hits(ranking, questions, owns, table, top_k),
-        )
-    encoded = searcher.encode([example.question for example in questions])
-    if own_documents:
-        return _search_own(searcher, encoded, _own_rows(questions, table), top_k)
-    found: Hits = searcher.search(encoded, top_k)
-    return found
+    return Asked(
+        table,
+        [example.question_id for example in questions],
+        [example.question for example in questions],
+        owns=_own_rows(questions, table) if own_documents else None,
+        questions=questions,
+    )
 
 
 def question_search_digest(search: Search, table: PassageTable, own_documents: bool) -> str:
@@ -211,21 +200,6 @@ def _own_rows(questions: Sequence[Example], table: PassageTable) -> list[Any]:
             )
         found.append(rows)
     return found
-
-
-def _search_own(searcher: Searcher, encoded: Any, owns: Sequence[Any], k: int) -> Hits:
-    """Exact search of each question among the passages of its own document (`owns`), one document at a time."""
-    asked: dict[int, list[int]] = {}
-    for number, own_rows in enumerate(owns):
-        asked.setdefault(int(own_rows[0]), []).append(number)
-    rows, scores = no_hits(len(owns), k)
-    for numbers in asked.values():
-        own_rows = owns[numbers[0]]
-        for number, found in zip(numbers, searcher.score(encoded[numbers], own_rows), strict=True):
-            best = best_rows(found, k)
-            rows[number, : len(best)] = own_rows[best]
-            scores[number, : len(best)] = found[best]
-    return rows, scores
 
 
 def _write_texts(

@@ -41,15 +41,13 @@ class Search:
     passages: str | Path
     embeddings: str | Path | None = None
     index: str | Path | None = None
-    base: RetrieverEntry | None = None
-    """The entry that a degraded retriever starts from."""
 
     def digest(self, table: PassageTable, stage_version: int, **more: Any) -> str:
         """Hex digest of the search and of `more` that the stage adds; `table` is opened from `passages`."""
         parts = {
             "stage_version": stage_version,
             "retriever": _retriever_parts(self.retriever),
-            "base": self.base and _retriever_parts(self.base),
+            "base": _retriever_parts(self.retriever.starts_from) if self.retriever.kind == "degraded" else None,
             "top_k": self.top_k,
             "passages": table.sha256,
             "embeddings": _file_digest(self.embeddings),
@@ -62,7 +60,6 @@ class Search:
         """The search as a cache's manifest keeps it for `verify`, paths as seen from the manifest's folder."""
         return {
             "retriever": self.retriever.given(),
-            "base": self.base and self.base.given(),
             "top_k": self.top_k,
             **{name: relative(getattr(self, name), manifest) for name in ("passages", "embeddings", "index")},
         }
@@ -71,8 +68,7 @@ class Search:
     def requested(cls, manifest: str | Path, request: Mapping[str, Any]) -> "Search":
         """The search that `request` keeps."""
         files = {name: from_relative(request[name], manifest) for name in ("passages", "embeddings", "index")}
-        base = RetrieverEntry.model_validate(request["base"]) if request["base"] else None
-        return cls(RetrieverEntry.model_validate(request["retriever"]), request["top_k"], **files, base=base)
+        return cls(RetrieverEntry.model_validate(request["retriever"]), request["top_k"], **files)
 
 
 def relative(path: str | Path | None, manifest: str | Path) -> str | None:
@@ -87,7 +83,7 @@ def from_relative(path: str | None, manifest: str | Path) -> Any:
 
 def _retriever_parts(retriever: RetrieverEntry) -> dict[str, Any]:
     """A retriever's settings, those apart that change speed only, and the files of the model that encodes queries."""
-    parts = retriever.for_search().model_dump(mode="json", exclude={"batch_tokens"})
+    parts = retriever.for_search().model_dump(mode="json", exclude={"batch_tokens", "base"}) | {"base": None}
     if retriever.kind == "dense":
         from retrotune.retrieval.vectors.encoders import fingerprint
 

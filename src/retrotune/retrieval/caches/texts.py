@@ -30,9 +30,9 @@ from retrotune.retrieval.caches.results import (
     summary,
 )
 from retrotune.retrieval.passages import PassageTable
-from retrotune.retrieval.search.controls import Pool, control_hits
-from retrotune.retrieval.search.hits import Hits, no_hits
-from retrotune.retrieval.search.searchers import Control, Searcher, open_searcher
+from retrotune.retrieval.search.finding import Asked
+from retrotune.retrieval.search.hits import Hits
+from retrotune.retrieval.search.opening import open_finder
 from retrotune.runtime.files import sha256, write_json
 from retrotune.runtime.log import Progress, logger
 from retrotune.study.config import CorpusEntry
@@ -68,15 +68,15 @@ def cache_pretraining_neighbors(
     from the same. Raises `RetrievalError` as `cache_neighbors` does.
     """
     corpora, source, top_k = params.corpora, params.source, params.top_k
-    retriever, base = params.retriever, params.base
+    retriever = params.retriever
     table = PassageTable(passages)
     check_enough(top_k, table)
-    search = Search(retriever, top_k, passages, embeddings, index, base)
+    search = Search(retriever, top_k, passages, embeddings, index)
     digest = text_search_digest(search, table, source)
-    searcher = functools.cache(lambda: open_searcher(retriever, table, embeddings, index, base))
+    finder = functools.cache(lambda: open_finder(retriever, table, embeddings, index))
 
     def find(texts: Sequence[Text]) -> Hits:
-        return find_for_texts(searcher(), table, texts, source, top_k)
+        return finder().find(texts_asked(table, texts, source), top_k)
 
     folder, records, start = Path(out).with_suffix(""), list[Record](), 0
     bad = count_bad(corpora)
@@ -111,30 +111,17 @@ def cache_pretraining_neighbors(
     logger.info("%s: %d passages for %d texts", out, numbers["hits"], start)
 
 
-def find_for_texts(searcher: Searcher, table: PassageTable, texts: Sequence[Text], source: str, top_k: int) -> Hits:
-    """The hits of a block of texts, none of them a passage of the text's own document."""
-    doc_of_row, codes = table.documents
+def texts_asked(table: PassageTable, texts: Sequence[Text], source: str) -> Asked:
+    """A block of texts as a search is asked: of passages of other documents than the text's own."""
+    _, codes = table.documents
     prefix = f"{source}/"
     own = [codes.get(doc_id.removeprefix(prefix), -1) if doc_id.startswith(prefix) else -1 for doc_id, _, _ in texts]
-    if isinstance(searcher, Control):
-
-        def others(number: int) -> Pool:
-            return Pool(range(table.rows), lambda row: bool(doc_of_row[row] != number))
-
-        return control_hits(
-            searcher,
-            [f"{doc_id}#{chunk}" for doc_id, chunk, _ in texts],
-            [others(number) for number in own],
-            top_k,
-            lambda base: find_for_texts(base, table, texts, source, top_k),
-            _no_gold,
-        )
-    encoded = searcher.encode([text for _, _, text in texts])
-    return _search_others(searcher, encoded, np.array(own, dtype=np.int64), doc_of_row, top_k)
-
-
-def _no_gold(ranking: Searcher) -> Hits:
-    raise RetrievalError("gold needs answers, which text to train on has not: name another retriever")
+    return Asked(
+        table,
+        [f"{doc_id}#{chunk}" for doc_id, chunk, _ in texts],
+        [text for _, _, text in texts],
+        documents=np.array(own, dtype=np.int64),
+    )
 
 
 def text_search_digest(search: Search, table: PassageTable, source: str) -> str:
@@ -240,29 +227,6 @@ def batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
             batch = []
     if batch:
         yield batch
-
-
-def _search_others(searcher: Searcher, encoded: Any, own: Any, doc_of_row: Any, k: int) -> Hits:
-    """The best passages outside each text's own document (`own` [n], -1: none of its passages are searched).
-
-    Fetches more until `k` others are found, the index finds no more, or all passages have been seen.
-    """
-    rows, scores = no_hits(len(encoded), k)
-    pending = np.arange(len(encoded))
-    fetch = min(2 * k, searcher.size)
-    while len(pending):
-        found_rows, found_scores = searcher.search(encoded[pending], fetch)
-        other = (found_rows >= 0) & (doc_of_row[found_rows] != own[pending, None])
-        place = np.cumsum(other, axis=1) - 1
-        kept = other & (place < k)
-        text = np.broadcast_to(pending[:, None], kept.shape)[kept]
-        rows[text, place[kept]] = found_rows[kept]
-        scores[text, place[kept]] = found_scores[kept]
-        if fetch == searcher.size:
-            break
-        pending = pending[(other.sum(axis=1) < k) & (found_rows[:, -1] >= 0)]
-        fetch = min(4 * fetch, searcher.size)
-    return rows, scores
 
 
 def read_keys(path: str | Path, arrays: Mapping[str, Any]) -> Keys:

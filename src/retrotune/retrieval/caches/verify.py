@@ -12,24 +12,24 @@ from retrotune.data.datasets.base import Passage
 from retrotune.errors import RetrievalError
 from retrotune.retrieval.caches.questions import (
     blocks_folder,
-    find_for_questions,
     load_neighbors,
     load_questions,
     manifest_path,
     question_search_digest,
+    questions_asked,
     questions_digest,
 )
 from retrotune.retrieval.caches.results import Search, from_relative, read_blocks, read_manifest
 from retrotune.retrieval.caches.texts import (
-    find_for_texts,
     pretraining_texts,
     read_keys,
     text_search_digest,
+    texts_asked,
     texts_digest,
 )
 from retrotune.retrieval.passages import PassageTable
 from retrotune.retrieval.search.hits import Hits
-from retrotune.retrieval.search.searchers import Searcher, open_searcher
+from retrotune.retrieval.search.opening import open_finder
 from retrotune.runtime.log import Progress
 from retrotune.study.artifacts import Artifacts
 from retrotune.study.config import Config, CorpusEntry, RetrievalEntry
@@ -67,8 +67,8 @@ def verify_cache(
     if manifest.get("continuation") != entry.continuation:
         raise RetrievalError(f"{path}: not made with continuation: {entry.continuation}, as the study says; {remedy}")
     kept = Search.requested(manifest_file, request)
-    base = config.retrievers.get(config.retrievers[entry.retriever].base or "")
-    search = Search(config.retrievers[entry.retriever], entry.top_k, kept.passages, kept.embeddings, kept.index, base)
+    retriever = config.searches_with(entry.retriever)
+    search = Search(retriever, entry.top_k, kept.passages, kept.embeddings, kept.index)
     table = PassageTable(search.passages)
     asked = (
         _Questions(path, request, search, table, entry.continuation)
@@ -133,16 +133,12 @@ def first_difference(
     return None
 
 
-def _opened(search: Search, table: PassageTable) -> Searcher:
-    return open_searcher(search.retriever, table, search.embeddings, search.index, search.base)
-
-
 class _Asked:
     """The texts that a cache was made for, as they are now, and the study's search."""
 
     def __init__(self, path: str | Path, search: Search, table: PassageTable, digest: str) -> None:
         self.path, self.table, self.search_digest = Path(path), table, digest
-        self.searcher = functools.cache(lambda: _opened(search, table))
+        self.finder = functools.cache(lambda: open_finder(search.retriever, table, search.embeddings, search.index))
 
     def stream(self) -> Iterator[Any]:
         """All texts in order."""
@@ -208,7 +204,7 @@ class _Questions(_Asked):
         return f"question {text.question_id!r}"
 
     def find(self, texts: Sequence[Any], k: int) -> Hits:
-        return find_for_questions(self.searcher(), self.table, texts, k, self.own)
+        return self.finder().find(questions_asked(self.table, texts, self.own), k)
 
 
 class _Texts(_Asked):
@@ -233,4 +229,4 @@ class _Texts(_Asked):
         return f"document {text[0]!r}, chunk {text[1]}"
 
     def find(self, texts: Sequence[Any], k: int) -> Hits:
-        return find_for_texts(self.searcher(), self.table, texts, self.source, k)
+        return self.finder().find(texts_asked(self.table, texts, self.source), k)

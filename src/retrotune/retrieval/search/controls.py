@@ -1,23 +1,24 @@
 """Controls beside real retrievers: passages that hold the answer, random ones, and neighbors made worse on purpose.
 
 What is drawn for a text depends on the seed and on the text's own key alone, never on the block it is searched in, and
-only on `Random.random`, whose sequence Python guarantees for all versions. Scores of controls say what a passage is:
-1 holds the answer, 0 is random.
+only on `random.Random.random`, whose sequence Python guarantees for all versions. Scores of controls say what a
+passage is: 1 holds the answer, 0 is random.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from random import Random
+import random
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from retrotune.data.datasets.base import Example
+from retrotune.errors import RetrievalError
 from retrotune.retrieval.passages import PassageTable
 from retrotune.retrieval.search.answers import evidence_places, holds_answer
+from retrotune.retrieval.search.finding import Asked, Finder, Pool
 from retrotune.retrieval.search.hits import Hits, no_hits
 from retrotune.retrieval.search.ranking import best_rows
-from retrotune.retrieval.search.searchers import Control, Searcher
+from retrotune.retrieval.search.searchers import Searcher
 from retrotune.runtime.log import logger
 
 GOLD_DEPTH = 1000
@@ -26,37 +27,39 @@ GOLD_DEPTH = 1000
 TEXTS_AT_ONCE = 200_000
 
 
-def _any_row(row: int) -> bool:
-    return True
+class Random:
+    """Random passages."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def find(self, asked: Asked, k: int) -> Hits:
+        """See `Finder`."""
+        return random_hits(asked.keys, asked.pools(), k, self.seed)
 
 
-@dataclass(frozen=True)
-class Pool:
-    """Passage rows that a text may be given: all of a corpus, those of a document, or those that `allowed` admits."""
+class Gold:
+    """Passages that hold the answer, those first that `searcher` ranks highest."""
 
-    rows: Sequence[int] | Any
-    allowed: Callable[[int], bool] = _any_row
+    def __init__(self, searcher: Searcher) -> None:
+        self.searcher = searcher
+
+    def find(self, asked: Asked, k: int) -> Hits:
+        """See `Finder`; raises `RetrievalError` for texts that are no questions with answers."""
+        if asked.questions is None:
+            raise RetrievalError("gold needs answers, which text to train on has not: name another retriever")
+        return gold_hits(self.searcher, asked.questions, asked.owns, asked.table, k)
 
 
-def control_hits(
-    control: Control,
-    keys: Sequence[str],
-    pools: Sequence[Pool],
-    k: int,
-    find: Callable[[Searcher], Hits],
-    find_gold: Callable[[Searcher], Hits],
-) -> Hits:
-    """The `k` passages that a control gives each text.
+class Degraded:
+    """What another retriever finds, a share of it replaced by random passages."""
 
-    `keys` name the texts and `pools` say what each may be given. `find` gives the hits of the searcher that a degraded
-    retriever starts from, `find_gold` the passages that hold answers, ranked by the searcher it is given.
-    """
-    entry = control.entry
-    if control.searched is None:
-        return random_hits(keys, pools, k, entry.seed)
-    if entry.kind == "gold":
-        return find_gold(control.searched)
-    return degraded_hits(find(control.searched), keys, pools, entry.share, entry.seed)
+    def __init__(self, base: Finder, share: float, seed: int) -> None:
+        self.base, self.share, self.seed = base, share, seed
+
+    def find(self, asked: Asked, k: int) -> Hits:
+        """See `Finder`."""
+        return degraded_hits(self.base.find(asked, k), asked.keys, asked.pools(), self.share, self.seed)
 
 
 def random_hits(keys: Sequence[str], pools: Sequence[Pool], k: int, seed: int) -> Hits:
@@ -80,12 +83,12 @@ def degraded_hits(hits: Hits, keys: Sequence[str], pools: Sequence[Pool], share:
     rows, scores = hits[0].copy(), hits[1].copy()
     kept = 0
     for number, (key, pool) in enumerate(zip(keys, pools, strict=True)):
-        random = _random(seed, key)
+        source = _random(seed, key)
         neighbors = [int(row) for row in hits[0][number] if row >= 0]
         # rounded, as 0.29 * 100 is a little below 29
-        count = min(int(round(len(neighbors) * share, 9) + random.random()), len(neighbors))
-        places = list(_shuffled(len(neighbors), random))
-        drawn = _drawn(random, pool, neighbors, count)
+        count = min(int(round(len(neighbors) * share, 9) + source.random()), len(neighbors))
+        places = list(_shuffled(len(neighbors), source))
+        drawn = _drawn(source, pool, neighbors, count)
         kept += count - len(drawn)
         rows[number, places[: len(drawn)]] = drawn
         scores[number, places[: len(drawn)]] = 0
@@ -146,15 +149,15 @@ def _put(hits: Hits, number: int, rows: Sequence[int]) -> None:
     hits[1][number, : len(rows)] = 1
 
 
-def _random(seed: int, key: str) -> Random:
-    return Random(f"{seed}/{key}")  # noqa: S311
+def _random(seed: int, key: str) -> random.Random:
+    return random.Random(f"{seed}/{key}")  # noqa: S311
 
 
-def _drawn(random: Random, pool: Pool, excluded: Sequence[int], count: int) -> list[int]:
+def _drawn(source: random.Random, pool: Pool, excluded: Sequence[int], count: int) -> list[int]:
     """`count` random rows of a pool without those excluded; fewer if it has no more."""
     drawn: list[int] = []
     if count:
-        for place in _shuffled(len(pool.rows), random):
+        for place in _shuffled(len(pool.rows), source):
             row = int(pool.rows[place])
             if row not in excluded and pool.allowed(row):
                 drawn.append(row)
@@ -163,10 +166,10 @@ def _drawn(random: Random, pool: Pool, excluded: Sequence[int], count: int) -> l
     return drawn
 
 
-def _shuffled(n: int, random: Random) -> Iterator[int]:
+def _shuffled(n: int, source: random.Random) -> Iterator[int]:
     """The numbers below `n` in random order, each made as it is asked for (Fisher and Yates on a sparse list)."""
     moved: dict[int, int] = {}
     for place in range(n):
-        other = place + int(random.random() * (n - place))
+        other = place + int(source.random() * (n - place))
         yield moved.get(other, other)
         moved[other] = moved.pop(place, place)

@@ -1,23 +1,20 @@
-"""One interface to search passages, whatever the retriever: encode texts once, then search all or score some."""
+"""Rankings of passages: encode texts once, then search all passages or score some."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from retrotune.errors import RetrievalError
-from retrotune.retrieval.passages import PassageTable
 from retrotune.retrieval.vectors.embeddings import check_vectors
 from retrotune.runtime.log import progress
-from retrotune.study.config import RetrieverEntry
 
 QUERIES_AT_ONCE = 1024
 TIE_MARGIN = 8
 
 
 class Searcher(Protocol):
-    """What retrievers have in common. Rows are passage rows, higher scores are better, ties go to the lower row."""
+    """What encoders and BM25 have in common. Rows are passage rows; higher scores are better; ties: the lower row."""
 
     size: int
     """Number of passages."""
@@ -33,28 +30,6 @@ class Searcher(Protocol):
     def score(self, encoded: Any, rows: Any) -> Any:
         """Scores [n, len(rows)] of given passages."""
         ...
-
-
-class Control:
-    """Stands where a control (gold, random, degraded) is asked for passages; `controls.py` finds them.
-
-    `searched` ranks the passages that gold looks through, and is what a degraded retriever starts from.
-    """
-
-    def __init__(self, entry: RetrieverEntry, size: int, searched: Searcher | None = None) -> None:
-        self.entry, self.size, self.searched = entry, size, searched
-
-    def encode(self, texts: Sequence[str]) -> Any:
-        """A control does not search by texts alone: raises `RetrievalError`."""
-        raise RetrievalError(f"{self.entry.kind} passages are not searched by text: only neighbor caches have them")
-
-    def search(self, encoded: Any, k: int) -> tuple[Any, Any]:
-        """As `encode`."""
-        return self.encode(()), None
-
-    def score(self, encoded: Any, rows: Any) -> Any:
-        """As `encode`."""
-        return self.encode(())
 
 
 class DenseSearcher:
@@ -107,40 +82,3 @@ class DenseSearcher:
     def score(self, encoded: Any, rows: Any) -> Any:
         """See `Searcher`."""
         return encoded @ self._vectors.take(rows).T
-
-
-def open_searcher(
-    retriever: RetrieverEntry,
-    table: PassageTable,
-    embeddings: str | Path | None = None,
-    index: str | Path | None = None,
-    base: RetrieverEntry | None = None,
-) -> Searcher:
-    """The searcher of a retriever over the passages of `table`; `base` is the entry that a degraded one starts from.
-
-    Raises `RetrievalError` if a dense retriever lacks vectors, or vectors and index do not belong to these passages.
-    """
-    if retriever.kind == "degraded":
-        if base is None:
-            raise RetrievalError(f"a degraded retriever starts from its base {retriever.base!r}: give that one's entry")
-        return Control(retriever, table.rows, open_searcher(base, table, embeddings, index))
-    if retriever.kind == "random":
-        return Control(retriever, table.rows)
-    if retriever.kind in ("bm25", "gold"):
-        from retrotune.retrieval.search.sparse import SparseSearcher
-
-        searcher = SparseSearcher(table)
-        return searcher if retriever.kind == "bm25" else Control(retriever, table.rows, searcher)
-    from retrotune.retrieval.search.index import open_index
-    from retrotune.retrieval.vectors.embeddings import Embeddings
-    from retrotune.retrieval.vectors.encoders import fingerprint, load_encoder
-
-    if embeddings is None:
-        raise RetrievalError("a dense retriever needs the embeddings of its passages: run embed_passages")
-    vectors = Embeddings(embeddings)
-    for key, value in (("passages_sha256", table.sha256), ("retriever", fingerprint(retriever))):
-        if vectors.manifest[key] != value:
-            what = table.path if key == "passages_sha256" else f"retriever model {retriever.query_model!r}"
-            raise RetrievalError(f"{embeddings}: not made from {what} as it is now; delete it and run embed_passages")
-    opened = open_index(index, vectors) if index is not None else None
-    return DenseSearcher(load_encoder(retriever, "query"), vectors, opened)

@@ -34,7 +34,7 @@ from retrotune.study.config.retrievals import (
     ChunkingEntry,
     CorpusEntry,
     DatasetEntry,
-    Passages,
+    PassageLayout,
     RetrievalEntry,
     World,
 )
@@ -62,7 +62,7 @@ __all__ = [
     "MethodEntry",
     "ModelEntry",
     "ModelResources",
-    "Passages",
+    "PassageLayout",
     "PretrainingEntry",
     "PtuningMethod",
     "Reader",

@@ -106,7 +106,7 @@ def _dangling(config: Config) -> Iterator[str]:
         yield from check(f"{place}.corpus", retrieval.corpus, config.corpora, "corpora")
         yield from check(f"{place}.chunking", retrieval.chunking, config.chunkings, "chunkings")
         retriever = config.retrievers.get(retrieval.retriever or "")
-        searching = config.retrievers.get((retriever and retriever.base) or "", retriever)
+        searching = config.retrievers.get((retriever and retriever.base_name) or "", retriever)
         if searching is not None and searching.kind == "dense" and retrieval.index is None:
             yield f"{place}.index: the dense retriever {retrieval.retriever!r} needs an entry of `indexes`"
     for name, chunking in config.chunkings.items():
@@ -168,14 +168,17 @@ def _control_problems(config: Config) -> Iterator[str]:
     """What is wrong with controls: the base of a degraded retriever, and answers where there are none to look for."""
     for name, entry in config.retrievers.items():
         place = f"retrievers.{name}.base"
-        yield from _unknown(place, entry.base, config.retrievers, "retrievers")
-        if entry.base in config.retrievers and config.retrievers[entry.base].kind == "degraded":
-            yield f"{place}: {entry.base!r} is degraded itself: name its base, {config.retrievers[entry.base].base!r}"
+        if entry.base is not None and entry.base_name is None:
+            yield f"{place}: not the name of an entry of `retrievers`: give the base an entry of its own, and name it"
+        yield from _unknown(place, entry.base_name, config.retrievers, "retrievers")
+        base = config.retrievers.get(entry.base_name or "")
+        if base is not None and base.kind == "degraded":
+            yield f"{place}: {entry.base!r} is degraded itself: name its base, {base.base!r}"
 
     def seeks_answers(retrieval: str | None) -> bool:
         named = config.retrievals.get(retrieval or "")
         retriever = config.retrievers.get((named and named.retriever) or "")
-        searching = config.retrievers.get((retriever and retriever.base) or "", retriever)
+        searching = config.retrievers.get((retriever and retriever.base_name) or "", retriever)
         return searching is not None and searching.kind == "gold"
 
     for place, training in _trainings(config):

@@ -93,7 +93,7 @@ class ChunkingEntry(Entry):
         return self
 
 
-class Passages(Entry):
+class PassageLayout(Entry):
     """Where retrieved passages go, for one model family."""
 
     num_contexts: Count = Field(0, description="best passages placed in the decoder prompt")
@@ -121,8 +121,8 @@ class RetrievalEntry(Entry):
     continuation: bool = Field(
         False, description="give each passage together with the next one of its document, as RETRO does"
     )
-    gpt: Passages = Field(default_factory=Passages, description="where GPT gets them")
-    retro: Passages = Field(default_factory=Passages, description="where RETRO gets them")
+    gpt: PassageLayout = Field(default_factory=PassageLayout, description="where GPT gets them")
+    retro: PassageLayout = Field(default_factory=PassageLayout, description="where RETRO gets them")
 
     @model_validator(mode="after")
     def _enough(self) -> "RetrievalEntry":
@@ -137,6 +137,6 @@ class RetrievalEntry(Entry):
             raise ValueError("a retrieval without a retriever needs top_k: 0")
         return self
 
-    def passages(self, family: str) -> Passages:
+    def layout(self, family: str) -> PassageLayout:
         """The layout of one family."""
         return self.gpt if family == "gpt" else self.retro

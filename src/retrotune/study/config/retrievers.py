@@ -3,6 +3,7 @@
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
+from pydantic.json_schema import SkipJsonSchema
 
 from retrotune.entries import Count, Entry, Name, PositiveInt, Share
 
@@ -123,7 +124,9 @@ class RetrieverEntry(Entry):
         "what you can",
     )
     block_passages: PositiveInt = Field(50_000, description="dense: passages per resumable block")
-    base: Name | None = Field(None, description="degraded: entry of `retrievers` whose neighbors are replaced")
+    base: Name | SkipJsonSchema["RetrieverEntry"] | None = Field(
+        None, description="degraded: entry of `retrievers` whose neighbors are replaced"
+    )
     share: Share = Field(
         0.5, description="degraded: share of the neighbors that is replaced, on average over questions"
     )
@@ -173,6 +176,22 @@ class RetrieverEntry(Entry):
             return self
         default = type(self).model_fields["block_passages"].default
         return self.model_copy(update={"preset": None, "block_passages": default})
+
+    @property
+    def base_name(self) -> str | None:
+        """`base` as a study names it."""
+        return self.base if isinstance(self.base, str) else None
+
+    @property
+    def searching(self) -> "RetrieverEntry":
+        """The entry that searches: what a degraded one starts from, else itself."""
+        return self.starts_from if self.kind == "degraded" else self
+
+    @property
+    def starts_from(self) -> "RetrieverEntry":
+        """The entry that a degraded one starts from, once `Config.searches_with` has put it there."""
+        assert isinstance(self.base, RetrieverEntry), f"base={self.base!r} is a name only"
+        return self.base
 
     def _keys(self) -> frozenset[str]:
         """Keys that say something for this kind."""

@@ -142,7 +142,14 @@ class Config(Entry):
 
     def searching(self, retriever: str) -> str:
         """Name of the retriever that searches: a degraded one's base, else itself."""
-        return self.retrievers[retriever].base or retriever
+        return str(self.retrievers[retriever].base or retriever)
+
+    def searches_with(self, retriever: str) -> RetrieverEntry:
+        """A retriever as a search uses it: presets filled, and a degraded one with the entry that it starts from."""
+        entry = self.retrievers[retriever].for_search()
+        if entry.kind != "degraded":
+            return entry
+        return entry.model_copy(update={"base": self.retrievers[self.searching(retriever)].for_search()})
 
     def finetuning_of(self, method: str) -> Finetuning:
         """Fine-tuning values of a trained method: the defaults with its overrides."""
