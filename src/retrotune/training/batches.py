@@ -33,7 +33,7 @@ def cell_batching(prompting: Prompting, model: str, config: Any, tokenizer: Any)
         chunk_length=chunk_length,
         retrieved_length=config.retrieved_length if retro else 0,
         num_virtual_tokens=prompting.virtual_tokens,
-        may_lack_layout=prompting.may_lack_passages,
+        may_lack_passages=prompting.may_lack_passages,
     )
     pad_id, _ = special_ids(tokenizer)
     return encoder, Collator(pad_id, chunk_length, prompting.virtual_tokens, prompting.layout.num_neighbors)
