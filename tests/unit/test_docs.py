@@ -6,6 +6,7 @@ import subprocess
 import pytest
 import yaml
 
+from retrotune.documentation import SECTIONS, key_tables
 from retrotune.study.config import Config, load_config
 
 PAGES = ("README.md", "CONTRIBUTING.md", "config/README.md", "benchmarks/README.md", "docs/*.md")
@@ -72,6 +73,15 @@ def test_shown_yaml_is_valid(repository):
             load_config({**demo, **{name: {**demo.get(name, {}), **entries} for name, entries in raw.items()}})
 
 
+def test_each_kind_of_entry_has_one_table():
+    headings = re.findall(r"^(#+) (.+)$", key_tables(), re.MULTILINE)
+    kinds = [name for name, part in Config.model_json_schema()["$defs"].items() if "properties" in part]
+    tables = [title for level, title in headings if level == "###"]
+    assert sorted(tables) == sorted(re.sub(r"Entry$", "", name) for name in kinds)
+    assert [title for level, title in headings if level == "##"] == ["Top level", *SECTIONS, "The rest"]
+    assert tables.index("Dataset") < tables.index("Retriever") < tables.index("Model") < tables.index("LoraMethod")
+
+
 def test_shown_diffs_apply(repository):
     shown = [text for _, text in blocks(repository, "diff")]
     assert shown
@@ -80,4 +90,4 @@ def test_shown_diffs_apply(repository):
         done = subprocess.run(command, input=text, text=True, cwd=repository, capture_output=True, check=False)
         if "not a git" in done.stderr:
             pytest.skip("no git here")
-        assert done.returncode == 0, f"docs/extend.md no longer fits the code: {done.stderr}"
+        assert done.returncode == 0, f"docs/extend.md does not fit the code: {done.stderr}"
