@@ -56,7 +56,7 @@ rule all:
         PATHS.report("tables/results.json"),
         PATHS.report("tables/comparison.md"),
         PATHS.report("figures/scaling.svg"),
-        [PATHS.report("tables/retrieval.md"), PATHS.report("figures/retrieval.svg")] if ARTIFACTS.measured() else [],
+        [PATHS.report("tables/retrieval_quality.md"), PATHS.report("figures/retrieval_quality.svg")] if ARTIFACTS.measured() else [],
 
 
 rule models:

@@ -166,11 +166,11 @@ def test_points_and_figure(written: list[Path], tmp_path: Path) -> None:
     assert len(frame) == 8
     assert frame.loc[("nq", "bm5", 20)].tolist() == [95.0, 93.0, 97.0]
     report_retrieval(written, tmp_path / "tables", tmp_path / "figures" / "retrieval")
-    svg = (tmp_path / "figures/retrieval.svg").read_text(encoding="utf-8")
+    svg = (tmp_path / "figures/retrieval_quality.svg").read_text(encoding="utf-8")
     for word in ("minilm5", "bm5", "nq", "qasper", "answer recall@k", "bootstrap interval"):
         assert word in svg
-    assert (tmp_path / "figures/retrieval.pdf").read_bytes().startswith(b"%PDF")
-    assert (tmp_path / "figures/retrieval.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "figures/retrieval_quality.pdf").read_bytes().startswith(b"%PDF")
+    assert (tmp_path / "figures/retrieval_quality.png").read_bytes().startswith(b"\x89PNG")
     assert {path.suffix for path in (tmp_path / "tables").iterdir()} == {".csv", ".md", ".tex", ".html"}
 
 

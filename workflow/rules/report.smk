@@ -72,19 +72,19 @@ rule report_retrieval:
     input:
         [quality.path for quality in ARTIFACTS.qualities()],
     output:
-        multiext(PATHS.report("tables/retrieval"), ".csv", ".md", ".tex"),
-        multiext(PATHS.report("figures/retrieval"), ".pdf", ".png"),
+        multiext(PATHS.report("tables/retrieval_quality"), ".csv", ".md", ".tex"),
+        multiext(PATHS.report("figures/retrieval_quality"), ".pdf", ".png"),
         html=report(
-            PATHS.report("tables/retrieval.html"),
-            caption="../report/retrieval_table.rst",
+            PATHS.report("tables/retrieval_quality.html"),
+            caption="../report/retrieval_quality_table.rst",
             category="Tables",
-            labels={"table": "retrieval"},
+            labels={"table": "retrieval quality"},
         ),
         svg=report(
-            PATHS.report("figures/retrieval.svg"),
-            caption="../report/retrieval_figure.rst",
+            PATHS.report("figures/retrieval_quality.svg"),
+            caption="../report/retrieval_quality_figure.rst",
             category="Figures",
-            labels={"figure": "retrieval"},
+            labels={"figure": "retrieval quality"},
         ),
     log:
         PATHS.log("report_retrieval"),

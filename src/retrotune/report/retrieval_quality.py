@@ -23,7 +23,7 @@ def report_retrieval(quality: Sequence[str | Path], tables: str | Path, figure: 
     `quality` are the files that `measure_retrieval` wrote, in the order of the config.
     """
     measured = load_quality(quality)
-    write_table(quality_table(measured), tables, "retrieval")
+    write_table(quality_table(measured), tables, "retrieval_quality")
     chart = recall_chart(measured)
     for suffix in ("svg", "pdf", "png"):
         save(chart, f"{figure}.{suffix}")
