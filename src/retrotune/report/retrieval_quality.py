@@ -18,7 +18,7 @@ HEADERS = {"answer_recall": "Recall@{k}", "gold_hit": "Gold hit@{k}", "gold_mrr"
 
 
 def report_retrieval(quality: Sequence[str | Path], tables: str | Path, figure: str | Path) -> None:
-    """Write the table `retrieval` (csv, md, tex, html) into `tables`, and `figure`.svg, .pdf and .png.
+    """Write the table `retrieval_quality` (csv, md, tex, html) into `tables`, and `figure`.svg, .pdf and .png.
 
     `quality` are the files that `measure_retrieval` wrote, in the order of the config.
     """
