@@ -1,5 +1,6 @@
 """Kinds of values of the schema: seeds, names and paths, each checked wherever the schema has one."""
 
+import re
 import types
 import typing
 from pathlib import Path
@@ -8,11 +9,10 @@ import pytest
 from pydantic import BaseModel
 from test_config import SMALL, changed
 
-from retrotune.entries import Seed
+from retrotune.entries import LONGEST_NAME, Seed
 from retrotune.errors import ConfigError, DataError
-from retrotune.study.artifacts import Paths
-from retrotune.study.cells import Cell
 from retrotune.study.config import Config, load_config
+from retrotune.study.paths import LOGS, Paths
 from retrotune.study.raw import corpus_files, find_corpus_files
 
 TEXTS = {"hub", "cue", "factory", "package", "query_prefix", "passage_prefix", "kind"}
@@ -195,13 +195,19 @@ def test_the_rule_of_names_is_told_in_words(name):
 
 def test_the_longest_names_are_names_of_files():
     """Names are joined in names of logs and, by Slurm's executor, of folders; temporary files have longer ones."""
-    name = "n" * 60
+    name = "n" * LONGEST_NAME
     config = load_config(changed("methods", {name: {"kind": "zeroshot"}}))
-    paths, cell = Paths.of(config), Cell(name, name, name, name, 2**32 - 1)
-    joined = [f"{name}-{name}-{name}-{name}.log", "_".join(map(str, vars(cell).values()))]
-    files = [paths.references(name, "train"), paths.index(name, name, name, name), paths.downloaded(name)]
-    for file in [*joined, *(f".{Path(file).name}.12345678.tmp.lock" for file in files)]:
-        assert len(file) <= 255
+    wildcards = re.findall(r"\{(\w+)\}", " ".join(LOGS.values()))
+    values = dict.fromkeys(wildcards, name) | {"seed": str(2**32 - 1), "split": "train"}
+    values |= {"source": f"{name}/train", "chunk_length": "1024"}
+    paths = Paths.of(config)
+    for stage, log in LOGS.items():
+        files = [paths.log(stage).format(**values), paths.benchmark(stage).format(**values)]
+        parts = [part for file in files for part in Path(file).parts]
+        joined = "_".join(values[key].replace("/", "_") for key in re.findall(r"\{(\w+)\}", log))
+        assert max(map(len, [*parts, joined])) <= 255, stage
+    for file in (paths.references(name, "train"), paths.index(name, name, name, name), paths.downloaded(name)):
+        assert len(f".{Path(file).name}.12345678.tmp.lock") <= 255
 
 
 def test_names_that_differ_in_case_only_are_refused():
