@@ -16,8 +16,10 @@ Share = Annotated[float, Field(ge=0, le=1)]
 LARGEST_SEED = 2**32 - 1
 """NumPy's generators take no more, torch and Python do."""
 Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
+LONGEST_FILE_NAME = 255
+"""In bytes; most file systems' limit."""
 LONGEST_NAME = 60
-"""Five names and a seed, joined, are the name of a folder (logs of Slurm), and file systems hold 255 bytes."""
+"""Of an entry: five names and a seed, joined, are the name of a folder (logs of Slurm)."""
 
 
 class Entry(BaseModel):
@@ -79,6 +81,8 @@ def _place(text: str) -> str:
     path = re.sub("^/+", "/", os.path.normpath(expanded))
     if re.search("[{}]", path):
         raise ValueError("braces are wildcards for Snakemake: rename the folder, or lead to it by a link without them")
+    if any(len(os.fsencode(part)) > LONGEST_FILE_NAME for part in path.split("/")):
+        raise ValueError(f"a folder's or file's name has at most {LONGEST_FILE_NAME} bytes")
     if path.startswith("~"):
         raise ValueError("`~` is the home folder and `~NAME` that of a user, who is not known here")
     if ".." in expanded.split("/") and os.path.realpath(expanded) != os.path.realpath(path):
