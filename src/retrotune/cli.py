@@ -3,37 +3,60 @@
 import argparse
 import json
 import logging
+import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from retrotune.entries import LARGEST_SEED
 from retrotune.errors import ConfigError, RetrievalError, RetrotuneError
 from retrotune.report.collect import Result, holds, read_cells, write_results
 from retrotune.runtime.log import setup_logging
-from retrotune.study.config import Config, Select, load_config, parse_yaml, read_yaml
+from retrotune.study.config import Config, Select, check_settings, load_config, read_yaml
 from retrotune.study.paths import Paths
+
+STUDY_OPTIONS = (("--configfile", "--configfiles"), ("--config", "-C"))
+"""Snakemake's names of the options that say which study is meant."""
+NAMES = {
+    "explain": (1, ""),
+    "prompt": (2, ""),
+    "verify-neighbors": (sys.maxsize, r"\.parquet$|\bneighbors-\d+\.json$"),
+}
+"""Commands that take names beside a study: how many at most, and what each of them matches."""
 
 
 def merged_config(files: Sequence[str], settings: Sequence[str]) -> Config:
-    """The configuration that Snakemake would use for `--configfile FILES --config SETTINGS`: later values win."""
+    """The configuration that Snakemake makes of `--configfile FILES --config SETTINGS`, by its own functions."""
+    from snakemake.common.configfile import load_configfile
+    from snakemake.exceptions import WorkflowError
+    from snakemake.utils import update_config
+
     raw: dict[str, Any] = {}
     for file in files or ["config/config.yaml"]:
-        _merge(raw, read_yaml(file))
-    for setting in settings:
-        key, equals, value = setting.partition("=")
-        if not equals:
-            raise ConfigError(f"--config {setting}: write KEY=VALUE")
-        _merge(raw, {key: parse_yaml(value, f"--config {key}")})
+        read_yaml(file)  # for its errors: Snakemake takes the last of two values without a word
+        try:
+            update_config(raw, load_configfile(file))
+        except WorkflowError as error:
+            raise ConfigError(f"{file}: {error}") from error
+    update_config(raw, _parsed(settings) if settings else {})
     return load_config(raw)
 
 
-def _merge(target: dict[str, Any], update: Mapping[str, Any]) -> None:
-    for key, value in update.items():
-        if isinstance(value, Mapping) and isinstance(target.get(key), dict):
-            _merge(target[key], value)
-        else:
-            target[key] = dict(value) if isinstance(value, Mapping) else value
+def _parsed(settings: Sequence[str]) -> dict[str, Any]:
+    """The values of `--config`; `ConfigError` names a setting that is none, or that says something twice."""
+    from snakemake.cli import parse_config  # half a second
+
+    for setting in settings:
+        try:
+            parse_config([setting])
+        except (ValueError, AssertionError) as error:
+            raise ConfigError(
+                f"--config {setting}: write KEY=VALUE with a key of the study; for a key below it KEY={{BELOW: VALUE}}"
+            ) from error
+    check_settings(settings)
+    parsed: dict[str, Any] = parse_config(settings)
+    return parsed
 
 
 def show_tables(arguments: argparse.Namespace) -> None:
@@ -96,14 +119,63 @@ def show_prompt(arguments: argparse.Namespace) -> None:
     print(json.dumps({**vars(seen), "differs": seen.differs}, indent=2) if arguments.json else as_text(seen))
 
 
+class _Once(argparse.Action):
+    """Stores an option's values; refuses it where it is given again, as Snakemake would forget the first ones."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        if getattr(namespace, self.dest):
+            parser.error(
+                f"{option_string} is given twice, of which Snakemake reads the last: write all values after one"
+            )
+        setattr(namespace, self.dest, values)
+
+
+def _study_last(words: Sequence[str]) -> list[str]:
+    """A command line with the options that name a study behind all else: they would take a command's names for values.
+
+    After `--config` what is no setting is a name. After `--configfile` the last words are names, as many as the command
+    needs beside those that stand elsewhere.
+    """
+    if not words or words[0] not in NAMES or "--" in words:
+        return list(words)
+    runs = [[words[0]]]
+    for word in words[1:]:
+        if word.startswith("-"):
+            runs.append([])
+        runs[-1].append(word)
+    files, settings = STUDY_OPTIONS
+    values = [
+        len(run) - 1
+        if run[0] in files
+        else sum(bool(re.match(r"\S+=", word)) for word in run)
+        if run[0] in settings
+        else 0
+        for run in runs
+    ]
+    wanted, pattern = NAMES[words[0]]
+    wanted -= sum(len(run) - 1 - number for run, number in zip(runs, values, strict=True))
+    line: list[str] = []
+    study: list[str] = []
+    for run, number in zip(reversed(runs), reversed(values), strict=True):
+        end = 1 + number
+        while run[0] in files and end > 2 and wanted > 0 and re.search(pattern, run[end - 1]):
+            end, wanted = end - 1, wanted - 1
+        if run[0] in (*files, *settings):
+            study, line = run[:end] + study, run[end:] + line
+        else:
+            line = run + line
+    return line + study
+
+
 def _option(name: str, values: Sequence[str]) -> list[str]:
     return [f"--{name}", *values] if values else []
 
 
 def _add_study(command: argparse.ArgumentParser) -> None:
     """Give a command the options that name a study."""
-    command.add_argument("--configfile", nargs="+", default=[], metavar="FILE", help="as for snakemake")
-    command.add_argument("--config", nargs="+", default=[], metavar="KEY=VALUE", help="as for snakemake")
+    file, setting = STUDY_OPTIONS
+    command.add_argument(*file, nargs="+", action=_Once, default=[], metavar="FILE", help="as for snakemake")
+    command.add_argument(*setting, nargs="*", action=_Once, default=[], metavar="KEY=VALUE", help="as for snakemake")
 
 
 def _report_so_far(paths: Paths, results: Sequence[Result]) -> str:
@@ -150,8 +222,11 @@ def verify_neighbors(arguments: argparse.Namespace) -> None:
     """Check the study's neighbor caches and search a sample of each again; a line per cache."""
     from retrotune.retrieval.caches.verify import study_caches, verify_cache
 
-    if arguments.sample < 0 or arguments.seed < 0:
-        raise ConfigError(f"--sample {arguments.sample} --seed {arguments.seed}: give numbers of 0 or more")
+    if arguments.sample < 0 or not 0 <= arguments.seed <= LARGEST_SEED:
+        raise ConfigError(
+            f"--sample {arguments.sample} --seed {arguments.seed}: give numbers of 0 or more, a seed of {LARGEST_SEED} "
+            "at most"
+        )
     setup_logging(plain=True, level=logging.WARNING)
     config = merged_config(arguments.configfile, arguments.config)
     caches = study_caches(config)
@@ -241,7 +316,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     conversion.add_argument("--tokenizer", metavar="PATH", help="tokenizer file or folder, if SOURCE has none")
     conversion.set_defaults(run=convert)
-    parsed = parser.parse_args(arguments)
+    parsed = parser.parse_args(_study_last(sys.argv[1:] if arguments is None else arguments))
     try:
         parsed.run(parsed)
     except RetrotuneError as error:

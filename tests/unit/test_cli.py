@@ -1,10 +1,13 @@
 """The `retrotune` command."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 import yaml
+from snakemake.cli import parse_args, parse_config
+from snakemake.settings.types import ConfigSettings
 from test_config import SMALL
 
 from retrotune.cli import main, merged_config
@@ -14,7 +17,7 @@ from retrotune.report.collect import collect_metrics, load_results
 from retrotune.report.tables import make_tables
 from retrotune.runtime.files import write_json
 from retrotune.study.cells import expand_grid
-from retrotune.study.config import load_config
+from retrotune.study.config import check_files, load_config
 from retrotune.study.paths import Paths
 from retrotune.study.resolve import resolve
 
@@ -129,8 +132,129 @@ def test_later_files_and_settings_win(study):
     config = merged_config(["study.yaml", "more.yaml"], ["max_length=77", "select={method: lora}"])
     assert (config.study, config.methods["lora"].rank, config.max_length) == ("other", 4, 77)
     assert config.select.method == "lora"
-    with pytest.raises(ConfigError, match="write KEY=VALUE"):
-        merged_config(["study.yaml"], ["max_length"])
+
+
+@pytest.mark.parametrize("setting", ["max_length", "=3", "select.method=lora", "study=#x", "2=3"])
+def test_what_is_no_setting_is_named(study, setting):
+    with pytest.raises(ConfigError, match=re.escape(f"--config {setting}: write KEY=VALUE")):
+        merged_config(["study.yaml"], ["max_length=9", setting])
+
+
+def of_snakemake(*words):
+    """What Snakemake's own command makes of words that name a study."""
+    _, parsed = parse_args(["all", *words])
+    return load_config(ConfigSettings(parse_config(parsed.config), parsed.configfile).overwrite_config)
+
+
+@pytest.mark.parametrize(
+    ("setting", "key", "value"),
+    [
+        ("study=2031-05-06", "study", "2031-05-06"),
+        ("study=off", "study", "off"),
+        ("study='quoted'", "study", "quoted"),
+        ("max_length=0099", "max_length", 99),
+        ("max_length=2_000", "max_length", 2000),
+        ("data_root=a=b", "data_root", "a=b"),
+        ("data_root=null", "data_root", "null"),
+        ("data_root=", "data_root", None),
+        ("resources_dir=[1", "resources_dir", "[1"),
+        ("select={retrieval: on, seed: [1, 2]}", "select", {"retrieval": "on", "seed": [1, 2]}),
+        ("select={'method': 'lora'}", "select", {"method": "lora"}),
+        ("save_every={seconds: 1e2}", "save_every", {"seconds": 100.0}),
+    ],
+)
+def test_settings_are_those_of_snakemake(study, setting, key, value):
+    config = merged_config(["study.yaml"], ["max_length=5", setting])
+    assert config == of_snakemake("--configfile", "study.yaml", "--config", "max_length=5", setting)
+    found = getattr(config, key)
+    assert (found.given() if isinstance(value, dict) else found) == value
+
+
+def test_files_are_those_of_snakemake(study):
+    """JSON with tabs, in which 1e3 is a number, and a template."""
+    (study / "tabs.json").write_text(
+        json.dumps({**SMALL, "max_length": "LENGTH"}, indent="\t").replace('"LENGTH"', "1e3")
+    )
+    (study / "template.yaml").write_text("__use_yte__: true\nmax_length: ?3 * 4\n")
+    for files, length in ((["tabs.json"], 1000), (["tabs.json", "template.yaml"], 12)):
+        config = merged_config(files, [])
+        assert config == of_snakemake("--configfile", *files)
+        assert config.max_length == length
+    (study / "tabs.json").write_text("\ufeff" + json.dumps(SMALL, indent="\t"))
+    with pytest.raises(ConfigError, match=r"tabs.json: .* not valid JSON or YAML"):
+        merged_config(["tabs.json"], [])
+
+
+def test_settings_that_say_something_twice_are_refused_for_both_commands(study):
+    for refuse in (lambda word: merged_config(["study.yaml"], [word]), lambda word: check_files([], ["-C", word])):
+        refuse("select={method: lora}")
+        with pytest.raises(ConfigError, match="--config select:1: method: duplicate key"):
+            refuse("select={method: lora, method: zeroshot}")
+
+
+CELL = "g/lora/nq/bm5/seed0"
+CACHES = ["x/neighbors/bm5/nq/test.parquet", "x/pretraining/p/neighbors-64.json"]
+
+
+@pytest.mark.parametrize(
+    ("command", "names", "flags"),
+    [
+        ("explain", {"cell": CELL}, []),
+        ("prompt", {"cell": CELL, "question": "what is x=1"}, ["--json"]),
+        ("verify-neighbors", {"cache": CACHES}, ["--sample", "3"]),
+        ("status", {}, []),
+        ("tables", {}, []),
+        ("plan", {}, ["--study-only", "--passages", "3"]),
+    ],
+)
+def test_options_stand_before_and_after_names(monkeypatch, command, names, flags):
+    seen = []
+    for name in ("show_explanation", "show_prompt", "verify_neighbors", "show_status", "show_tables", "plan"):
+        monkeypatch.setattr(f"retrotune.cli.{name}", lambda arguments: seen.append(vars(arguments)))
+    words = [word for value in names.values() for word in ([value] if isinstance(value, str) else value)]
+    files, settings = ["--configfile", "a.yaml", "b.json"], ["--config", "study=s", "select={seed: 1}"]
+    lines = [
+        [*words, *files, *settings, *flags],
+        [*files, *words, *settings, *flags],
+        [*flags, *files, *settings, *words],
+        [*settings, *words, *files, *flags],
+        [*settings, *flags, *files, *words],
+        ["--configfiles", *files[1:], "-C", *settings[1:], *words, *flags],
+        [*words[:1], *files, *words[1:], *flags, *settings],
+        *([[*files, *settings, *flags, "--", *words]] if words else []),
+    ]
+    for line in lines:
+        main([command, *line])
+        for key, value in {**names, "configfile": files[1:], "config": settings[1:]}.items():
+            assert seen[-1][key] == value, line
+    main([command, "--configfile=a.yaml", *words])
+    assert (seen[-1]["configfile"], len(seen)) == (["a.yaml"], len(lines) + 1)
+
+
+def test_options_given_twice_and_names_not_given_are_refused(capsys):
+    for words, message in (
+        (["status", "--configfile", "a", "--configfile", "b"], "--configfile is given twice, of which Snakemake reads"),
+        (["status", "--config", "aa=1", "--config", "bb=2"], "--config is given twice, of which Snakemake reads"),
+        (["explain", "--configfile", "a.yaml"], "required: CELL"),
+        (["prompt", CELL, "--config", "aa=1"], "required: QUESTION"),
+    ):
+        with pytest.raises(SystemExit):
+            main(words)
+        assert message in capsys.readouterr().err
+
+
+def test_conversion_takes_options_anywhere(monkeypatch):
+    seen = []
+    monkeypatch.setattr("retrotune.cli.convert", lambda arguments: seen.append((arguments.source, arguments.out)))
+    for line in (["a", "b", "--vocab-size", "3"], ["--vocab-size", "3", "a", "b"], ["a", "--vocab-size", "3", "b"]):
+        main(["convert", *line])
+    assert seen == [("a", "b")] * 3
+
+
+@pytest.mark.parametrize(("option", "number"), [("--seed", -1), ("--seed", 2**32), ("--sample", -1)])
+def test_samples_have_seeds_as_studies_have_them(study, capsys, option, number):
+    assert main(["verify-neighbors", "--configfile", "study.yaml", option, str(number)]) == 1
+    assert f"{option} {number}" in capsys.readouterr().err
 
 
 def test_errors_are_one_message_without_traceback(study, capsys):

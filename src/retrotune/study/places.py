@@ -21,9 +21,9 @@ def locate_model(name: str) -> str:
             if (Path(location) / folder).is_dir():
                 return str(Path(location) / folder)
         raise RetrievalError(f"retriever model {name!r}: the package has no folder {folder!r}")
-    path = Path(name).expanduser()
+    path = Path(name)
     if path.is_dir():
         return str(path)
-    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+    if path.is_absolute() or name.startswith(".") or name.count("/") > 1:
         raise RetrievalError(f"retriever model {name!r}: no such folder; put the model there or correct the path")
     return name

@@ -1,6 +1,7 @@
 """Which raw files a study reads: those of a dataset's splits, and those of a corpus. None is opened here."""
 
 import glob
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -54,7 +55,8 @@ def find_corpus_files(entry: CorpusEntry, root: str | Path) -> list[Path]:
     if base.is_file():
         return [base]
     if not base.is_dir():
-        files = sorted(Path(name) for name in glob.glob(str(base), recursive=True) if Path(name).is_file())  # noqa: PTH207
+        matches = (Path(root) / name for name in glob.glob(entry.path, root_dir=root, recursive=True))  # noqa: PTH207
+        files = sorted(match for match in matches if match.is_file())
         wanted = "file, folder or glob match"
     elif entry.reader == "text":
         files, wanted = _files_below(base, TEXT_PATTERNS), f"files {', '.join(TEXT_PATTERNS)}"
@@ -62,6 +64,9 @@ def find_corpus_files(entry: CorpusEntry, root: str | Path) -> list[Path]:
         files, wanted = _passage_files(base), f"file {', '.join((*PASSAGE_FILES, *PASSAGE_PATTERNS))}"
     if not files:
         raise DataError(f"{base}: no {wanted}; put the corpus there or correct `path` and `data_root`")
+    braces = [str(file) for file in files if re.search("[{}]", str(file))]
+    if braces:
+        raise DataError(f"{braces[0]}: braces are wildcards for Snakemake; rename this file or folder")
     return files
 
 

@@ -29,7 +29,7 @@ from retrotune.study.config.models import (
     SizeEntry,
     TokenizerEntry,
 )
-from retrotune.study.config.reading import check_files, parse_yaml, read_yaml
+from retrotune.study.config.reading import check_files, check_settings, parse_yaml, read_yaml
 from retrotune.study.config.retrievals import (
     ChunkingEntry,
     CorpusEntry,
@@ -80,6 +80,7 @@ __all__ = [
     "World",
     "ZeroshotMethod",
     "check_files",
+    "check_settings",
     "load_config",
     "nearest",
     "parse_yaml",

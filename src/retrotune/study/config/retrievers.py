@@ -5,7 +5,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 from pydantic.json_schema import SkipJsonSchema
 
-from retrotune.entries import Count, Entry, Name, PositiveInt, Share
+from retrotune.entries import Entry, Name, PlaceOrName, PositiveInt, Seed, Share
 
 PRESETS: dict[str, dict[str, Any]] = {
     # arXiv 2302.07452: a pair of encoders, first token, dot product; titles stand before the tokenizer's separator
@@ -84,10 +84,10 @@ class RetrieverEntry(Entry):
         None,
         description="dense: a published encoder, which fills the keys not given; without `query_model`: dragon-plus",
     )
-    query_model: str | None = Field(
+    query_model: PlaceOrName | None = Field(
         None, description="dense: folder, hub name, or `package:NAME/FOLDER` of a Python package"
     )
-    passage_model: str | None = Field(None, description="dense: as `query_model`; null: the same model")
+    passage_model: PlaceOrName | None = Field(None, description="dense: as `query_model`; null: the same model")
     pooling: Literal["cls", "mean"] | None = Field(
         None, description="dense: which token vectors make the text's vector; null: as the folder declares, else cls"
     )
@@ -130,7 +130,7 @@ class RetrieverEntry(Entry):
     share: Share = Field(
         0.5, description="degraded: share of the neighbors that is replaced, on average over questions"
     )
-    seed: Count = Field(0, description="random, degraded: seed of the random passages")
+    seed: Seed = Field(0, description="random, degraded: seed of the random passages")
 
     @model_validator(mode="before")
     @classmethod

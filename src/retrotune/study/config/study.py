@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from retrotune.entries import Count, Entry, Name, PositiveInt
+from retrotune.entries import Count, Entry, FolderToFill, Name, Place, PositiveInt, Seed
 from retrotune.errors import ConfigError
 from retrotune.methods import Finetuning, MethodEntry
 from retrotune.study.config.indexes import IndexEntry
@@ -66,7 +66,7 @@ class Grid(Entry):
     methods: tuple[Name, ...] | None = Field(None, description="entries of `methods`")
     datasets: tuple[Name, ...] | None = Field(None, description="entries of `datasets`")
     retrievals: tuple[Name, ...] = Field(min_length=1, description="entries of `retrievals`")
-    seeds: tuple[int, ...] = Field((0,), min_length=1, description="seeds of training")
+    seeds: tuple[Seed, ...] = Field((0,), min_length=1, description="seeds of training")
 
 
 class Select(Entry):
@@ -78,18 +78,18 @@ class Select(Entry):
     method: str | tuple[str, ...] | None = Field(None, description="entries of `methods`")
     dataset: str | tuple[str, ...] | None = Field(None, description="entries of `datasets`")
     retrieval: str | tuple[str, ...] | None = Field(None, description="entries of `retrievals`")
-    seed: int | tuple[int, ...] | None = Field(None, description="seeds")
+    seed: Seed | tuple[Seed, ...] | None = Field(None, description="seeds")
 
 
 class Config(Entry):
     """A study."""
 
     study: Name = Field(description="name of the study; results lie in `results_dir`/`study`")
-    data_root: str | None = Field(
+    data_root: Place | None = Field(
         None, description="folder with raw files; null: where `world` or the downloads put them"
     )
-    results_dir: str = Field("results", description="folder of all studies' results")
-    resources_dir: str | None = Field(None, description="folder shared by cells; null: resources/`study`")
+    results_dir: FolderToFill = Field("results", description="folder of all studies' results")
+    resources_dir: FolderToFill | None = Field(None, description="folder shared by cells; null: resources/`study`")
     world: World | None = Field(None, description="generate the demo world as `data_root`")
     datasets: dict[Name, DatasetEntry] = Field(description="question sets")
     corpora: dict[Name, CorpusEntry] = Field(default_factory=dict, description="text collections")
