@@ -275,6 +275,8 @@ ROWS: dict[str, tuple[Any, str]] = {
     "methods.lora.rank": (3, "finetune_cell"),
     "methods.lora.alpha": (3.0, "finetune_cell"),
     "methods.lora.dropout": (0.3, "finetune_cell"),
+    **{f"methods.{kind}.targets": (["v_proj"], "finetune_cell") for kind in ("lora", "adapter", "ia3")},
+    "methods.ia3.input_targets": (["down_proj"], "finetune_cell"),
     "methods.ptuning.num_virtual_tokens": (3, CELLS),
     "methods.ptuning.encoder_hidden_size": (3, "finetune_cell"),
     "methods.adapter.bottleneck_dim": (3, "finetune_cell"),
