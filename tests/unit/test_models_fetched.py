@@ -8,9 +8,10 @@ from fnmatch import fnmatch
 import huggingface_hub
 import pytest
 import torch
+from folder_cases import relink, tokenizer_of, write_folder
 from methods_cases import tiny_model
 from pydantic import ValidationError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from transformers import (
     AutoTokenizer,
     GPT2Config,
@@ -24,11 +25,11 @@ from transformers import (
 )
 
 from retrotune.errors import ModelError
-from retrotune.models.fetch import fetch_model
+from retrotune.models.fetch import fetch_base_model, fetch_model
 from retrotune.models.loading import load_model, load_tokenizer, model_facts, num_parameters
 from retrotune.runtime.files import write_json
 from retrotune.study.config import ModelEntry
-from retrotune.training.tokenizer import wrap_tokenizer
+from retrotune.study.stages import FetchParams
 
 MASK = torch.ones(16, 16).tril()[None, None]
 IDS = {"vocab_size": 40, "bos_token_id": 0, "eos_token_id": 1}
@@ -54,29 +55,6 @@ def opt():
 
 def llama(**changes):  # of 64 rows
     return tiny_model("llama", **changes)
-
-
-def write_folder(folder, model, tensors=None):
-    """A model folder with exactly these tensors, by default the model's."""
-    model.config.save_pretrained(folder)
-    tensors = model.state_dict() if tensors is None else tensors
-    stored = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
-    save_file(stored, folder / "model.safetensors", metadata={"format": "pt"})
-    return folder
-
-
-def tokenizer_of(folder, size, added=(), **special):
-    """A byte-level tokenizer of `size` pieces in `folder`, with tokens added after them."""
-    from tokenizers import Tokenizer, models
-
-    pieces = {name: number for number, name in enumerate(["<pad>", "<eos>", *(f"p{n}" for n in range(size - 2))])}
-    folder.mkdir(parents=True, exist_ok=True)
-    Tokenizer(models.WordLevel(pieces, unk_token="<pad>")).save(str(folder / "plain.json"))
-    tokenizer = wrap_tokenizer(folder / "plain.json")
-    tokenizer.add_tokens(list(added))
-    tokenizer.add_special_tokens(special)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 ONE = torch.tensor(-1e9)
@@ -174,7 +152,7 @@ def test_only_what_is_used_is_fetched_counted_and_digested(tmp_path, monkeypatch
         (lambda folder: (folder / "model.safetensors").unlink(), "only safetensors weights are read"),
         (lambda folder: relink(folder / "model.safetensors"), "model.safetensors: a link to .*nowhere, where no file"),
         (lambda folder: relink(folder / "tokenizer.json"), "tokenizer.json: a link to .*nowhere, where no file is"),
-        (lambda folder: relink(folder / "config.json"), "no config.json"),
+        (lambda folder: relink(folder / "config.json"), "config.json: a link to .*nowhere, where no"),
         (lambda folder: write_json(folder / "adapter_config.json", {}), "holds an adapter"),
         (lambda folder: write_json(folder / "config.json", []), "not an object but list"),
         (lambda folder: index(folder, {"a": "../model.safetensors"}), "no safetensors file beside it"),
@@ -189,11 +167,6 @@ def test_a_broken_folder_is_refused_by_name(tmp_path, break_it, message):
     with pytest.raises(ModelError, match=message):
         fetch_model(tmp_path / "out", path=source)
     assert not (tmp_path / "out/manifest.json").exists()
-
-
-def relink(file):
-    file.unlink()
-    file.symlink_to(file.parent / "nowhere")
 
 
 def index(folder, files):
@@ -230,6 +203,55 @@ def test_ids_without_embeddings_are_refused(tmp_path, caplog, pieces, added, spe
         with pytest.raises(ModelError, match=f"{named}.*: the model has 64 rows, 0 to 63"):
             load_tokenizer(folder)
     assert "no cell can use this model as it is" in caplog.text
+
+
+def no_eos(folder):
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    write_json(folder / "tokenizer_config.json", {key: value for key, value in settings.items() if key != "eos_token"})
+
+
+@pytest.mark.parametrize(
+    ("break_it", "family", "message"),
+    [
+        (lambda folder: None, "retro", "{0}: a llama model without .* gpt, not retro: correct models.mine.family"),
+        (lambda folder: tiny_model("retro").save_pretrained(folder), "gpt", "{0}: a retro model with .* not gpt"),
+        (no_eos, "gpt", "tokenizer '{0}' has no eos token"),
+        (lambda folder: [file.unlink() for file in folder.glob("tokenizer*")], "gpt", "{0}: no usable tokenizer"),
+        (lambda folder: tokenizer_of(folder, 70), "gpt", "{0}: 6 ids of the tokenizer have no embedding"),
+        (lambda folder: write_json(folder / "adapter_config.json", {}), "gpt", "{0}: holds an adapter"),
+    ],
+)
+@pytest.mark.parametrize("key", ["path", "hub"])
+def test_what_no_cell_could_use_is_refused_where_a_study_fetches_it(
+    tmp_path, monkeypatch, break_it, family, message, key
+):
+    """With the study's entry and the user's folder or hub name in the message, and no manifest."""
+    source, out = write_folder(tokenizer_of(tmp_path / "source", 40), llama()), tmp_path / "resources/models/mine"
+    monkeypatch.setattr(
+        huggingface_hub,
+        "snapshot_download",
+        lambda hub, local_dir, **more: shutil.copytree(source, local_dir, dirs_exist_ok=True),
+    )
+    named = str(source) if key == "path" else "who/what"
+    fetch_base_model(FetchParams(**{key: named}), out, "mine", "gpt")
+    shutil.rmtree(out)
+    break_it(source)
+    with pytest.raises(ModelError, match=f"models.mine.{key}: .*{message.format(named)}") as error:
+        fetch_base_model(FetchParams(**{key: named}), out, "mine", family)
+    assert str(out) not in str(error.value)
+    assert not (out / "manifest.json").exists()
+
+
+def test_what_was_fetched_is_named_with_its_entry_and_source(tmp_path):
+    """Also where it breaks later, in a cell."""
+    source, out = write_folder(tokenizer_of(tmp_path / "source", 40), llama()), tmp_path / "resources/models/mine"
+    fetch_base_model(FetchParams(path=str(source)), out, "mine", "gpt")
+    tensors = load_file(source / "model.safetensors")
+    write_folder(source, llama(), dict(list(tensors.items())[1:]))
+    with pytest.raises(
+        ModelError, match=rf"mine \(models.mine, path {source}\): weights do not fit config.json: 1 miss"
+    ):
+        load_model(out)
 
 
 def test_a_folder_without_tokenizer_files_has_no_tokenizer(tmp_path):

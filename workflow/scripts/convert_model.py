@@ -5,4 +5,9 @@ from retrotune.runtime.lifecycle import stage_log
 from retrotune.study.stages import ConvertParams
 
 with stage_log(snakemake.log[0]):
-    convert_model(ConvertParams.of(snakemake.params.uses), Path(snakemake.output[0]).parent, snakemake.params.packages)
+    convert_model(
+        ConvertParams.of(snakemake.params.uses),
+        Path(snakemake.output[0]).parent,
+        snakemake.params.packages,
+        snakemake.wildcards.model,
+    )

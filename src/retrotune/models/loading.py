@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from retrotune.errors import ModelError, RetrotuneError
 from retrotune.models.scratch import nearby
 from retrotune.runtime.files import read_result, sha256, sha256_text
-from retrotune.study.model_folders import REMEDY, check_folder, tensor_shapes
+from retrotune.study.model_folders import REMEDY, check_folder, described, tensor_shapes
 
 NAMED_WEIGHTS = 3
 """So many weights are named where a model folder is not whole; the others are counted."""
@@ -77,8 +77,8 @@ def load_model(
     if retrieval_gate is not None:
         if not reads_neighbors(model.config):
             raise ModelError(
-                f"{folder}: retrieval_gate={retrieval_gate:g} was given for a {model.config.model_type} model without "
-                "cross-attention layers: leave it out"
+                f"{described(folder)}: retrieval_gate={retrieval_gate:g} was given for a {model.config.model_type} "
+                "model without cross-attention layers: leave it out"
             )
         model.config.retrieval_gate = float(retrieval_gate)
     return (model.to(device) if device and device_map is None else model).eval()
@@ -112,9 +112,9 @@ def _errors_of(folder: Path, problem: str) -> Iterator[None]:
     except RetrotuneError:
         raise
     except SafetensorError as error:
-        raise ModelError(f"{folder}: weights are truncated or damaged ({error}); {REMEDY}") from error
+        raise ModelError(f"{described(folder)}: weights are truncated or damaged ({error}); {REMEDY}") from error
     except Exception as error:
-        raise ModelError(f"{folder}: {problem}: {error}") from error
+        raise ModelError(f"{described(folder)}: {problem}: {error}") from error
 
 
 def gpu_map(path: str | Path, dtype: torch.dtype, trust_remote_code: bool = False) -> dict[str, int] | None:
@@ -210,7 +210,7 @@ def _check_whole(folder: Path, model: PreTrainedModel, info: Mapping[str, Any]) 
         if names
     ]
     if problems:
-        raise ModelError(f"{folder}: weights do not fit config.json: {'; '.join(problems)}; {REMEDY}")
+        raise ModelError(f"{described(folder)}: weights do not fit config.json: {'; '.join(problems)}; {REMEDY}")
 
 
 def load_config(path: str | Path, trust_remote_code: bool = False) -> Any:
@@ -266,13 +266,15 @@ def _check_ids(folder: Path, tokenizer: Any, trust_remote_code: bool) -> None:
         rows = len(embeddings.weight)
     pieces = tokenizer.get_vocab()
     if len(pieces) <= len(tokenizer.get_added_vocab()):  # some classes start empty where they find no files
-        raise ModelError(f"{folder}: no usable tokenizer: no pieces beside special tokens; put its files there")
+        raise ModelError(
+            f"{described(folder)}: no usable tokenizer: no pieces beside special tokens; put its files there"
+        )
     beyond = sorted((number, token) for token, number in pieces.items() if number >= rows)
     if beyond:
         named = ", ".join(f"{token!r} = {number}" for number, token in beyond[:NAMED_TOKENS])
         more = ", ..." if len(beyond) > NAMED_TOKENS else ""
         raise ModelError(
-            f"{folder}: {len(beyond)} ids of the tokenizer have no embedding ({named}{more}): the model has {rows} "
-            f"rows, 0 to {rows - 1}; name other tokens in tokenizer_config.json (the one that ends texts can pad as "
-            "well), or add rows with transformers' resize_token_embeddings"
+            f"{described(folder)}: {len(beyond)} ids of the tokenizer have no embedding ({named}{more}): the model has "
+            f"{rows} rows, 0 to {rows - 1}; name other tokens in tokenizer_config.json (what ends texts can pad), "
+            "or add rows with transformers' resize_token_embeddings"
         )

@@ -9,6 +9,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from retrotune.entries import Family
 from retrotune.errors import DataError, ModelError
 from retrotune.runtime.files import read_json, sha256
 
@@ -26,7 +27,49 @@ SMALL_FILES = (
 CODE = ("*.py",)
 """What joins them where a model's own code may run."""
 
-REMEDY = "repair its source, or delete the folder and make it again with the workflow's `models` target"
+TOKENIZERS = (
+    "tokenizer*.json", "vocab*.json", "vocab*.txt", "merges.txt", "*.model", "*.tiktoken", "tekken.json", "bpe.codes",
+)  # fmt: skip
+"""Names of a tokenizer's files, of which a folder with a tokenizer has one at least."""
+
+REMEDY = "repair its source; a folder that the workflow made is made again by its `models` target once it is deleted"
+
+
+def described(folder: str | Path) -> str:
+    """A folder as messages name it: with the study's entry and source that its manifest tells."""
+    folder = Path(folder)
+    try:
+        source = read_json(folder / "manifest.json")["source"]
+        key, value = next((key, source[key]) for key in ("path", "hub", "checkpoint") if source.get(key))
+    except (DataError, OSError, KeyError, TypeError, AttributeError, StopIteration):
+        return str(folder)
+    return f"{folder} (models.{folder.name}, {key} {value})"
+
+
+def check_source(folder: str | Path, family: Family | None = None, code: bool = False) -> None:
+    """Raise `ModelError` for a folder of which no cell could use the model, as far as names of files and JSON tell.
+
+    `family`: what the study says that the model is; `code`: whether the model's own code may run.
+    """
+    folder = check_folder(folder, code)
+    weights_files(folder)
+    if family is None:
+        return
+    check_family(folder, family)
+    if not any(fnmatch(file.name, name) for file in folder.iterdir() for name in TOKENIZERS):
+        raise ModelError(f"{folder}: no tokenizer there ({', '.join(TOKENIZERS)}); put the files of the model's there")
+
+
+def check_family(folder: str | Path, family: Family) -> None:
+    """Raise `ModelError` unless the model of a folder is of this family, by its configuration."""
+    config = _mapping(Path(folder) / "config.json")
+    found = "retro" if config.get("cross_attention_layers") else "gpt"
+    if found != family:
+        reads = "with" if found == "retro" else "without"
+        raise ModelError(
+            f"{folder}: a {config.get('model_type')} model {reads} cross-attention layers to neighbors is of family "
+            f"{found}, not {family}: correct models.NAME.family, or name another source"
+        )
 
 
 def small_files(folder: str | Path, code: bool = False) -> list[Path]:
@@ -99,8 +142,11 @@ def check_folder(folder: str | Path, trust_remote_code: bool = False) -> Path:
     transformers would put on top of another model), and, unless `trust_remote_code`, if it names code of its own.
     """
     folder = Path(folder)
-    if not (folder / "config.json").is_file():
-        raise ModelError(f"{folder}: no model there (no config.json); make it with the workflow's `models` target")
+    if not os.path.lexists(folder / "config.json"):
+        raise ModelError(
+            f"{folder}: no model there (no config.json): put a folder in transformers layout there; one that the "
+            "workflow makes comes with its `models` target"
+        )
     check_there(small_files(folder, trust_remote_code))
     if (folder / ADAPTER).exists():
         raise ModelError(f"{folder}: holds an adapter ({ADAPTER}), no model of its own: merge it into its base model")
