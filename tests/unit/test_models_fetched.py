@@ -25,6 +25,8 @@ from transformers import (
 )
 
 from retrotune.errors import ModelError
+from retrotune.models.convert import convert_checkpoint
+from retrotune.models.convert.tokenizers import write_tokenizer
 from retrotune.models.fetch import fetch_base_model, fetch_model
 from retrotune.models.loading import load_model, load_tokenizer, model_facts, num_parameters
 from retrotune.runtime.files import write_json
@@ -167,6 +169,31 @@ def test_a_broken_folder_is_refused_by_name(tmp_path, break_it, message):
     with pytest.raises(ModelError, match=message):
         fetch_model(tmp_path / "out", path=source)
     assert not (tmp_path / "out/manifest.json").exists()
+
+
+LINKED = ["config.json", "model-00002-of-00012.safetensors", "model.safetensors.index.json", "tokenizer.json"]
+
+
+@pytest.mark.parametrize("file", LINKED)
+def test_a_link_to_nothing_is_named_by_all_that_read_the_file(tmp_path, monkeypatch, file):
+    source, out = tokenizer_of(tmp_path / "source", 40), tmp_path / "out"
+    llama().save_pretrained(source, max_shard_size="10KB")
+    fetch_model(out, path=source)
+    assert load_model(out).num_parameters() == llama().num_parameters()
+    (source / file).unlink()
+    monkeypatch.setenv("RETROTUNE_SCRATCH", str(tmp_path / "scratch"))
+    said = f"out/{file}: a link to {source}/{file}, where no file is"
+    for read in (load_model, *((load_tokenizer, num_parameters) if "model-" not in file else ())):
+        with pytest.raises(ModelError, match=said):
+            read(out)
+    (source / file).symlink_to("gone")
+    for read in (
+        lambda: fetch_model(tmp_path / "again", path=source),
+        lambda: convert_checkpoint(source, tmp_path / "converted"),
+        lambda: write_tokenizer(source, tmp_path / "pieces"),
+    ):
+        with pytest.raises(ModelError, match=f"source/{file}: a link to gone, where no file is"):
+            read()
 
 
 def index(folder, files):

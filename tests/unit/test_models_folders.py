@@ -120,7 +120,7 @@ def test_a_folder_without_configuration_weights_or_tokenizer(tmp_path):
     with pytest.raises(ModelError, match="no usable tokenizer"):
         load_tokenizer(tmp_path)
     (tmp_path / WEIGHTS).unlink()
-    assert "cannot be loaded as a causal language model" in loading_fails(tmp_path)
+    assert "no model.safetensors and no model.safetensors.index.json" in loading_fails(tmp_path)
     (tmp_path / "config.json").unlink()
     assert "no config.json" in loading_fails(tmp_path)
 

@@ -158,6 +158,13 @@ def test_a_folder_that_no_cell_could_use_is_named_before_the_first_job(config, b
     assert re.match(f"models.folder.path: weights/folder.*{why}", str(unfit))
 
 
+def test_an_encoder_with_a_link_to_nothing_is_named_before_the_first_job(config):
+    relink("encoders/query/w.bin")
+    [unfit] = missing(config, [], ["own"])
+    assert str(unfit).startswith("retrievers.own: ")
+    assert "encoders/query/w.bin: a link to gone, where no file is" in str(unfit)
+
+
 def test_the_family_of_what_was_fetched_is_compared_again(config):
     folder = Paths.of(config).model("hub")
     assert missing(config, ["hub"], []) == []

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from retrotune.errors import ModelError, RetrotuneError
 from retrotune.models.scratch import nearby
 from retrotune.runtime.files import read_result, sha256, sha256_text
-from retrotune.study.model_folders import REMEDY, check_folder, described, tensor_shapes
+from retrotune.study.model_folders import REMEDY, check_folder, described, tensor_shapes, weights_files
 
 NAMED_WEIGHTS = 3
 """So many weights are named where a model folder is not whole; the others are counted."""
@@ -55,6 +55,7 @@ def load_model(
     model that reads no neighbors.
     """
     folder = check_folder(path, trust_remote_code)
+    weights_files(folder)
     with _errors_of(folder, "cannot be loaded as a causal language model"):
         if without_weights:
             model = _empty(folder, dtype or torch.float32, trust_remote_code)

@@ -167,6 +167,19 @@ def check_there(files: Iterable[Path]) -> None:
             raise ModelError(f"{file}: {leads}; {REMEDY}")
 
 
+def broken_link(folder: str | Path, names: Iterable[str] = ("*",)) -> str | None:
+    """What is wrong with the first link in a folder that leads nowhere, and the remedy; None if there is no such link.
+
+    Who looks for a file there would take it for absent. `names` are patterns relative to the folder; documentation and
+    hidden files do not count.
+    """
+    files = (file for name in names for file in sorted(Path(folder).glob(name)))
+    for file in files:
+        if file.is_symlink() and not file.exists() and file.suffix != ".md" and not file.name.startswith("."):
+            return f"{file}: a link to {file.readlink()}, where no file is; put the file there, or remove the link"
+    return None
+
+
 def _mapping(file: Path) -> dict[str, Any]:
     try:
         values = read_json(file)

@@ -32,7 +32,7 @@ class Missing(NamedTuple):
 
 
 class Unfit(NamedTuple):
-    """A model folder that no cell could use, why, and the entry that names it."""
+    """A folder that cannot be used as it is: why, and the entry that names it."""
 
     why: str
     entry: str
@@ -115,8 +115,11 @@ def missing(config: Config, models: Collection[str], retrievers: Collection[str]
         for model in {config.retrievers[name].query_model, config.retrievers[name].passage_model} - {None}:
             try:
                 locate_model(str(model))
-            except RetrotuneError:
-                found.setdefault((str(model), "the encoder's folder"), []).append(f"retrievers.{name}")
+            except RetrotuneError as error:
+                if Path(str(model)).expanduser().is_dir():
+                    unfit.append(Unfit(str(error), f"retrievers.{name}"))
+                else:
+                    found.setdefault((str(model), "the encoder's folder"), []).append(f"retrievers.{name}")
     return [*(Missing(path, what, names) for (path, what), names in found.items()), *unfit]
 
 

@@ -15,6 +15,7 @@ from retrotune.models.fetch import errors_of
 from retrotune.models.packages import package_file
 from retrotune.runtime.files import read_json
 from retrotune.runtime.log import logger
+from retrotune.study.model_folders import broken_link
 from retrotune.study.stages import ConvertParams
 
 LATEST = "latest_checkpointed_iteration.txt"
@@ -54,6 +55,9 @@ def convert_checkpoint(
     if folder.resolve() == place.resolve() or folder.resolve() in place.resolve().parents:
         raise ModelError(f"{folder}: the checkpoint lies there: give another folder to write to")
     found = Path(tokenizer) if tokenizer is not None else find_tokenizer(place)
+    for read in (place, iteration_folder(place)):
+        if problem := broken_link(read):
+            raise ModelError(problem)
     with TemporaryDirectory() as staging:
         facts = _write_tokenizer(found, Path(staging)) if found is not None else {}
         model = read_source(place, chunk_length, vocab_size, facts.get("vocab_size"))
