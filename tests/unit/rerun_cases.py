@@ -70,10 +70,10 @@ STUDY: dict[str, Any] = {
     "tokenizers": {"bpe": {"corpora": ["pages"]}, "other": {"corpora": ["pages"]}},
     "sizes": {
         "tiny": {
-            "num_layers": 6, "hidden_size": 32, "num_heads": 4, "ffn_size": 64, "max_length": 512,
+            "num_layers": 6, "hidden_size": 32, "num_heads": 4, "ffn_size": 64, "max_length": 2048,
             "cross_attention_layers": [1, 3],
         },
-        "wide": {"num_layers": 6, "hidden_size": 64, "num_heads": 4, "ffn_size": 64, "max_length": 512},
+        "wide": {"num_layers": 6, "hidden_size": 64, "num_heads": 4, "ffn_size": 64, "max_length": 2048},
     },
     "pretrainings": {
         "short": {
@@ -220,7 +220,7 @@ ROWS: dict[str, tuple[Any, str]] = {
     "sizes.tiny.hidden_size": (64, "pretrain_model"),
     "sizes.tiny.num_heads": (2, "pretrain_model"),
     "sizes.tiny.ffn_size": (96, "pretrain_model"),
-    "sizes.tiny.max_length": (1024, "pretrain_model"),
+    "sizes.tiny.max_length": (1536, "pretrain_model"),
     "sizes.tiny.chunk_length": (32, "pretrain_model"),
     "sizes.tiny.retrieved_length": (32, "pretrain_model"),
     "sizes.tiny.cross_attention_layers": ([2], "pretrain_model"),

@@ -292,7 +292,7 @@ def test_a_study_converts_its_checkpoint(tmp_path, monkeypatch):
     out.mkdir()
     (out / "older.txt").write_text("of another model")
     params = ConvertParams(family="retro", path=str(source), **RETRO)
-    convert_model(params, out, tmp_path / "packages", "mine")
+    convert_model(params, out, tmp_path / "packages", "mine", 64)
     assert_same(model, out)
     assert not (out / "older.txt").exists()
     assert json.loads((out / "manifest.json").read_text())["params"] == params.recorded()
@@ -300,11 +300,11 @@ def test_a_study_converts_its_checkpoint(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(convert, "package_file", lambda *where: asked.append(where) or source)
     packed = params.model_copy(update={"package": "some-model==1.2", "path": "some/model"})
-    convert_model(packed, out, tmp_path / "packages", "mine")
+    convert_model(packed, out, tmp_path / "packages", "mine", 64)
     assert asked == [("some-model==1.2", "some/model", tmp_path / "packages")]
     other_family = packed.model_copy(update={"family": "gpt"})
     with pytest.raises(ModelError, match=f"models.mine.checkpoint: {source}: a retro checkpoint, where a gpt"):
-        convert_model(other_family, out, tmp_path / "packages", "mine")
+        convert_model(other_family, out, tmp_path / "packages", "mine", 64)
 
 
 def test_a_study_needs_a_tokenizer_that_ends_texts(tmp_path, monkeypatch):
@@ -312,11 +312,11 @@ def test_a_study_needs_a_tokenizer_that_ends_texts(tmp_path, monkeypatch):
     out = tmp_path / "out"
     params = ConvertParams(family="retro", path=str(save_legacy(tmp_path / "in", tiny_model("retro"))), **RETRO)
     with pytest.raises(ModelError, match=r"in: no tokenizer there: name a tokenizer in models\.mine\.checkpoint\.tok"):
-        convert_model(params, out, tmp_path / "packages", "mine")
+        convert_model(params, out, tmp_path / "packages", "mine", 64)
     (tmp_path / "in/nvidia.model").write_text("pieces")
     monkeypatch.setattr(convert, "_write_tokenizer", functools.partial(tokenizer_written, eos_token_id=None))
     with pytest.raises(ModelError, match=r"nvidia.model: no token ends a text \(eos_token\)"):
-        convert_model(params, out, tmp_path / "packages", "mine")
+        convert_model(params, out, tmp_path / "packages", "mine", 64)
     assert not out.exists()
 
 

@@ -14,6 +14,8 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 from transformers import (
     AutoTokenizer,
+    BloomConfig,
+    BloomForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
     GPTJConfig,
@@ -22,6 +24,8 @@ from transformers import (
     GPTNeoXForCausalLM,
     OPTConfig,
     OPTForCausalLM,
+    RobertaConfig,
+    RobertaForCausalLM,
 )
 
 from retrotune.errors import ModelError
@@ -240,10 +244,10 @@ def no_eos(folder):
 @pytest.mark.parametrize(
     ("break_it", "family", "message"),
     [
-        (lambda folder: None, "retro", "{0}: a llama model without .* gpt, not retro: correct models.mine.family"),
-        (lambda folder: tiny_model("retro").save_pretrained(folder), "gpt", "{0}: a retro model with .* not gpt"),
+        (lambda folder: None, "retro", "{0}: a model of type llama without .*, not retro: correct models.mine.family"),
+        (lambda folder: tiny_model("retro").save_pretrained(folder), "gpt", "{0}: a model of type retro .* not gpt"),
         (no_eos, "gpt", "tokenizer '{0}' has no eos token"),
-        (lambda folder: [file.unlink() for file in folder.glob("tokenizer*")], "gpt", "{0}: no usable tokenizer"),
+        (lambda folder: [file.unlink() for file in folder.glob("tokenizer*")], "gpt", "{0}: no tokenizer there"),
         (lambda folder: tokenizer_of(folder, 70), "gpt", "{0}: 6 ids of the tokenizer have no embedding"),
         (lambda folder: write_json(folder / "adapter_config.json", {}), "gpt", "{0}: holds an adapter"),
     ],
@@ -260,19 +264,47 @@ def test_what_no_cell_could_use_is_refused_where_a_study_fetches_it(
         lambda hub, local_dir, **more: shutil.copytree(source, local_dir, dirs_exist_ok=True),
     )
     named = str(source) if key == "path" else "who/what"
-    fetch_base_model(FetchParams(**{key: named}), out, "mine", "gpt")
+    fetch_base_model(FetchParams(**{key: named}), out, "mine", "gpt", 64)
     shutil.rmtree(out)
     break_it(source)
     with pytest.raises(ModelError, match=f"models.mine.{key}: .*{message.format(named)}") as error:
-        fetch_base_model(FetchParams(**{key: named}), out, "mine", family)
+        fetch_base_model(FetchParams(**{key: named}), out, "mine", family, 64)
     assert str(out) not in str(error.value)
     assert not (out / "manifest.json").exists()
+
+
+def roberta():
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
+    return RobertaForCausalLM(
+        RobertaConfig(max_position_embeddings=16, is_decoder=True, **sizes, **{**IDS, "pad_token_id": 2})
+    )
+
+
+def bloom():
+    return BloomForCausalLM(BloomConfig(hidden_size=16, n_layer=1, n_head=2, **IDS))
+
+
+@pytest.mark.parametrize(
+    ("make", "window"), [(gpt2, 16), (opt, 16), (neox, 16), (roberta, 13), (llama, 64), (bloom, None)]
+)
+def test_a_study_fetches_no_model_with_a_shorter_window(tmp_path, make, window):
+    source, out = write_folder(tokenizer_of(tmp_path / "source", 40), make()), tmp_path / "out"
+    params = FetchParams(path=str(source))
+    fetch_base_model(params, out, "mine", "gpt", window or 5000)
+    model = load_model(out)
+    model(input_ids=torch.full((1, window or 100), 5))
+    if make in (gpt2, opt, roberta):
+        with pytest.raises((IndexError, RuntimeError)):
+            model(input_ids=torch.full((1, window + 1), 5))
+    if window is not None:
+        with pytest.raises(ModelError, match=rf"models.mine.path: {source} takes {window} tokens at most, but max_l"):
+            fetch_base_model(params, out, "mine", "gpt", window + 1)
 
 
 def test_what_was_fetched_is_named_with_its_entry_and_source(tmp_path):
     """Also where it breaks later, in a cell."""
     source, out = write_folder(tokenizer_of(tmp_path / "source", 40), llama()), tmp_path / "resources/models/mine"
-    fetch_base_model(FetchParams(path=str(source)), out, "mine", "gpt")
+    fetch_base_model(FetchParams(path=str(source)), out, "mine", "gpt", 64)
     tensors = load_file(source / "model.safetensors")
     write_folder(source, llama(), dict(list(tensors.items())[1:]))
     with pytest.raises(

@@ -141,11 +141,11 @@ def test_a_local_folder_is_linked_and_described(tmp_path):
 def test_what_a_study_fetched_is_recorded(tmp_path):
     write_folder(tokenizer_of(tmp_path / "source", 40), tiny_model("gpt"))
     params = FetchParams(path=str(tmp_path / "source"), files={"model.safetensors": (1, 2)})
-    fetch_base_model(params, tmp_path / "out", "mine", "gpt")
+    fetch_base_model(params, tmp_path / "out", "mine", "gpt", 64)
     manifest = json.loads((tmp_path / "out/manifest.json").read_text())
     assert FetchParams.of(json.dumps(manifest["params"])) == params
     with pytest.raises(ModelError, match="needs `hub` or `path`"):
-        fetch_base_model(FetchParams(), tmp_path / "none", "mine", "gpt")
+        fetch_base_model(FetchParams(), tmp_path / "none", "mine", "gpt", 64)
 
 
 def test_a_manifest_names_each_weights_file(tmp_path):

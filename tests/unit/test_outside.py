@@ -141,7 +141,8 @@ def retro_of(folder):
 @pytest.mark.parametrize(
     ("break_it", "why"),
     [
-        (retro_of, "a own model with cross-attention .* family retro, not gpt: correct models.folder.family, or name"),
+        (retro_of, "a model of type own with .* retro, not gpt: correct models.folder.family, or"),
+        (lambda folder: write_json(f"{folder}/config.json", {"n_positions": 512}), "takes 512 tokens.*max_length=1024"),
         (lambda folder: os.remove(f"{folder}/config.json"), r"no model there \(no config.json\)"),
         (lambda folder: write_json(f"{folder}/adapter_config.json", {}), "holds an adapter"),
         (lambda folder: write_json(f"{folder}/config.json", {"auto_map": {"a": ""}}), "models.folder.trust_remote"),

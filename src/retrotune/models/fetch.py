@@ -8,16 +8,17 @@ from typing import Any
 
 from retrotune.entries import Family
 from retrotune.errors import ModelError
-from retrotune.models.loading import load_tokenizer, num_parameters
+from retrotune.models.loading import load_tokenizer, longest_example, num_parameters
 from retrotune.prompting.assemble import special_ids
 from retrotune.runtime.files import read_json, sha256_text, write_json, write_text
 from retrotune.runtime.log import logger
 from retrotune.study.model_folders import (
     CODE,
     SMALL_FILES,
-    check_family,
     check_folder,
     check_source,
+    check_use,
+    check_window,
     small_files,
     tensor_shapes,
     weights_digests,
@@ -34,12 +35,14 @@ def fetch_model(
     trust_remote_code: bool = False,
     params: Mapping[str, Any] | None = None,
     family: Family | None = None,
+    max_length: int = 0,
 ) -> None:
     """Make `out_dir` a model folder: downloaded from the hub, or links to the files of the local folder `path`.
 
     Of both only the files that are used: configurations, the tokenizer, the safetensors weights that transformers
     reads, and with `trust_remote_code` the model's Python files. `manifest.json` is written last. `family`: what the
-    model must be, if given; it must then have a tokenizer that cells can use, whose lack is a warning otherwise. Raises
+    model must be, if given; it must then take examples of `max_length` tokens, and have a tokenizer that cells can use,
+    whose lack is a warning otherwise. Raises
     `ModelError` if the model cannot be reached, holds no safetensors weights, or names code that may not run.
     """
     out = Path(out_dir)
@@ -52,7 +55,8 @@ def fetch_model(
     origin = {"hub": hub, "path": None if path is None else str(path)}
     try:
         if family is not None:
-            check_family(out, family)
+            check_use(out, family, max_length)
+            check_window(longest_example(out, trust_remote_code), max_length, str(out))
         special_ids(load_tokenizer(out, trust_remote_code))
     except ModelError as error:
         if family is not None:
@@ -61,14 +65,14 @@ def fetch_model(
     write_manifest(out, origin, trust_remote_code, trust_remote_code=trust_remote_code, params=params)
 
 
-def fetch_base_model(params: FetchParams, out_dir: str | Path, name: str, family: Family) -> None:
-    """Make `out_dir` the model folder of a study's model `name`, which the study says is of this family.
+def fetch_base_model(params: FetchParams, out_dir: str | Path, name: str, family: Family, max_length: int) -> None:
+    """Make `out_dir` the model folder of a study's model `name`: of this family, for examples of `max_length` tokens.
 
     Raises as `fetch_model` does; messages name the study's entry and its source.
     """
     key, source = ("hub", params.hub) if params.path is None else ("path", params.path)
     with errors_of(name, key, source, out_dir):
-        fetch_model(out_dir, params.hub, params.path, params.trust_remote_code, params.recorded(), family)
+        fetch_model(out_dir, params.hub, params.path, params.trust_remote_code, params.recorded(), family, max_length)
 
 
 @contextlib.contextmanager

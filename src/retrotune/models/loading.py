@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from retrotune.errors import ModelError, RetrotuneError
 from retrotune.models.scratch import nearby
+from retrotune.retrieval.vectors.pretrained import longest_text
 from retrotune.runtime.files import read_result, sha256, sha256_text
 from retrotune.study.model_folders import REMEDY, check_folder, described, tensor_shapes, weights_files
 
@@ -166,6 +167,19 @@ def without_storage(wanted: bool = True) -> Iterator[None]:
 def reads_neighbors(config: Any) -> bool:
     """Whether a model with this configuration is a RETRO, and not a GPT of ours or of the hub."""
     return bool(getattr(config, "cross_attention_layers", None))
+
+
+def window_of(config: Any) -> int | None:
+    """Tokens that a model with this configuration says that it takes; None: it says no number."""
+    declared = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+    return declared if isinstance(declared, int) and declared > 0 else None
+
+
+def longest_example(path: str | Path, trust_remote_code: bool = False) -> int | None:
+    """Tokens that the model in folder `path` takes, by its tables of positions, else as it says; no weight is read."""
+    folder = check_folder(path, trust_remote_code)
+    with _errors_of(folder, "its configuration makes no causal language model"):
+        return longest_text(_empty(folder, torch.float32, trust_remote_code))
 
 
 def input_digests(model_dir: str | Path, examples: str | Path, neighbors: str | Path | None) -> dict[str, str | None]:

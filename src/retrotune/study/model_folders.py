@@ -46,16 +46,22 @@ def described(folder: str | Path) -> str:
     return f"{folder} (models.{folder.name}, {key} {value})"
 
 
-def check_source(folder: str | Path, family: Family | None = None, code: bool = False) -> None:
-    """Raise `ModelError` for a folder of which no cell could use the model, as far as names of files and JSON tell.
+def check_source(folder: str | Path, code: bool = False) -> None:
+    """Raise `ModelError` for a folder that holds no model that can be used, as far as names of files and JSON tell.
 
-    `family`: what the study says that the model is; `code`: whether the model's own code may run.
+    `code`: whether the model's own code may run.
     """
-    folder = check_folder(folder, code)
-    weights_files(folder)
-    if family is None:
-        return
+    weights_files(check_folder(folder, code))
+
+
+def check_use(folder: str | Path, family: Family, max_length: int) -> None:
+    """Raise `ModelError` for a folder whose model no cell of a study could use, as far as names of files and JSON tell.
+
+    `family`: what the study says that the model is; `max_length`: the longest example.
+    """
+    folder = Path(folder)
     check_family(folder, family)
+    check_window(declared_window(folder), max_length, str(folder))
     if not any(fnmatch(file.name, name) for file in folder.iterdir() for name in TOKENIZERS):
         raise ModelError(f"{folder}: no tokenizer there ({', '.join(TOKENIZERS)}); put the files of the model's there")
 
@@ -67,8 +73,24 @@ def check_family(folder: str | Path, family: Family) -> None:
     if found != family:
         reads = "with" if found == "retro" else "without"
         raise ModelError(
-            f"{folder}: a {config.get('model_type')} model {reads} cross-attention layers to neighbors is of family "
+            f"{folder}: a model of type {config.get('model_type')} {reads} cross-attention layers is of family "
             f"{found}, not {family}: correct models.NAME.family, or name another source"
+        )
+
+
+def declared_window(folder: str | Path) -> int | None:
+    """Tokens that the model of a folder says that it takes; None: it says no number."""
+    config = _mapping(Path(folder) / "config.json")
+    found = config.get("max_position_embeddings", config.get("n_positions"))
+    return found if isinstance(found, int) and found > 0 else None
+
+
+def check_window(window: int | None, max_length: int, model: str) -> None:
+    """Raise `ModelError` if a study's examples may be longer than `model` takes, which would cut those of it alone."""
+    if window is not None and max_length > window:
+        raise ModelError(
+            f"{model} takes {window} tokens at most, but max_length={max_length}: lower max_length, for all models "
+            "alike, or leave this one out"
         )
 
 

@@ -12,7 +12,7 @@ from retrotune.errors import ModelError, RetrotuneError
 from retrotune.runtime.files import listing, read_json, sha256_text
 from retrotune.study.artifacts import Paths
 from retrotune.study.config import Config, ModelEntry
-from retrotune.study.model_folders import check_family, check_source, used_files
+from retrotune.study.model_folders import check_source, check_use, used_files
 from retrotune.study.places import locate_model
 from retrotune.study.stages import Files
 
@@ -110,7 +110,7 @@ def missing(config: Config, models: Collection[str], retrievers: Collection[str]
         for path, what in () if converted else _places(entry):
             if not Path(path).exists():
                 found.setdefault((path, what), []).append(f"models.{name}")
-        unfit += _unfit(name, entry, manifest)
+        unfit += _unfit(name, entry, manifest, config.max_length)
     for name in sorted(retrievers):
         for model in {config.retrievers[name].query_model, config.retrievers[name].passage_model} - {None}:
             try:
@@ -123,16 +123,17 @@ def missing(config: Config, models: Collection[str], retrievers: Collection[str]
     return [*(Missing(path, what, names) for (path, what), names in found.items()), *unfit]
 
 
-def _unfit(name: str, model: ModelEntry, manifest: Path) -> Iterator[Unfit]:
-    """What no cell could use: of a folder, and of what has been fetched from the hub, whose family a study may change.
+def _unfit(name: str, model: ModelEntry, manifest: Path, max_length: int) -> Iterator[Unfit]:
+    """What no cell could use: of a folder, and of what has been fetched from the hub, as a study may ask otherwise.
 
     That a tokenizer has no token that ends a text is said where it is fetched: only its class knows.
     """
     try:
         if model.path is not None and Path(model.path).exists():
-            check_source(model.path, model.family, model.trust_remote_code)
+            check_source(model.path, model.trust_remote_code)
+            check_use(model.path, model.family, max_length)
         elif model.hub is not None and manifest.exists():
-            check_family(manifest.parent, model.family)
+            check_use(manifest.parent, model.family, max_length)
     except (ModelError, OSError) as error:
         key = "hub" if model.path is None else "path"
         yield Unfit(str(error).replace("models.NAME.", f"models.{name}."), f"models.{name}.{key}")

@@ -15,7 +15,7 @@ from retrotune.models.fetch import errors_of
 from retrotune.models.packages import package_file
 from retrotune.runtime.files import read_json
 from retrotune.runtime.log import logger
-from retrotune.study.model_folders import broken_link
+from retrotune.study.model_folders import broken_link, check_window
 from retrotune.study.stages import ConvertParams
 
 LATEST = "latest_checkpointed_iteration.txt"
@@ -36,14 +36,15 @@ def convert_checkpoint(
     family: str | None = None,
     replace: bool = False,
     params: Mapping[str, Any] | None = None,
-    for_cells: bool = False,
+    max_length: int = 0,
 ) -> None:
     """Convert the checkpoint `source`, whatever its layout, into the model folder `out`.
 
     `chunk_length` (tokens, of a RETRO) and `vocab_size` (pieces, without padding) are for Megatron checkpoints that do
     not hold them; `tokenizer` is a file or folder, where the checkpoint has none. `family` (gpt, retro) is what the
-    model must be, if given. `replace`: whatever lies in `out` may go. `params` go into the manifest. `for_cells`: there
-    must be a tokenizer, with a piece that ends a text. Names and shapes of all tensors are checked before the first one
+    model must be, if given. `replace`: whatever lies in `out` may go. `params` go into the manifest. `max_length`:
+    tokens of the longest example of cells, if the model is for some; there must then be a tokenizer, with a piece that
+    ends a text. Names and shapes of all tensors are checked before the first one
     is read; `manifest.json` is written last.
 
     Raises `ModelError` if no known layout is found, for other model families and for damaged or partial checkpoints.
@@ -65,7 +66,8 @@ def convert_checkpoint(
         kind = "retro" if model.config.cross_attention_layers else "gpt"
         if family not in (None, kind):
             raise ModelError(f"{place}: a {kind} checkpoint, where a {family} model is asked for")
-        if for_cells and facts.get("eos_token_id") is None:
+        check_window(model.config.max_position_embeddings, max_length, str(place))
+        if max_length and facts.get("eos_token_id") is None:
             lacks = f"{place}: no tokenizer there" if found is None else f"{found}: no token ends a text (eos_token)"
             raise ModelError(f"{lacks}: name a tokenizer in models.NAME.checkpoint.tokenizer, or correct this one")
         if found is None:
@@ -73,8 +75,8 @@ def convert_checkpoint(
         write_model(model, folder, place, Path(staging) if found is not None else None, replace, params)
 
 
-def convert_model(params: ConvertParams, out: str | Path, packages: str | Path, name: str) -> None:
-    """Convert the checkpoint of a study's model `name` into the model folder `out`.
+def convert_model(params: ConvertParams, out: str | Path, packages: str | Path, name: str, max_length: int) -> None:
+    """Convert the checkpoint of a study's model `name`, for examples of `max_length` tokens, into the folder `out`.
 
     One of a Python package is put below `packages` first. Raises as `convert_checkpoint` and `package_file` do, also
     where no token ends a text; messages name the study's entry.
@@ -90,7 +92,7 @@ def convert_model(params: ConvertParams, out: str | Path, packages: str | Path, 
             family=params.family,
             replace=True,
             params=params.recorded(),
-            for_cells=True,
+            max_length=max_length,
         )
 
 
