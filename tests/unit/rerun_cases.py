@@ -69,10 +69,10 @@ STUDY: dict[str, Any] = {
     "tokenizers": {"bpe": {"corpora": ["pages"]}, "other": {"corpora": ["pages"]}},
     "sizes": {
         "tiny": {
-            "num_layers": 6, "hidden_size": 32, "num_heads": 4, "ffn_size": 64, "max_length": 512,
+            "num_layers": 6, "hidden_size": 32, "num_heads": 4, "ffn_size": 64, "max_length": 2048,
             "cross_attention_layers": [1, 3],
         },
-        "wide": {"num_layers": 6, "hidden_size": 64, "num_heads": 4, "ffn_size": 64, "max_length": 512},
+        "wide": {"num_layers": 6, "hidden_size": 64, "num_heads": 4, "ffn_size": 64, "max_length": 2048},
     },
     "pretrainings": {
         "short": {
@@ -219,7 +219,7 @@ ROWS: dict[str, tuple[Any, str]] = {
     "sizes.tiny.hidden_size": (64, "pretrain_model"),
     "sizes.tiny.num_heads": (2, "pretrain_model"),
     "sizes.tiny.ffn_size": (96, "pretrain_model"),
-    "sizes.tiny.max_length": (1024, "pretrain_model"),
+    "sizes.tiny.max_length": (1536, "pretrain_model"),
     "sizes.tiny.chunk_length": (32, "pretrain_model"),
     "sizes.tiny.retrieved_length": (32, "pretrain_model"),
     "sizes.tiny.cross_attention_layers": ([2], "pretrain_model"),
@@ -274,6 +274,8 @@ ROWS: dict[str, tuple[Any, str]] = {
     "methods.lora.rank": (3, "finetune_cell"),
     "methods.lora.alpha": (3.0, "finetune_cell"),
     "methods.lora.dropout": (0.3, "finetune_cell"),
+    **{f"methods.{kind}.targets": (["v_proj"], "finetune_cell") for kind in ("lora", "adapter", "ia3")},
+    "methods.ia3.input_targets": (["down_proj"], "finetune_cell"),
     "methods.ptuning.num_virtual_tokens": (3, CELLS),
     "methods.ptuning.encoder_hidden_size": (3, "finetune_cell"),
     "methods.adapter.bottleneck_dim": (3, "finetune_cell"),

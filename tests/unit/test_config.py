@@ -99,7 +99,7 @@ def test_bad_configuration_names_key_and_remedy(path, value, message):
 def retrofits():
     """SMALL with a GPT of six layers that is pretrained here, and both arms made of it."""
     raw = copy.deepcopy(SMALL)
-    raw["sizes"]["six"] = {"num_layers": 6, "hidden_size": 32, "num_heads": 4, "ffn_size": 64, "max_length": 512}
+    raw["sizes"]["six"] = {"num_layers": 6, "hidden_size": 32, "num_heads": 4, "ffn_size": 64, "max_length": 2048}
     raw["retrievals"]["bm2"] = {"retriever": "bm25", "corpus": "wiki", "chunking": "words100",
                                 "retro": {"num_neighbors": 2}}  # fmt: skip
     raw["retrofittings"] = {"fit": {"corpora": ["wiki"], "retrieval": "bm2"}}
@@ -145,7 +145,8 @@ def test_a_retrofit_is_a_recipe_and_a_source():
             {"corpora": ["wiki"], "optimizer": "muon", "new_learning_rate": 1},
             "needs optimizer: adamw",
         ),
-        ("retrofittings.fit.sequence_length", 576, "576 exceeds the window of 'base' (sizes.six.max_length=512)"),
+        ("retrofittings.fit.sequence_length", 2112, "2112 exceeds the window of 'base' (sizes.six.max_length=2048)"),
+        ("max_length", 2049, "models.retro: max_length=2049 exceeds its window (sizes.six.max_length=2048): lower max"),
         ("retrofittings.fit.cross_attention_layers", [6], "cross_attention_layers [6]: 'base' has layers 0 to 5 only"),
         ("sizes.six.num_layers", 5, "cross_attention_layers: NVIDIA's rule puts none into the 5 layers of 'base'"),
     ],

@@ -1,5 +1,6 @@
 """Megatron checkpoints of every layout become the model that they were made of, bit for bit."""
 
+import functools
 import io
 import json
 import re
@@ -266,9 +267,9 @@ def test_the_manifest_says_where_the_model_came_from(tmp_path):
     assert manifest["weights_sha256"] == {"model.safetensors": sha256(tmp_path / "out/model.safetensors")}
 
 
-def tokenizer_written(tokenizer, out):
+def tokenizer_written(tokenizer, out, eos_token_id=2):
     shutil.copy(tokenizer, out / "tokenizer.model")
-    return {"vocab_size": VOCABULARY, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": None}
+    return {"vocab_size": VOCABULARY, "bos_token_id": 1, "eos_token_id": eos_token_id, "pad_token_id": None}
 
 
 def test_a_tokenizer_beside_the_checkpoint_tells_the_vocabulary(tmp_path, monkeypatch):
@@ -284,12 +285,14 @@ def test_a_tokenizer_beside_the_checkpoint_tells_the_vocabulary(tmp_path, monkey
 
 def test_a_study_converts_its_checkpoint(tmp_path, monkeypatch):
     """What lay in the model's folder goes; the manifest records what the stage used."""
+    monkeypatch.setattr(convert, "_write_tokenizer", tokenizer_written)
     model, out = tiny_model("retro"), tmp_path / "out"
     source = save_legacy(tmp_path / "in", model)
+    (tmp_path / "in/nvidia.model").write_text("pieces")
     out.mkdir()
     (out / "older.txt").write_text("of another model")
     params = ConvertParams(family="retro", path=str(source), **RETRO)
-    convert_model(params, out, tmp_path / "packages")
+    convert_model(params, out, tmp_path / "packages", "mine", 64)
     assert_same(model, out)
     assert not (out / "older.txt").exists()
     assert json.loads((out / "manifest.json").read_text())["params"] == params.recorded()
@@ -297,10 +300,24 @@ def test_a_study_converts_its_checkpoint(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(convert, "package_file", lambda *where: asked.append(where) or source)
     packed = params.model_copy(update={"package": "some-model==1.2", "path": "some/model"})
-    convert_model(packed, out, tmp_path / "packages")
+    convert_model(packed, out, tmp_path / "packages", "mine", 64)
     assert asked == [("some-model==1.2", "some/model", tmp_path / "packages")]
-    with pytest.raises(ModelError, match="a retro checkpoint, where a gpt model is asked for"):
-        convert_model(packed.model_copy(update={"family": "gpt"}), out, tmp_path / "packages")
+    other_family = packed.model_copy(update={"family": "gpt"})
+    with pytest.raises(ModelError, match=f"models.mine.checkpoint: {source}: a retro checkpoint, where a gpt"):
+        convert_model(other_family, out, tmp_path / "packages", "mine", 64)
+
+
+def test_a_study_needs_a_tokenizer_that_ends_texts(tmp_path, monkeypatch):
+    """Before anything is written: no cell could use the model."""
+    out = tmp_path / "out"
+    params = ConvertParams(family="retro", path=str(save_legacy(tmp_path / "in", tiny_model("retro"))), **RETRO)
+    with pytest.raises(ModelError, match=r"in: no tokenizer there: name a tokenizer in models\.mine\.checkpoint\.tok"):
+        convert_model(params, out, tmp_path / "packages", "mine", 64)
+    (tmp_path / "in/nvidia.model").write_text("pieces")
+    monkeypatch.setattr(convert, "_write_tokenizer", functools.partial(tokenizer_written, eos_token_id=None))
+    with pytest.raises(ModelError, match=r"nvidia.model: no token ends a text \(eos_token\)"):
+        convert_model(params, out, tmp_path / "packages", "mine", 64)
+    assert not out.exists()
 
 
 def test_the_command(tmp_path, capsys):

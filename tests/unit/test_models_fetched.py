@@ -8,11 +8,14 @@ from fnmatch import fnmatch
 import huggingface_hub
 import pytest
 import torch
+from folder_cases import relink, tokenizer_of, write_folder
 from methods_cases import tiny_model
 from pydantic import ValidationError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from transformers import (
     AutoTokenizer,
+    BloomConfig,
+    BloomForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
     GPTJConfig,
@@ -21,14 +24,18 @@ from transformers import (
     GPTNeoXForCausalLM,
     OPTConfig,
     OPTForCausalLM,
+    RobertaConfig,
+    RobertaForCausalLM,
 )
 
 from retrotune.errors import ModelError
-from retrotune.models.fetch import fetch_model
+from retrotune.models.convert import convert_checkpoint
+from retrotune.models.convert.tokenizers import write_tokenizer
+from retrotune.models.fetch import fetch_base_model, fetch_model
 from retrotune.models.loading import load_model, load_tokenizer, model_facts, num_parameters
 from retrotune.runtime.files import write_json
 from retrotune.study.config import ModelEntry
-from retrotune.training.tokenizer import wrap_tokenizer
+from retrotune.study.stages import FetchParams
 
 MASK = torch.ones(16, 16).tril()[None, None]
 IDS = {"vocab_size": 40, "bos_token_id": 0, "eos_token_id": 1}
@@ -54,29 +61,6 @@ def opt():
 
 def llama(**changes):  # of 64 rows
     return tiny_model("llama", **changes)
-
-
-def write_folder(folder, model, tensors=None):
-    """A model folder with exactly these tensors, by default the model's."""
-    model.config.save_pretrained(folder)
-    tensors = model.state_dict() if tensors is None else tensors
-    stored = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
-    save_file(stored, folder / "model.safetensors", metadata={"format": "pt"})
-    return folder
-
-
-def tokenizer_of(folder, size, added=(), **special):
-    """A byte-level tokenizer of `size` pieces in `folder`, with tokens added after them."""
-    from tokenizers import Tokenizer, models
-
-    pieces = {name: number for number, name in enumerate(["<pad>", "<eos>", *(f"p{n}" for n in range(size - 2))])}
-    folder.mkdir(parents=True, exist_ok=True)
-    Tokenizer(models.WordLevel(pieces, unk_token="<pad>")).save(str(folder / "plain.json"))
-    tokenizer = wrap_tokenizer(folder / "plain.json")
-    tokenizer.add_tokens(list(added))
-    tokenizer.add_special_tokens(special)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 ONE = torch.tensor(-1e9)
@@ -174,7 +158,7 @@ def test_only_what_is_used_is_fetched_counted_and_digested(tmp_path, monkeypatch
         (lambda folder: (folder / "model.safetensors").unlink(), "only safetensors weights are read"),
         (lambda folder: relink(folder / "model.safetensors"), "model.safetensors: a link to .*nowhere, where no file"),
         (lambda folder: relink(folder / "tokenizer.json"), "tokenizer.json: a link to .*nowhere, where no file is"),
-        (lambda folder: relink(folder / "config.json"), "no config.json"),
+        (lambda folder: relink(folder / "config.json"), "config.json: a link to .*nowhere, where no"),
         (lambda folder: write_json(folder / "adapter_config.json", {}), "holds an adapter"),
         (lambda folder: write_json(folder / "config.json", []), "not an object but list"),
         (lambda folder: index(folder, {"a": "../model.safetensors"}), "no safetensors file beside it"),
@@ -191,9 +175,29 @@ def test_a_broken_folder_is_refused_by_name(tmp_path, break_it, message):
     assert not (tmp_path / "out/manifest.json").exists()
 
 
-def relink(file):
-    file.unlink()
-    file.symlink_to(file.parent / "nowhere")
+LINKED = ["config.json", "model-00002-of-00012.safetensors", "model.safetensors.index.json", "tokenizer.json"]
+
+
+@pytest.mark.parametrize("file", LINKED)
+def test_a_link_to_nothing_is_named_by_all_that_read_the_file(tmp_path, monkeypatch, file):
+    source, out = tokenizer_of(tmp_path / "source", 40), tmp_path / "out"
+    llama().save_pretrained(source, max_shard_size="10KB")
+    fetch_model(out, path=source)
+    assert load_model(out).num_parameters() == llama().num_parameters()
+    (source / file).unlink()
+    monkeypatch.setenv("RETROTUNE_SCRATCH", str(tmp_path / "scratch"))
+    said = f"out/{file}: a link to {source}/{file}, where no file is"
+    for read in (load_model, *((load_tokenizer, num_parameters) if "model-" not in file else ())):
+        with pytest.raises(ModelError, match=said):
+            read(out)
+    (source / file).symlink_to("gone")
+    for read in (
+        lambda: fetch_model(tmp_path / "again", path=source),
+        lambda: convert_checkpoint(source, tmp_path / "converted"),
+        lambda: write_tokenizer(source, tmp_path / "pieces"),
+    ):
+        with pytest.raises(ModelError, match=f"source/{file}: a link to gone, where no file is"):
+            read()
 
 
 def index(folder, files):
@@ -230,6 +234,83 @@ def test_ids_without_embeddings_are_refused(tmp_path, caplog, pieces, added, spe
         with pytest.raises(ModelError, match=f"{named}.*: the model has 64 rows, 0 to 63"):
             load_tokenizer(folder)
     assert "no cell can use this model as it is" in caplog.text
+
+
+def no_eos(folder):
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    write_json(folder / "tokenizer_config.json", {key: value for key, value in settings.items() if key != "eos_token"})
+
+
+@pytest.mark.parametrize(
+    ("break_it", "family", "message"),
+    [
+        (lambda folder: None, "retro", "{0}: a model of type llama without .*, not retro: correct models.mine.family"),
+        (lambda folder: tiny_model("retro").save_pretrained(folder), "gpt", "{0}: a model of type retro .* not gpt"),
+        (no_eos, "gpt", "tokenizer '{0}' has no eos token"),
+        (lambda folder: [file.unlink() for file in folder.glob("tokenizer*")], "gpt", "{0}: no tokenizer there"),
+        (lambda folder: tokenizer_of(folder, 70), "gpt", "{0}: 6 ids of the tokenizer have no embedding"),
+        (lambda folder: write_json(folder / "adapter_config.json", {}), "gpt", "{0}: holds an adapter"),
+    ],
+)
+@pytest.mark.parametrize("key", ["path", "hub"])
+def test_what_no_cell_could_use_is_refused_where_a_study_fetches_it(
+    tmp_path, monkeypatch, break_it, family, message, key
+):
+    """With the study's entry and the user's folder or hub name in the message, and no manifest."""
+    source, out = write_folder(tokenizer_of(tmp_path / "source", 40), llama()), tmp_path / "resources/models/mine"
+    monkeypatch.setattr(
+        huggingface_hub,
+        "snapshot_download",
+        lambda hub, local_dir, **more: shutil.copytree(source, local_dir, dirs_exist_ok=True),
+    )
+    named = str(source) if key == "path" else "who/what"
+    fetch_base_model(FetchParams(**{key: named}), out, "mine", "gpt", 64)
+    shutil.rmtree(out)
+    break_it(source)
+    with pytest.raises(ModelError, match=f"models.mine.{key}: .*{message.format(named)}") as error:
+        fetch_base_model(FetchParams(**{key: named}), out, "mine", family, 64)
+    assert str(out) not in str(error.value)
+    assert not (out / "manifest.json").exists()
+
+
+def roberta():
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
+    return RobertaForCausalLM(
+        RobertaConfig(max_position_embeddings=16, is_decoder=True, **sizes, **{**IDS, "pad_token_id": 2})
+    )
+
+
+def bloom():
+    return BloomForCausalLM(BloomConfig(hidden_size=16, n_layer=1, n_head=2, **IDS))
+
+
+@pytest.mark.parametrize(
+    ("make", "window"), [(gpt2, 16), (opt, 16), (neox, 16), (roberta, 13), (llama, 64), (bloom, None)]
+)
+def test_a_study_fetches_no_model_with_a_shorter_window(tmp_path, make, window):
+    source, out = write_folder(tokenizer_of(tmp_path / "source", 40), make()), tmp_path / "out"
+    params = FetchParams(path=str(source))
+    fetch_base_model(params, out, "mine", "gpt", window or 5000)
+    model = load_model(out)
+    model(input_ids=torch.full((1, window or 100), 5))
+    if make in (gpt2, opt, roberta):
+        with pytest.raises((IndexError, RuntimeError)):
+            model(input_ids=torch.full((1, window + 1), 5))
+    if window is not None:
+        with pytest.raises(ModelError, match=rf"models.mine.path: {source} takes {window} tokens at most, but max_l"):
+            fetch_base_model(params, out, "mine", "gpt", window + 1)
+
+
+def test_what_was_fetched_is_named_with_its_entry_and_source(tmp_path):
+    """Also where it breaks later, in a cell."""
+    source, out = write_folder(tokenizer_of(tmp_path / "source", 40), llama()), tmp_path / "resources/models/mine"
+    fetch_base_model(FetchParams(path=str(source)), out, "mine", "gpt", 64)
+    tensors = load_file(source / "model.safetensors")
+    write_folder(source, llama(), dict(list(tensors.items())[1:]))
+    with pytest.raises(
+        ModelError, match=rf"mine \(models.mine, path {source}\): weights do not fit config.json: 1 miss"
+    ):
+        load_model(out)
 
 
 def test_a_folder_without_tokenizer_files_has_no_tokenizer(tmp_path):

@@ -8,6 +8,7 @@ import huggingface_hub
 import pandas as pd
 import pytest
 import torch
+from folder_cases import tokenizer_of, write_folder
 from methods_cases import FAMILIES, tiny_model
 from safetensors.torch import load_file, save_file
 
@@ -26,7 +27,7 @@ from retrotune.training.tokenizer import train_tokenizer, wrap_tokenizer
 
 WEIGHTS = "model.safetensors"
 WEIGHT = "model.layers.1.mlp.up_proj.weight"
-REMEDY = "delete the folder and make it again with the workflow's `models` target"
+REMEDY = "is made again by its `models` target once it is deleted"
 CASES = [(family, tied) for family in FAMILIES for tied in (False, True)]
 
 
@@ -119,7 +120,7 @@ def test_a_folder_without_configuration_weights_or_tokenizer(tmp_path):
     with pytest.raises(ModelError, match="no usable tokenizer"):
         load_tokenizer(tmp_path)
     (tmp_path / WEIGHTS).unlink()
-    assert "cannot be loaded as a causal language model" in loading_fails(tmp_path)
+    assert "no model.safetensors and no model.safetensors.index.json" in loading_fails(tmp_path)
     (tmp_path / "config.json").unlink()
     assert "no config.json" in loading_fails(tmp_path)
 
@@ -138,13 +139,13 @@ def test_a_local_folder_is_linked_and_described(tmp_path):
 
 
 def test_what_a_study_fetched_is_recorded(tmp_path):
-    save(tmp_path / "source")
+    write_folder(tokenizer_of(tmp_path / "source", 40), tiny_model("gpt"))
     params = FetchParams(path=str(tmp_path / "source"), files={"model.safetensors": (1, 2)})
-    fetch_base_model(params, tmp_path / "out")
+    fetch_base_model(params, tmp_path / "out", "mine", "gpt", 64)
     manifest = json.loads((tmp_path / "out/manifest.json").read_text())
     assert FetchParams.of(json.dumps(manifest["params"])) == params
     with pytest.raises(ModelError, match="needs `hub` or `path`"):
-        fetch_base_model(FetchParams(), tmp_path / "none")
+        fetch_base_model(FetchParams(), tmp_path / "none", "mine", "gpt", 64)
 
 
 def test_a_manifest_names_each_weights_file(tmp_path):

@@ -1,6 +1,7 @@
 """What a study takes from outside: planning sees that it changed, or that it is not there."""
 
 import os
+import re
 import shutil
 
 import pytest
@@ -54,6 +55,8 @@ def config(tmp_path, monkeypatch):
     for file in ("weights/folder/model.safetensors", "weights/old/iter_1/mp_rank_00/model.pt", "weights/t",
                  "weights/folder/.git/HEAD", "encoders/query/w.bin", "encoders/passage/w.bin"):  # fmt: skip
         put(file, "12345")
+    for file in ("config.json", "tokenizer.json"):
+        put(f"weights/folder/{file}", "{}")
     return load_config(STUDY)
 
 
@@ -79,7 +82,7 @@ def test_what_is_hidden_in_a_folder_is_none_of_it(config):
     before = text(config, "fetch_model", model="folder")
     put("weights/folder/.git/HEAD", "other", time=5)
     assert text(config, "fetch_model", model="folder") == before
-    os.symlink("nowhere", "weights/folder/config.json")
+    relink("weights/folder/config.json")
     assert listing("weights/folder")["config.json"] == (-1, 0)
 
 
@@ -130,6 +133,52 @@ def test_a_folder_that_is_gone_is_missing_although_its_model_was_made(config):
     assert missing(config, ["folder"], []) == []
     shutil.rmtree("weights/folder")
     assert [lacking.entries for lacking in missing(config, ["folder"], [])] == [["models.folder"]]
+
+
+def retro_of(folder):
+    write_json(f"{folder}/config.json", {"model_type": "own", "cross_attention_layers": [1]})
+
+
+@pytest.mark.parametrize(
+    ("break_it", "why"),
+    [
+        (retro_of, "a model of type own with .* retro, not gpt: correct models.folder.family, or"),
+        (lambda folder: write_json(f"{folder}/config.json", {"n_positions": 512}), "takes 512 tokens.*max_length=1024"),
+        (lambda folder: os.remove(f"{folder}/config.json"), r"no model there \(no config.json\)"),
+        (lambda folder: write_json(f"{folder}/adapter_config.json", {}), "holds an adapter"),
+        (lambda folder: write_json(f"{folder}/config.json", {"auto_map": {"a": ""}}), "models.folder.trust_remote"),
+        (lambda folder: os.remove(f"{folder}/tokenizer.json"), "no tokenizer there"),
+        (lambda folder: os.remove(f"{folder}/model.safetensors"), "no model.safetensors and no"),
+        (lambda folder: relink(f"{folder}/model.safetensors"), "model.safetensors: a link to gone, where no file is"),
+        (lambda folder: relink(f"{folder}/tokenizer.json"), "tokenizer.json: a link to gone, where no file is"),
+    ],
+)  # fmt: skip
+def test_a_folder_that_no_cell_could_use_is_named_before_the_first_job(config, break_it, why):
+    assert missing(config, ["folder"], []) == []
+    break_it("weights/folder")
+    [unfit] = missing(config, ["folder"], [])
+    assert re.match(f"models.folder.path: weights/folder.*{why}", str(unfit))
+
+
+def test_an_encoder_with_a_link_to_nothing_is_named_before_the_first_job(config):
+    relink("encoders/query/w.bin")
+    [unfit] = missing(config, [], ["own"])
+    assert str(unfit).startswith("retrievers.own: ")
+    assert "encoders/query/w.bin: a link to gone, where no file is" in str(unfit)
+
+
+def test_the_family_of_what_was_fetched_is_compared_again(config):
+    folder = Paths.of(config).model("hub")
+    assert missing(config, ["hub"], []) == []
+    retro_of(folder)
+    assert missing(config, ["hub"], []) == [], "not whole yet"
+    write_json(f"{folder}/manifest.json", {})
+    assert "models.hub.hub: " in str(missing(config, ["hub"], [])[0])
+
+
+def relink(file):
+    os.remove(file)
+    os.symlink("gone", file)
 
 
 def test_an_encoder_in_the_home_folder(config, monkeypatch, tmp_path):

@@ -48,6 +48,17 @@ def edit(path: Path, **values: Any) -> None:
     write(path, {**(json.loads(path.read_text()) if path.exists() else {}), **values})
 
 
+@pytest.mark.parametrize("file", ["modules.json", "1_Pooling/config.json", "sentence_bert_config.json", "vocab.txt"])
+def test_a_link_to_nothing_declares_nothing_and_is_refused(folder: Path, file: str) -> None:
+    entry = RetrieverEntry(query_model=str(folder))
+    load_encoder(entry, "query")
+    (folder / file).unlink(missing_ok=True)
+    (folder / file).symlink_to("gone")
+    for read in (lambda: load_encoder(entry, "query"), lambda: encoders.fingerprint(entry)):
+        with pytest.raises(RetrievalError, match=f"{file}: a link to gone, where no file is; put the file there"):
+            read()
+
+
 FILES = {
     "pooling": "1_Pooling/config.json",
     "transformer": "sentence_bert_config.json",

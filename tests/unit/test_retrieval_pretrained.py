@@ -17,7 +17,9 @@ from test_retrieval_vectors import WORDS, make_bert, write_passages
 from retrotune.errors import RetrievalError
 from retrotune.retrieval.vectors.embeddings import embed_passages
 from retrotune.retrieval.vectors.encoders import load_encoder
+from retrotune.retrieval.vectors.pretrained import longest_text
 from retrotune.runtime.files import read_json
+from retrotune.runtime.log import logger
 from retrotune.study.config import RetrieverEntry
 from retrotune.study.stages import EmbedParams
 
@@ -273,3 +275,69 @@ def test_trusted_code_is_run_checked_and_recorded(with_code: Path, tmp_path: Pat
     edit(with_code, without("layer.1.output.dense"))
     with pytest.raises(RetrievalError, match="and OwnModel: 2 missing"):
         encode(with_code, trust_remote_code=True)
+
+
+def replaced(folder: Path, kind: str, **changes: Any) -> Path:
+    """The folder with an encoder of another kind, of 24 positions as its configuration counts them."""
+    torch.manual_seed(3)
+    config = transformers.AutoConfig.for_model(kind, **{**BERT_LIKE, "max_position_embeddings": 24, **changes})
+    transformers.AutoModel.from_config(config).save_pretrained(folder)
+    return folder
+
+
+LONG = " ".join(WORDS * 9)
+LENGTHS = [
+    ("bert", {}, 24),
+    ("distilbert", DISTIL, 24),
+    ("roberta", {"pad_token_id": 1}, 22),
+    ("xlm-roberta", {"pad_token_id": 3}, 20),
+    ("camembert", {"pad_token_id": 1}, 22),
+    ("mpnet", {"pad_token_id": 1}, 22),
+    ("ibert", {"pad_token_id": 1}, 22),
+    ("deberta-v2", {"position_biased_input": True}, 24),
+]
+
+
+@pytest.mark.parametrize(("kind", "changes", "longest"), LENGTHS)
+def test_the_longest_text_is_what_the_positions_really_hold(
+    folder: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    changes: Any,
+    longest: int,
+) -> None:
+    monkeypatch.setattr(logger, "propagate", True)
+    changes = {**changes, "max_position_embeddings": 24}
+    replaced(folder, kind, **changes)
+    configure(folder / "tokenizer_config.json", model_max_length=24)
+    for given in (longest, None):
+        vectors = load_encoder(entry_of(folder, max_length=given), "passage", "cpu").encode([LONG, "paris"])
+        assert np.isfinite(vectors).all()
+    assert ("takes 22 tokens at most, not 24" in caplog.text) == (longest == 22)
+    with pytest.raises(RetrievalError, match=f"max_length={longest + 1}, but .*bert.* takes {longest} tokens at most"):
+        load_encoder(entry_of(folder, max_length=longest + 1), "passage", "cpu")
+    if longest < 24:
+        tables = transformers.AutoModel.from_pretrained(folder)
+        with pytest.raises((IndexError, RuntimeError)):
+            tables(input_ids=torch.full((1, longest + 1), 5))
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        ("deberta-v2", {"position_biased_input": False, "relative_attention": True, "pos_att_type": ["p2c"]}),
+        ("modernbert", {"max_position_embeddings": -1, "num_hidden_layers": 1}),
+    ],
+)
+def test_relative_positions_have_no_longest_text(folder: Path, kind: str, changes: Any) -> None:
+    replaced(folder, kind, **changes)
+    encoder = load_encoder(entry_of(folder, max_length=60), "passage", "cpu")
+    assert np.isfinite(encoder.encode([LONG])).all()
+    assert longest_text(encoder.model) is None
+
+
+def test_a_declared_length_holds_where_positions_are_turned(folder: Path) -> None:
+    replaced(folder, "modernbert", num_hidden_layers=1)
+    with pytest.raises(RetrievalError, match="takes 24 tokens at most"):
+        load_encoder(entry_of(folder, max_length=25), "passage", "cpu")

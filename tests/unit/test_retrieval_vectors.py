@@ -123,7 +123,7 @@ def test_no_texts_give_no_vectors(pair: RetrieverEntry) -> None:
 
 
 def test_too_long_max_length_is_refused(pair: RetrieverEntry) -> None:
-    with pytest.raises(RetrievalError, match="max_length=64.*32 positions"):
+    with pytest.raises(RetrievalError, match="max_length=64.*takes 32 tokens at most"):
         load_encoder(pair.model_copy(update={"max_length": 64}), "query")
 
 

@@ -50,7 +50,7 @@ STUDY: dict[str, Any] = {
         "chunks": {**RETRIEVAL, "retriever": "own", "index": "graph", "gpt": {}, "retro": {"num_neighbors": 2}},
     },
     "sizes": {
-        "six": {"num_layers": 6, "hidden_size": 32, "num_heads": 4, "ffn_size": 64, "max_length": 512},
+        "six": {"num_layers": 6, "hidden_size": 32, "num_heads": 4, "ffn_size": 64, "max_length": 2048},
         "crossed": {"num_layers": 2, "hidden_size": 8, "num_heads": 1, "ffn_size": 8, "cross_attention_layers": [1]},
     },
     "pretrainings": {

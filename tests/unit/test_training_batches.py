@@ -6,13 +6,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import LlamaConfig
 
 from retrotune.data.datasets import Example, Passage, get_spec
-from retrotune.errors import DataError, RetrievalError, TrainingError
+from retrotune.errors import DataError, ModelError, RetrievalError, TrainingError
 from retrotune.prompting.examples import EncodedExample, ExampleEncoder
 from retrotune.prompting.padding import Collator, pad_neighbors
 from retrotune.study.config import CorpusEntry, PassageLayout
-from retrotune.study.stages import TrainTokenizerParams
+from retrotune.study.stages import Prompting, TrainTokenizerParams
+from retrotune.training.batches import cell_batching
 from retrotune.training.tokenizer import train_tokenizer, wrap_tokenizer
 
 TEXT = "title: Kelo, source: The mayor of Kelo is Dana.\n\nQuestion: Who is the mayor? Answer: The answer is Dana.\n"
@@ -37,6 +39,18 @@ def tokenizer(tmp_path_factory):
 def encoder(tokenizer):
     layout = PassageLayout(num_contexts=2, num_neighbors=1)
     return ExampleEncoder(tokenizer, get_spec("nq").prompt_of("base"), layout, max_length=512, max_new_tokens=8)
+
+
+def test_a_window_shorter_than_the_longest_example_is_refused(tokenizer):
+    config = LlamaConfig(max_position_embeddings=64)
+    prompting = Prompting(
+        family="gpt", template=get_spec("nq").prompt_of("base"), layout=PassageLayout(), max_length=64, max_new_tokens=8
+    )
+    assert cell_batching(prompting, "mine", config, tokenizer)[0].max_length == 64
+    with pytest.raises(ModelError, match=r"models\.mine takes 64 tokens at most, but max_length=65: lower max_length"):
+        cell_batching(prompting.model_copy(update={"max_length": 65}), "mine", config, tokenizer)
+    config.max_position_embeddings = -1
+    assert cell_batching(prompting, "mine", config, tokenizer)[0].max_length == 64
 
 
 def test_tokenizer_is_lossless_and_loads_with_auto_tokenizer(tokenizer, tmp_path):

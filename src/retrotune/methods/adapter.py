@@ -7,14 +7,12 @@ After every self-attention and every MLP, before the residual is added, the bran
 in the decoder and in the neighbor encoder, each with a bottleneck of its own. There is none after cross-attention.
 """
 
-from inspect import signature
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from retrotune.entries import PositiveInt, Share
-from retrotune.errors import MethodError
-from retrotune.methods.base import Method, Shape, TrainedMethod
+from retrotune.methods.base import Method, Shape, TargetedMethod
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -24,7 +22,7 @@ PEFT_TYPE = "ADAPTER__IMPORT_RETROTUNE_METHODS"
 PREFIX = "bottleneck_"
 
 
-class AdapterMethod(TrainedMethod):
+class AdapterMethod(TargetedMethod):
     """Parallel bottleneck adapters on the output of self-attention and MLP, in decoder and encoder."""
 
     kind: Literal["adapter"]
@@ -36,35 +34,27 @@ class AdapterMethod(TrainedMethod):
 def attach_adapter(model: "nn.Module", entry: AdapterMethod) -> "PeftModel":
     """Wrap `model` with fresh adapters; its output is unchanged until trained.
 
-    Raises `MethodError` if the model has no self-attentions or MLPs of known names, not the same number of both, or
-    modules that add the residual themselves.
+    Raises `MethodError` for a layer without self-attention or MLP of a known name, for targets that are not there, and
+    for modules whose output cannot be adapted.
     """
-    from peft import TaskType, get_peft_model
+    from peft import TaskType
 
     from retrotune.methods import targets
-    from retrotune.methods.bottleneck import AdapterConfig
+    from retrotune.methods.bottleneck import AdapterConfig, check_adaptable
 
-    attentions = targets.find(model, targets.SELF_ATTENTION, "self-attention", entry.kind)
-    mlps = targets.find(model, targets.MLP, "MLP", entry.kind)
-    if len(attentions) != len(mlps):
-        raise MethodError(
-            f"adapter: {type(model).__name__} has {len(attentions)} self-attentions but {len(mlps)} MLPs with known "
-            f"names; mend the patterns in {targets.__name__}"
-        )
-    adding = [
-        name for name in attentions + mlps if "residual" in signature(model.get_submodule(name).forward).parameters
-    ]
-    if adding:
-        raise MethodError(
-            f"adapter: {adding[0]} of {type(model).__name__} adds the residual itself: nothing can be put before it"
-        )
     config = AdapterConfig(
         task_type=TaskType.CAUSAL_LM,
         bottleneck_dim=entry.bottleneck_dim,
         encoder_bottleneck_dim=entry.encoder_bottleneck_dim,
         dropout=entry.dropout,
     )
-    return get_peft_model(model, config)
+    if entry.chosen:
+        config.target_modules = targets.chosen(model, entry.chosen, entry.kind, linear=False)
+    else:
+        parts = (targets.Part("self-attention", targets.SELF_ATTENTION), targets.Part("MLP", targets.MLP))
+        targets.check_layers(model, parts, entry.kind, linear=False)
+    check_adaptable(model, config)
+    return targets.put(model, config, entry)
 
 
 def num_adapter_parameters(num_layers: int, hidden_size: int, bottleneck_dim: int) -> int:

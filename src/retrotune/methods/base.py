@@ -80,6 +80,25 @@ class TrainedMethod(MethodSchema):
         return self.model_copy(update={"finetuning": FinetuningOverride()})
 
 
+ModuleName = Annotated[str, Field(pattern=r"^\w+(\.\w+)*$")]
+
+
+class TargetedMethod(TrainedMethod):
+    """Base of the entries of methods that change modules of every layer, or those that a study names."""
+
+    targets: tuple[ModuleName, ...] | None = Field(
+        None,
+        min_length=1,
+        description="modules that are changed, by their names or the ends of these; null: those that docs/methods.md "
+        "names, which each layer must have",
+    )
+
+    @property
+    def chosen(self) -> tuple[str, ...]:
+        """All modules that the study names; none where they are the method's usual ones."""
+        return self.targets or ()
+
+
 @dataclass(frozen=True)
 class Shape:
     """Widths of a decoder, and of RETRO's neighbor encoder, which shares all but the number of layers."""
@@ -131,7 +150,8 @@ class Method:
     float32: whether the base model is held in float32 for training even where the study holds it in bfloat16, which
         would round the updates of its own weights away. An adapter's weights are in float32 in any case.
     num_virtual_tokens: placeholder tokens that each row of a batch must carry, by an entry.
-    num_parameters: weights that the method trains, by an entry and a model's widths; None: there is no such formula.
+    num_parameters: weights that the method trains on its usual targets, by an entry and a model's widths; None: there
+        is no such formula.
     """
 
     schema: type[MethodSchema]

@@ -8,13 +8,17 @@ adapter is not linear.
 """
 
 from dataclasses import dataclass, field
+from inspect import signature
 from typing import Any
 
 import torch
 from peft import PeftConfig
+from peft.tuners.tuners_utils import check_target_module_exists
 from torch import nn
 from torch.nn import functional
+from transformers.pytorch_utils import Conv1D
 
+from retrotune.errors import MethodError
 from retrotune.methods import targets
 from retrotune.methods.adapter import PEFT_TYPE, PREFIX
 from retrotune.methods.peft_extension import AddedLayer, AddedModel, register_method
@@ -38,6 +42,28 @@ class AdapterConfig(PeftConfig):
         """Name the method for peft."""
         super().__post_init__()
         self.peft_type = PEFT_TYPE
+
+
+def check_adaptable(model: Any, config: AdapterConfig) -> None:
+    """Raise `MethodError`, by name, for a target of `config` whose output in `model` an adapter cannot change."""
+    names = [name for name, _ in model.named_modules() if check_target_module_exists(config, name)]
+    for name in names:
+        if problem := _problem(name, model.get_submodule(name), names, model.config.get_text_config().hidden_size):
+            raise MethodError(f"adapter: {name} of {type(model).__name__} {problem}")
+
+
+def _problem(name: str, module: nn.Module, names: list[str], hidden_size: int) -> str | None:
+    outer = next((other for other in names if name.startswith(f"{other}.")), None)
+    if outer is not None:
+        return f"lies in {outer}, which is adapted as well: name one of them in methods.NAME.targets"
+    if type(module).forward is nn.Module.forward or next(module.parameters(), None) is None:
+        return "has no output or no weights of its own: name other modules in methods.NAME.targets"
+    if "residual" in signature(module.forward).parameters:
+        return "adds the residual itself: nothing can be put before it"
+    width = module.out_features if isinstance(module, nn.Linear) else module.nf if isinstance(module, Conv1D) else None
+    if width not in (None, hidden_size):
+        return f"has an output of width {width}, where adapters take {hidden_size}: name other modules"
+    return None
 
 
 class AdapterLayer(AddedLayer):

@@ -8,55 +8,66 @@ that a fresh one changes nothing. The paper's recipe is a learning rate of 3e-3.
 - Where a hub model has one fused projection for queries, keys and values, its whole output is scaled, queries as well,
   as peft does by default. Without rotary positions (GPT-2) that can express the same attention scores and no others, as
   a query's factor and its key's only occur as a product; with them (Pythia) it can express a little more.
-- A model without a down projection of a known name in each MLP, a mixture of experts say, is refused.
+- A model without a down projection of a known name in each layer's MLP, a mixture of experts say, is refused unless a
+  study names its modules.
 """
 
 from typing import TYPE_CHECKING, Literal
 
-from retrotune.errors import MethodError
-from retrotune.methods.base import Method, Shape, TrainedMethod
+from pydantic import Field
+
+from retrotune.methods.base import Method, ModuleName, Shape, TargetedMethod
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from torch import nn
 
 
-class Ia3Method(TrainedMethod):
+class Ia3Method(TargetedMethod):
     """Rescaled keys, values and inner activations of the MLP, in decoder and encoder."""
 
     kind: Literal["ia3"]
+    input_targets: tuple[ModuleName, ...] | None = Field(
+        None,
+        min_length=1,
+        description="modules whose input is rescaled instead of their output, such as an MLP's down projection, named "
+        "as in `targets`; null: none where there are `targets`",
+    )
+
+    @property
+    def chosen(self) -> tuple[str, ...]:
+        """All modules that the study names; none where they are the method's usual ones."""
+        return (*(self.targets or ()), *(self.input_targets or ()))
 
 
 def attach_ia3(model: "nn.Module", entry: Ia3Method) -> "PeftModel":
     """Wrap `model` with fresh IA3 vectors, which change nothing until trained.
 
-    Raises `MethodError` if the model lacks key and value projections or down projections of known names, or has not as
-    many of one as its layers need.
+    Raises `MethodError` for a layer without key, value and down projection, and for targets that are not there or not
+    linear.
     """
-    from peft import IA3Config, TaskType, get_peft_model
+    from peft import IA3Config, TaskType
     from transformers.pytorch_utils import Conv1D
 
     from retrotune.methods import targets
 
-    attention = targets.SELF_ATTENTION + r"(?:\.attention)?\."
-    split, fused = attention + "[kv]_proj", attention + "(?:query_key_value|qkv_proj|c_attn|Wqkv)"
-    down = targets.MLP + r"\.(?:down_proj|dense_4h_to_h|c_proj|fc2|fc_out)"
-    keys_values = targets.find(model, f"{split}|{fused}", "key and value projections", entry.kind)
-    downs = targets.find(model, down, "down projection of an MLP", entry.kind)
-    halves = sum(name.endswith(("k_proj", "v_proj")) for name in keys_values)
-    layers = halves // 2 + len(keys_values) - halves
-    if halves % 2 or layers != len(downs):
-        raise MethodError(
-            f"ia3: {type(model).__name__} has {len(keys_values)} key and value projections but {len(downs)} down "
-            f"projections with known names, where each layer needs both; mend the patterns in {__name__}"
-        )
+    if entry.chosen:
+        changed = targets.chosen(model, entry.chosen, entry.kind)
+        inputs: str | list[str] = []
+        if entry.input_targets:
+            inputs = targets.chosen(model, entry.input_targets, entry.kind)
+    else:
+        inputs = targets.MLP + r"\.(?:down_proj|dense_4h_to_h|c_proj|fc2|fc_out)"
+        down = targets.Part("down projection of an MLP", inputs)
+        targets.check_layers(model, (targets.KEY, targets.VALUE, down), entry.kind)
+        changed = f"{targets.PROJECTIONS}[kv]_proj|{targets.FUSED}|{inputs}"
     config = IA3Config(
         task_type=TaskType.CAUSAL_LM,
-        target_modules=f"{split}|{fused}|{down}",
-        feedforward_modules=down,
-        fan_in_fan_out=isinstance(model.get_submodule(downs[0]), Conv1D),
+        target_modules=changed,
+        feedforward_modules=inputs,
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
     )
-    return get_peft_model(model, config)
+    return targets.put(model, config, entry)
 
 
 def _num_parameters(entry: Ia3Method, shape: Shape) -> int:

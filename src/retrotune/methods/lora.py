@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from retrotune.entries import PositiveInt, Share
-from retrotune.methods.base import Method, Shape, TrainedMethod
+from retrotune.methods.base import Method, Shape, TargetedMethod
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from torch import nn
 
 
-class LoraMethod(TrainedMethod):
+class LoraMethod(TargetedMethod):
     """Low-rank updates of the self-attention's query, key and value projections, in decoder and encoder."""
 
     kind: Literal["lora"]
@@ -30,20 +30,24 @@ class LoraMethod(TrainedMethod):
 
 
 def attach_lora(model: "nn.Module", entry: LoraMethod) -> "PeftModel":
-    """Wrap `model` with a fresh LoRA, which changes nothing until trained. `MethodError` if it finds no projection."""
-    from peft import LoraConfig, TaskType, get_peft_model
+    """Wrap `model` with a fresh LoRA, which changes nothing until trained.
+
+    Raises `MethodError` for a layer without the three projections, and for targets that are not there or not linear.
+    """
+    from peft import LoraConfig, TaskType
 
     from retrotune.methods import targets
 
-    targets.find(model, targets.QUERY_KEY_VALUE, "query, key and value projections", entry.kind)
+    if not entry.chosen:
+        targets.check_layers(model, (targets.QUERY, targets.KEY, targets.VALUE), entry.kind)
     config = LoraConfig(
         task_type=TaskType.CAUSAL_LM,
         r=entry.rank,
         lora_alpha=entry.rank if entry.alpha is None else entry.alpha,
         lora_dropout=entry.dropout,
-        target_modules=targets.QUERY_KEY_VALUE,
+        target_modules=targets.chosen(model, entry.chosen, entry.kind) if entry.chosen else targets.QUERY_KEY_VALUE,
     )
-    return get_peft_model(model, config)
+    return targets.put(model, config, entry)
 
 
 def num_lora_parameters(num_layers: int, hidden_size: int, rank: int, fused: bool = False) -> int:

@@ -1,18 +1,24 @@
 """Base models that exist already: fetched from the hub, or a local folder used as it is."""
 
+import contextlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from retrotune.entries import Family
 from retrotune.errors import ModelError
-from retrotune.models.loading import load_tokenizer, num_parameters
+from retrotune.models.loading import load_tokenizer, longest_example, num_parameters
+from retrotune.prompting.assemble import special_ids
 from retrotune.runtime.files import read_json, sha256_text, write_json, write_text
 from retrotune.runtime.log import logger
 from retrotune.study.model_folders import (
     CODE,
     SMALL_FILES,
     check_folder,
+    check_source,
+    check_use,
+    check_window,
     small_files,
     tensor_shapes,
     weights_digests,
@@ -28,13 +34,16 @@ def fetch_model(
     path: str | Path | None = None,
     trust_remote_code: bool = False,
     params: Mapping[str, Any] | None = None,
+    family: Family | None = None,
+    max_length: int = 0,
 ) -> None:
     """Make `out_dir` a model folder: downloaded from the hub, or links to the files of the local folder `path`.
 
     Of both only the files that are used: configurations, the tokenizer, the safetensors weights that transformers
-    reads, and with `trust_remote_code` the model's Python files. `manifest.json` is written last. A tokenizer that no
-    cell could use is a warning, as the weights may be used with another. Raises `ModelError` if the model cannot be
-    reached, holds no safetensors weights, or names code that may not run.
+    reads, and with `trust_remote_code` the model's Python files. `manifest.json` is written last. `family`: what the
+    model must be, if given; it must then take examples of `max_length` tokens, and have a tokenizer that cells can use,
+    whose lack is a warning otherwise. Raises
+    `ModelError` if the model cannot be reached, holds no safetensors weights, or names code that may not run.
     """
     out = Path(out_dir)
     if path is not None:
@@ -44,16 +53,36 @@ def fetch_model(
     else:
         raise ModelError(f"{out}: a fetched model needs `hub` or `path`")
     origin = {"hub": hub, "path": None if path is None else str(path)}
-    write_manifest(out, origin, trust_remote_code, trust_remote_code=trust_remote_code, params=params)
     try:
-        load_tokenizer(out, trust_remote_code)
+        if family is not None:
+            check_use(out, family, max_length)
+            check_window(longest_example(out, trust_remote_code), max_length, str(out))
+        special_ids(load_tokenizer(out, trust_remote_code))
     except ModelError as error:
+        if family is not None:
+            raise
         logger.warning("no cell can use this model as it is: %s", error)
+    write_manifest(out, origin, trust_remote_code, trust_remote_code=trust_remote_code, params=params)
 
 
-def fetch_base_model(params: FetchParams, out_dir: str | Path) -> None:
-    """Make `out_dir` the model folder that a study asks for; raises as `fetch_model` does."""
-    fetch_model(out_dir, params.hub, params.path, params.trust_remote_code, params.recorded())
+def fetch_base_model(params: FetchParams, out_dir: str | Path, name: str, family: Family, max_length: int) -> None:
+    """Make `out_dir` the model folder of a study's model `name`: of this family, for examples of `max_length` tokens.
+
+    Raises as `fetch_model` does; messages name the study's entry and its source.
+    """
+    key, source = ("hub", params.hub) if params.path is None else ("path", params.path)
+    with errors_of(name, key, source, out_dir):
+        fetch_model(out_dir, params.hub, params.path, params.trust_remote_code, params.recorded(), family, max_length)
+
+
+@contextlib.contextmanager
+def errors_of(name: str, key: str, source: str | None, out_dir: str | Path) -> Iterator[None]:
+    """Let a `ModelError` name the study's entry, and its source where that has come to `out_dir`."""
+    try:
+        yield
+    except ModelError as error:
+        message = str(error).replace(str(out_dir), str(source)).replace("models.NAME.", f"models.{name}.")
+        raise ModelError(f"models.{name}.{key}: {message}") from error
 
 
 def write_manifest(folder: str | Path, source: Mapping[str, Any], may_run_code: bool = False, **more: Any) -> None:
@@ -79,9 +108,7 @@ def write_manifest(folder: str | Path, source: Mapping[str, Any], may_run_code: 
 
 
 def _link(source: Path, out: Path, code: bool) -> None:
-    if not (source / "config.json").is_file():
-        raise ModelError(f"{source}: no model there (no config.json); put a folder in transformers layout there")
-    check_folder(source, code)
+    check_source(source, code=code)
     files = {file.name: file for file in (*small_files(source, code), *weights_files(source))}
     shutil.rmtree(out, ignore_errors=True)  # another source's files would pass for a part of this model
     out.mkdir(parents=True)

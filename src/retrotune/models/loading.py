@@ -13,8 +13,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from retrotune.errors import ModelError, RetrotuneError
 from retrotune.models.scratch import nearby
+from retrotune.retrieval.vectors.pretrained import longest_text
 from retrotune.runtime.files import read_result, sha256, sha256_text
-from retrotune.study.model_folders import REMEDY, check_folder, tensor_shapes
+from retrotune.study.model_folders import REMEDY, check_folder, described, tensor_shapes, weights_files
 
 NAMED_WEIGHTS = 3
 """So many weights are named where a model folder is not whole; the others are counted."""
@@ -55,6 +56,7 @@ def load_model(
     model that reads no neighbors.
     """
     folder = check_folder(path, trust_remote_code)
+    weights_files(folder)
     with _errors_of(folder, "cannot be loaded as a causal language model"):
         if without_weights:
             model = _empty(folder, dtype or torch.float32, trust_remote_code)
@@ -77,8 +79,8 @@ def load_model(
     if retrieval_gate is not None:
         if not reads_neighbors(model.config):
             raise ModelError(
-                f"{folder}: retrieval_gate={retrieval_gate:g} was given for a {model.config.model_type} model without "
-                "cross-attention layers: leave it out"
+                f"{described(folder)}: retrieval_gate={retrieval_gate:g} was given for a {model.config.model_type} "
+                "model without cross-attention layers: leave it out"
             )
         model.config.retrieval_gate = float(retrieval_gate)
     return (model.to(device) if device and device_map is None else model).eval()
@@ -112,9 +114,9 @@ def _errors_of(folder: Path, problem: str) -> Iterator[None]:
     except RetrotuneError:
         raise
     except SafetensorError as error:
-        raise ModelError(f"{folder}: weights are truncated or damaged ({error}); {REMEDY}") from error
+        raise ModelError(f"{described(folder)}: weights are truncated or damaged ({error}); {REMEDY}") from error
     except Exception as error:
-        raise ModelError(f"{folder}: {problem}: {error}") from error
+        raise ModelError(f"{described(folder)}: {problem}: {error}") from error
 
 
 def gpu_map(path: str | Path, dtype: torch.dtype, trust_remote_code: bool = False) -> dict[str, int] | None:
@@ -167,6 +169,19 @@ def reads_neighbors(config: Any) -> bool:
     return bool(getattr(config, "cross_attention_layers", None))
 
 
+def window_of(config: Any) -> int | None:
+    """Tokens that a model with this configuration says that it takes; None: it says no number."""
+    declared = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+    return declared if isinstance(declared, int) and declared > 0 else None
+
+
+def longest_example(path: str | Path, trust_remote_code: bool = False) -> int | None:
+    """Tokens that the model in folder `path` takes, by its tables of positions, else as it says; no weight is read."""
+    folder = check_folder(path, trust_remote_code)
+    with _errors_of(folder, "its configuration makes no causal language model"):
+        return longest_text(_empty(folder, torch.float32, trust_remote_code))
+
+
 def input_digests(model_dir: str | Path, examples: str | Path, neighbors: str | Path | None) -> dict[str, str | None]:
     """The sha256 of the files that a cell's stage reads; of the base model its manifest's, None for what is absent."""
     manifest = Path(model_dir) / "manifest.json"
@@ -210,7 +225,7 @@ def _check_whole(folder: Path, model: PreTrainedModel, info: Mapping[str, Any]) 
         if names
     ]
     if problems:
-        raise ModelError(f"{folder}: weights do not fit config.json: {'; '.join(problems)}; {REMEDY}")
+        raise ModelError(f"{described(folder)}: weights do not fit config.json: {'; '.join(problems)}; {REMEDY}")
 
 
 def load_config(path: str | Path, trust_remote_code: bool = False) -> Any:
@@ -266,13 +281,15 @@ def _check_ids(folder: Path, tokenizer: Any, trust_remote_code: bool) -> None:
         rows = len(embeddings.weight)
     pieces = tokenizer.get_vocab()
     if len(pieces) <= len(tokenizer.get_added_vocab()):  # some classes start empty where they find no files
-        raise ModelError(f"{folder}: no usable tokenizer: no pieces beside special tokens; put its files there")
+        raise ModelError(
+            f"{described(folder)}: no usable tokenizer: no pieces beside special tokens; put its files there"
+        )
     beyond = sorted((number, token) for token, number in pieces.items() if number >= rows)
     if beyond:
         named = ", ".join(f"{token!r} = {number}" for number, token in beyond[:NAMED_TOKENS])
         more = ", ..." if len(beyond) > NAMED_TOKENS else ""
         raise ModelError(
-            f"{folder}: {len(beyond)} ids of the tokenizer have no embedding ({named}{more}): the model has {rows} "
-            f"rows, 0 to {rows - 1}; name other tokens in tokenizer_config.json (the one that ends texts can pad as "
-            "well), or add rows with transformers' resize_token_embeddings"
+            f"{described(folder)}: {len(beyond)} ids of the tokenizer have no embedding ({named}{more}): the model has "
+            f"{rows} rows, 0 to {rows - 1}; name other tokens in tokenizer_config.json (what ends texts can pad), "
+            "or add rows with transformers' resize_token_embeddings"
         )

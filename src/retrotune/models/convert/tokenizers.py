@@ -16,6 +16,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from retrotune.errors import DataError, ModelError
 from retrotune.runtime.files import read_json
+from retrotune.study.model_folders import broken_link
 
 MAX_BYTES = 1 << 28
 """No tokenizer is larger; NVIDIA's has 4 MB."""
@@ -68,6 +69,8 @@ def write_tokenizer(source: Path, out: Path) -> dict[str, Any]:
 
 def _opened(source: Path) -> Any:
     if source.is_dir():
+        if problem := broken_link(source):
+            raise ModelError(problem)
         if any((source / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "vocab.json")):
             return _hugging_face(source)
         found = sorted(source.glob("*.model"))

@@ -24,11 +24,11 @@ from retrotune.errors import RetrievalError
 from retrotune.retrieval.passages import passage_text
 from retrotune.retrieval.vectors.declared import FALLBACK, Side, complete, read_declared, refuse_other
 from retrotune.retrieval.vectors.linear import prepare
-from retrotune.retrieval.vectors.pretrained import load_pretrained, lower_cased, model_folder
+from retrotune.retrieval.vectors.pretrained import load_pretrained, longest_text, lower_cased, model_folder
 from retrotune.retrieval.vectors.tokens import Text, TextTokens
 from retrotune.runtime.devices import torch_device
 from retrotune.runtime.files import sha256
-from retrotune.runtime.log import progress
+from retrotune.runtime.log import logger, progress
 from retrotune.study.config import RetrieverEntry
 from retrotune.study.places import locate_model
 from retrotune.study.stages import EmbedParams
@@ -178,8 +178,8 @@ def load_encoder(entry: RetrieverEntry, which: Side, device: str | None = None) 
     """Load the encoder of questions or of passages from a folder, a Python package or the hub; `device` as `Encoder`'s.
 
     Keys that the configuration leaves open are the folder's. Raises `RetrievalError` if there is no such model, it
-    cannot be read, is not whole, brings code that is not trusted, declares what is not followed here, or `max_length`
-    exceeds its positions.
+    cannot be read, is not whole, brings code that is not trusted, declares what is not followed here, or the
+    configuration's `max_length` exceeds what it takes; a longer one of the folder is cut.
     """
     name = model_name(entry, which)
     location = locate_model(name)
@@ -190,10 +190,13 @@ def load_encoder(entry: RetrieverEntry, which: Side, device: str | None = None) 
     tokenizer, model = load_pretrained(name, location, entry.trust_remote_code)
     if read_declared(folder, given=FALLBACK).lower_case:
         lower_cased(name, tokenizer)
-    positions = getattr(model.config, "max_position_embeddings", None)
-    if positions is not None and (completed.max_length or 0) > positions:
-        raise RetrievalError(
-            f"retriever max_length={completed.max_length}, but {name!r} has {positions} positions: lower it"
-        )
+    longest = longest_text(model)
+    if longest is not None and (completed.max_length or 0) > longest:
+        if entry.max_length is not None:
+            raise RetrievalError(
+                f"retriever max_length={entry.max_length}, but {name!r} takes {longest} tokens at most: lower it"
+            )
+        logger.warning("%s takes %d tokens at most, not %d: longer texts are cut", name, longest, completed.max_length)
+        completed = completed.model_copy(update={"max_length": longest})
     prefix = completed.query_prefix if which == "query" else completed.passage_prefix
     return Encoder(tokenizer, model, completed, prefix or "", device)

@@ -17,6 +17,9 @@ HEADS = {
 }
 """First parts of the names of weights that follow the last hidden state in models of transformers for other tasks."""
 
+POSITION_TABLES = ("position_embeddings", "position_embedding", "embed_positions", "wpe")
+"""Last parts of the names of modules that hold a vector for each position."""
+
 NAMED_WEIGHTS = 3
 """So many weights or tokens are named in an error; the others are counted."""
 
@@ -76,6 +79,26 @@ def load_pretrained(name: str, location: str, trust_remote_code: bool = False) -
     _check_weights(name, model, info)
     _check_tokens(name, tokenizer, model)
     return tokenizer, model
+
+
+def longest_text(model: Any) -> int | None:
+    """Tokens of the longest text that a model of transformers takes; None: any, as its positions are relative.
+
+    A table of positions may have rows that no text gets: RoBERTa and its kin count from behind their padding id, OPT
+    and BART from an offset. Where there is no table, the configuration's number holds, if it says one.
+    """
+    rooms = []
+    for name, module in model.named_modules():
+        if name.rpartition(".")[2] in POSITION_TABLES and getattr(module, "weight", None) is not None:
+            padding = getattr(module, "padding_idx", None)
+            unused = getattr(module, "offset", None) or (0 if padding is None else padding + 1)
+            rooms.append(len(module.weight) - unused)
+    declared = getattr(model.config, "max_position_embeddings", None)
+    # DeBERTa's number is then that of its relative positions, beyond which all distances are alike
+    relative = not rooms and getattr(model.config, "relative_attention", False)
+    if isinstance(declared, int) and declared > 0 and not relative:
+        rooms.append(declared)
+    return min(rooms, default=None)
 
 
 def lower_cased(name: str, tokenizer: Any) -> Any:

@@ -28,7 +28,13 @@ def load_config(raw: Mapping[str, Any]) -> Config:
     except ValidationError as error:
         lines = [_explain(problem) for problem in _clearest([dict(problem) for problem in error.errors()])]
         raise ConfigError("the configuration has errors:\n  " + "\n  ".join(lines)) from None
-    problems = [*_look_alikes(config), *_dangling(config), *_control_problems(config), *_retrofit_problems(config)]
+    problems = [
+        *_look_alikes(config),
+        *_dangling(config),
+        *_control_problems(config),
+        *_retrofit_problems(config),
+        *_window_problems(config),
+    ]
     if problems:
         raise ConfigError("the configuration has errors:\n  " + "\n  ".join(problems))
     return config
@@ -250,6 +256,20 @@ def _retrofit_problems(config: Config) -> Iterator[str]:
             )
         elif model.retrofitting in config.retrofittings:
             yield from _recipe_problems(config, place, model, chain[-1])
+
+
+def _window_problems(config: Config) -> Iterator[str]:
+    """Models of cells whose window, where this study defines it, is shorter than what cells may ask for."""
+    for name in dict.fromkeys(name for grid in config.grid for name in grid.models or config.models):
+        chain = _sources(config, name) if name in config.models else None
+        if not chain or chain[-1].pretraining is None or chain[-1].size not in config.sizes:
+            continue
+        place, window = f"sizes.{chain[-1].size}.max_length", config.sizes[chain[-1].size].max_length
+        if config.max_length > window:
+            yield (
+                f"models.{name}: max_length={config.max_length} exceeds its window ({place}={window}): lower "
+                "max_length, for all models alike"
+            )
 
 
 def _sources(config: Config, name: str) -> list[ModelEntry] | None:

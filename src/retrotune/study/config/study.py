@@ -109,7 +109,9 @@ class Config(Entry):
     rule_resources: RuleResources = Field(
         default_factory=RuleResources, description="jobs without a model, on a cluster"
     )
-    max_length: PositiveInt = Field(1024, description="tokens per example at most; contexts are cut first")
+    max_length: PositiveInt = Field(
+        1024, description="tokens per example at most, which each model must take; contexts are cut first"
+    )
     save_every: SaveEvery = Field(default_factory=SaveEvery, description="when training saves its state")
     evaluation: Evaluation = Field(default_factory=Evaluation, description="scoring")
     grid: tuple[Grid, ...] = Field(
