@@ -17,6 +17,7 @@ report: "workflow/report/workflow.rst"
 
 include: "workflow/rules/common.smk"
 include: "workflow/rules/cluster.smk"
+include: "workflow/rules/heads.smk"
 include: "workflow/rules/corpus.smk"
 include: "workflow/rules/retrieval.smk"
 include: "workflow/rules/models.smk"
@@ -40,6 +41,7 @@ localrules:
 
 
 onstart:
+    claim_files()
     check_outside()
     prepare_cluster()
     collect_garbage_again()
