@@ -213,6 +213,15 @@ def test_a_marker_left_by_a_head_that_is_gone_is_no_job_at_work(text, state):
         assert standing(LORA_NQ).state == state, "stopped or failed, and its head has not noticed"
 
 
+def test_a_marker_without_a_log_is_a_job_of_the_head_that_has_set_it():
+    mark(PATHS.cell(LORA_NQ, "train.json"), age=200)
+    assert standing(LORA_NQ).state == "missing"
+    with at_work(age=100):
+        assert standing(LORA_NQ).state == "missing"
+    with at_work(age=300):
+        assert standing(LORA_NQ).state == "queued"
+
+
 def test_status_says_who_is_at_work():
     assert "no snakemake is at work" in study_status(CONFIG)
     with at_work():
