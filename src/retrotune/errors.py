@@ -34,7 +34,7 @@ class ClusterError(RetrotuneError):
 
 
 class BusyError(RetrotuneError):
-    """Another process works on the same study."""
+    """Another process works on the same study, or makes what it shares."""
 
 
 class ResultError(RetrotuneError):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import time
 
@@ -52,7 +53,9 @@ def test_a_second_head_is_refused_before_its_first_job_from_any_folder(study, tm
         assert not (head.folder / QUESTIONS).exists()
 
 
-def test_a_head_waits_for_another_that_makes_shared_files_and_plans_again(study, tmp_path):
+@pytest.fixture
+def waiting(study, tmp_path):
+    """A head that waits, what it says, and the other, which makes shared files."""
     other = Resources(tmp_path / "resources/towns", Head.here("other"), print)
     assert other.claim([f"{tmp_path}/resources/towns/new"], [])
     said = tmp_path / "said.txt"
@@ -65,9 +68,22 @@ def test_a_head_waits_for_another_that_makes_shared_files_and_plans_again(study,
             assert time.monotonic() < end, said.read_text()
             time.sleep(0.1)
         assert not (tmp_path / QUESTIONS).exists()
-        other.made()
-        assert head.wait(120) == 0, said.read_text()
+        yield head, said, other
     finally:
         head.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_head_that_waits_can_be_stopped(waiting, number):
+    head, said, _ = waiting
+    head.send_signal(number)
+    assert head.wait(60) == 1
+    assert f"stopped by {number.name} before the first job" in said.read_text()
+
+
+def test_a_head_waits_for_another_that_makes_shared_files_and_plans_again(waiting, tmp_path):
+    head, said, other = waiting
+    other.made()
+    assert head.wait(120) == 0, said.read_text()
     assert said.read_text().count("Building DAG of jobs") == 2, "it has planned again"
     assert (tmp_path / QUESTIONS).exists()

@@ -1,5 +1,7 @@
 # Before the first job: the only head of this study, and its turn where several studies share a folder of resources.
+import contextlib
 import os
+import signal
 import sys
 import threading
 import time
@@ -17,13 +19,30 @@ def claim_files():
     resources = heads.Resources(PATHS.resources, head, logger.warning)
     missing = [path for job in jobs for path in workflow.dag.reason(job).missing_output]
     try:
-        heads.claim_study(PATHS.study, head, logger.warning)
+        with stopped_by_signals():
+            heads.claim_study(PATHS.study, head, logger.warning)
+            up_to_date = resources.claim([path for job in jobs for path in job.output], missing)
     except BusyError as error:
         raise WorkflowError(str(error)) from None
-    if not resources.claim([path for job in jobs for path in job.output], missing):
+    if not up_to_date:
         plan_again()
     makers = [job for job in jobs if any(map(resources.holds, job.output))]
     threading.Thread(target=release_made, args=(resources, makers), daemon=True).start()
+
+
+@contextlib.contextmanager
+def stopped_by_signals():
+    """Snakemake would go on waiting after SIGTERM, and show a traceback after SIGINT."""
+
+    def stop(number, frame):
+        raise BusyError(f"stopped by {signal.Signals(number).name} before the first job")
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def release_made(resources, makers):
