@@ -17,6 +17,7 @@ report: "workflow/report/workflow.rst"
 
 include: "workflow/rules/common.smk"
 include: "workflow/rules/cluster.smk"
+include: "workflow/rules/heads.smk"
 include: "workflow/rules/corpus.smk"
 include: "workflow/rules/retrieval.smk"
 include: "workflow/rules/models.smk"
@@ -40,6 +41,7 @@ localrules:
 
 
 onstart:
+    claim_files()
     check_outside()
     prepare_cluster()
 
@@ -56,7 +58,9 @@ rule all:
         PATHS.report("tables/results.json"),
         PATHS.report("tables/comparison.md"),
         PATHS.report("figures/scaling.svg"),
-        [PATHS.report("tables/retrieval_quality.md"), PATHS.report("figures/retrieval_quality.svg")] if ARTIFACTS.measured() else [],
+        [PATHS.report("tables/retrieval_quality.md"), PATHS.report("figures/retrieval_quality.svg")]
+        if ARTIFACTS.measured()
+        else [],
 
 
 rule models:

@@ -19,9 +19,6 @@ PATH="$PWD/.venv/bin:$PATH"
 
 snakemake_() { snakemake --profile slurm --profile profiles/slurm-head "$@"; }
 
-# The lock is this job's own, left from before it was requeued.
-[ "${SLURM_RESTART_COUNT:-0}" -eq 0 ] || snakemake_ "$@" --unlock
-
 again=false
 trap 'again=true; kill -INT -- "-$head"' USR1
 trap 'kill -INT -- "-$head"' TERM

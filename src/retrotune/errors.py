@@ -33,6 +33,10 @@ class ClusterError(RetrotuneError):
     """The cluster lacks what the profile or the study asks for."""
 
 
+class BusyError(RetrotuneError):
+    """Another process works on the same study, or makes what it shares."""
+
+
 class ResultError(RetrotuneError):
     """A result file is missing, half written, or contradicts its cell."""
 

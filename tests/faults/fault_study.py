@@ -46,7 +46,6 @@ class Study(Workflow):
 
     def finish(self) -> str:
         """Run again until all is done, as the messages say; what Snakemake says."""
-        self.run("--unlock")
         done = self.run()
         assert done.returncode == 0, done.stdout
         return done.stdout

@@ -72,8 +72,7 @@ def test_a_killed_cell_fails_alone_and_goes_on_from_the_checkpoint_before_a_dama
     os.kill(process, signal.SIGSTOP)
     second = study.run()
     assert second.returncode != 0
-    assert "Directory cannot be locked" in second.stdout
-    assert "--unlock" in second.stdout, "what to do if the lock is a dead process's"
+    assert f"results/faults is being worked on by process {head.pid} on " in second.stdout
     os.kill(process, signal.SIGKILL)
     assert head.wait() != 0
     assert "Error in rule finetune_cell" in study.said
@@ -91,6 +90,25 @@ def test_a_killed_cell_fails_alone_and_goes_on_from_the_checkpoint_before_a_dama
     study.finish()
     assert f"{newest.relative_to(study.folder)} is damaged (trained.safetensors: checksum differs)" in log.read_text()
     assert f"resuming from {before.relative_to(study.folder)}" in log.read_text()
+    assert study.results() == expected
+
+
+def test_status_tells_a_run_from_one_that_was_interrupted(study, expected):
+    shutil.rmtree(study.cells)
+    head = study.start()
+    checkpoints = study.work / LORA / "finetune"
+    assert study.wait_for(head, lambda: list(checkpoints.glob("checkpoint-*/progress.json"))), study.said
+    printed = study.retrotune("status")
+    assert f"snakemake at work: process {head.pid} on " in printed
+    assert f"{LORA}: finetune_cell, last word" in printed
+    assert "0 missing" in printed, "the others wait"
+    os.killpg(head.pid, signal.SIGINT)
+    assert head.wait() != 0
+    assert "stopped by SIGINT" in (study.folder / f"logs/faults/finetune_cell/{LORA}.log").read_text()
+    printed = study.retrotune("status")
+    assert "no snakemake is at work" in printed
+    assert "0 queued, 0 running, 0 failed" in printed
+    study.finish()
     assert study.results() == expected
 
 

@@ -118,7 +118,7 @@ def test_a_folder_that_a_node_does_not_share(cluster, submission):
 
 
 def test_a_head_that_is_a_job(cluster, repository, submission):
-    """Near its time limit it cancels its jobs and is requeued; then it goes on, although its lock was left."""
+    """Near its time limit it cancels its jobs and is requeued; then it goes on."""
     folder = str(submission.folder)
     arguments = [*TOY, "--directory", folder, "--slurm-logdir", f"{folder}/logs", *submission.PACE, "canceled.txt"]
     script = str(repository / "profiles/slurm-head/head.sh")

@@ -1,6 +1,7 @@
 """`retrotune status` and `explain`, over hand-made study folders."""
 
 import base64
+import contextlib
 import io
 import json
 import os
@@ -19,8 +20,9 @@ from retrotune.errors import ConfigError
 from retrotune.report import standings
 from retrotune.report.collect import read_cells
 from retrotune.report.explain import differences, digest, explain_cell, find_cell, read_reasons
-from retrotune.report.standings import Heads, read_heads, read_standings, shared_failures
+from retrotune.report.standings import Work, read_standings, read_work, shared_failures
 from retrotune.report.status import estimate, study_status
+from retrotune.runtime import heads
 from retrotune.runtime.files import write_json, write_text
 from retrotune.runtime.slurm import queue
 from retrotune.runtime.slurm.queue import read_jobs
@@ -41,10 +43,30 @@ def study(tmp_path, monkeypatch):
     return tmp_path
 
 
-def standing(cell, heads=None):
+def standing(cell, work=None):
     results = read_cells(CONFIG)
     places = {result.name: place for place, result in enumerate(results)}
-    return read_standings(PATHS, results, heads or read_heads())[places[cell.name]]
+    return read_standings(PATHS, results, work or read_work(PATHS))[places[cell.name]]
+
+
+@contextlib.contextmanager
+def at_work(*planned, age=60.0):
+    """A head at work on the study that had to do the stages with these logs."""
+    lock = heads.claim_study(PATHS.study, heads.Head.here("small", planned), print)
+    then = time.time() - age
+    os.utime(lock.path, (then, then))
+    yield
+    lock.release()
+
+
+@pytest.fixture
+def head():
+    with at_work():
+        yield
+
+
+def log_path(cell, stage):
+    return PATHS.log(stage, **vars(cell))
 
 
 def log(cell, stage, text, age=0.0):
@@ -83,7 +105,7 @@ def test_a_result_that_appears_while_status_looks_is_done():
         write_text(PATHS.cell(LORA_NQ, file), "{}")
     finish(LORA_NQ)
     places = {result.name: place for place, result in enumerate(results)}
-    assert read_standings(PATHS, results, read_heads())[places[LORA_NQ.name]] == standings.Standing("done")
+    assert read_standings(PATHS, results, read_work(PATHS))[places[LORA_NQ.name]] == standings.Standing("done")
 
 
 def test_a_damaged_result_has_failed():
@@ -121,7 +143,7 @@ def test_only_the_log_of_the_first_stage_without_result_counts():
     assert (found.state, found.stage, found.log) == ("failed", "predict_cell", expected)
 
 
-def test_a_started_job_runs_and_a_submitted_one_waits():
+def test_a_started_job_runs_and_a_submitted_one_waits(head):
     mark(PATHS.cell(LORA_NQ, "train.json"), age=50)
     assert standing(LORA_NQ).state == "queued", "no log yet"
     log(LORA_NQ, "finetune_cell", "ended: error: of the attempt before\n", age=100)
@@ -134,7 +156,7 @@ def test_a_started_job_runs_and_a_submitted_one_waits():
     assert standing(LORA_NQ).state == "failed", "its head has not noticed yet"
 
 
-def test_a_cell_that_runs_again_is_not_done():
+def test_a_cell_that_runs_again_is_not_done(head):
     finish(LORA_NQ)
     mark(PATHS.cell(LORA_NQ, "predict.json"), age=5)
     log(LORA_NQ, "predict_cell", AT_WORK)
@@ -146,15 +168,65 @@ def test_long_names_and_foreign_files_among_the_markers():
     mark(output, job="17")
     Path(".snakemake/incomplete/notes.txt").write_text("?")
     Path(".snakemake/incomplete/bm90aGluZw==").write_text("half a mark{")
-    heads = read_heads()
-    assert list(heads.markers) == [output]
-    assert heads.markers[output].job == "17"
+    work = read_work(PATHS)
+    assert list(work.markers) == [output]
+    assert work.markers[output].job == "17"
 
 
-def test_what_a_head_has_planned_is_queued():
-    write_text(".snakemake/locks/0.output.lock", PATHS.cell(LORA_NQ, "metrics.json") + "\n")
-    assert standing(LORA_NQ).state == "queued"
-    assert standing(LORA_QASPER).state == "missing"
+def test_what_a_head_has_planned_and_not_begun_is_queued():
+    """Whatever an earlier attempt left: nothing, a failure, or a result."""
+    log(LORA_NQ, "finetune_cell", "ended: error: of the attempt before\n", age=100)
+    finish(ZEROSHOT_NQ)
+    log(ZEROSHOT_NQ, "score_cell", AT_WORK + FINISHED, age=100)
+    log(ZEROSHOT_QASPER, "predict_cell", "ended: error: not to be done again\n", age=100)
+    stages = {LORA_NQ: "finetune_cell", LORA_QASPER: "finetune_cell", ZEROSHOT_NQ: "score_cell"}
+    with at_work(*(log_path(cell, stage) for cell, stage in stages.items())):
+        for cell, stage in stages.items():
+            assert standing(cell) == standings.Standing("queued", stage)
+        assert standing(ZEROSHOT_QASPER).state == "failed"
+    assert [standing(cell).state for cell in stages] == ["failed", "missing", "done"]
+
+
+def test_what_a_head_has_begun_is_as_its_log_says():
+    """Also where a result of another time is still there, which a later stage would have replaced."""
+    finish(LORA_NQ)
+    with at_work(*(log_path(LORA_NQ, stage) for stage in standings.STAGES)):
+        log(LORA_NQ, "finetune_cell", "ended: error: broken\n")
+        assert (standing(LORA_NQ).state, standing(LORA_NQ).note) == ("failed", "error: broken")
+        log(LORA_NQ, "finetune_cell", FINISHED)
+        assert standing(LORA_NQ) == standings.Standing("queued", "predict_cell")
+        log(LORA_NQ, "predict_cell", FINISHED)
+        log(LORA_NQ, "score_cell", FINISHED)
+        assert standing(LORA_NQ).state == "done"
+
+
+@pytest.mark.parametrize(
+    ("text", "state"), [("ended: stopped by SIGINT: saved at step 4\n", "missing"), ("ended: error: x\n", "failed")]
+)
+def test_a_marker_left_by_a_head_that_is_gone_is_no_job_at_work(text, state):
+    mark(PATHS.cell(LORA_NQ, "train.json"), age=200)
+    log(LORA_NQ, "finetune_cell", text, age=100)
+    assert standing(LORA_NQ).state == state
+    with at_work():
+        assert standing(LORA_NQ).state == state, "the marker is older than the head"
+    with at_work(age=300):
+        assert standing(LORA_NQ).state == state, "stopped or failed, and its head has not noticed"
+
+
+def test_a_marker_without_a_log_is_a_job_of_the_head_that_has_set_it():
+    mark(PATHS.cell(LORA_NQ, "train.json"), age=200)
+    assert standing(LORA_NQ).state == "missing"
+    with at_work(age=100):
+        assert standing(LORA_NQ).state == "missing"
+    with at_work(age=300):
+        assert standing(LORA_NQ).state == "queued"
+
+
+def test_status_says_who_is_at_work():
+    assert "no snakemake is at work" in study_status(CONFIG)
+    with at_work():
+        said = study_status(CONFIG)
+    assert f"snakemake at work: process {os.getpid()} on {socket.gethostname()} (study small, since 20" in said
 
 
 def test_slurm_says_more_than_files():
@@ -166,29 +238,33 @@ def test_slurm_says_more_than_files():
     assert jobs["18_3"] == jobs["rule_finetune_cell_wildcards_g_lora_qasper_bm5_0"] == "RUNNING"
     mark(PATHS.cell(LORA_NQ, "train.json"), job="17", age=50)
     log(LORA_NQ, "finetune_cell", "10:00:00 INFO before the job was put back\n")
-    heads = Heads(read_heads().markers, frozenset(), jobs)
-    assert (standing(LORA_NQ, heads).state, standing(LORA_NQ, heads).note) == ("queued", "Slurm: PENDING")
-    assert standing(LORA_QASPER, heads).state == "running"
+    work = Work(None, read_work(PATHS).markers, jobs)
+    assert (standing(LORA_NQ, work).state, standing(LORA_NQ, work).note) == ("queued", "Slurm: PENDING")
+    assert standing(LORA_QASPER, work).state == "running", "also behind the back of a head that is gone"
 
 
-def test_a_job_that_has_ended_in_slurm_does_not_run():
+def test_a_job_that_has_ended_in_slurm_does_not_run(head):
     """Its head looks at Slurm's queue now and then only, and keeps the marker until then."""
     finish(LORA_NQ)
     mark(PATHS.cell(LORA_NQ, "metrics.json"), job="17", age=50)
     log(LORA_NQ, "score_cell", AT_WORK + FINISHED)
-    heads = Heads(read_heads().markers, frozenset(), {})
-    assert standing(LORA_NQ, heads).state == "done"
+    found = read_work(PATHS)
+    assert standing(LORA_NQ, Work(found.head, found.markers, {})).state == "done"
+    log(LORA_NQ, "score_cell", "ended: stopped by SIGTERM: at its time limit\n")
+    assert standing(LORA_NQ, Work(found.head, found.markers, {})).state == "queued", "it is tried again"
 
 
 def test_failed_jobs_that_cells_share():
-    log_path = Path(PATHS.log("pretrain_model", model="g"))
-    write_text(log_path, "ended: error: no text\n")
+    failed = Path(PATHS.log("pretrain_model", model="g"))
+    write_text(failed, "ended: error: no text\n")
     write_text(f"{PATHS.logs()}/embed_passages/x.log", FINISHED)
     write_text(PATHS.log("write_world"), "ended: failed: OSError\n")
     write_text(f"{PATHS.logs()}/finetune_cell/a/b.log", "ended: error: of a cell\n")
-    found = {failure.log: failure.note for failure in shared_failures(PATHS)}
-    assert found == {str(log_path): "error: no text", PATHS.log("write_world"): "failed: OSError"}
+    found = {failure.log: failure.note for failure in shared_failures(PATHS, Work())}
+    assert found == {str(failed): "error: no text", PATHS.log("write_world"): "failed: OSError"}
     assert "error: no text" in study_status(CONFIG)
+    with at_work(str(failed), age=-60):
+        assert "error: no text" not in study_status(CONFIG), "it waits to be done again"
 
 
 def measured(cell, train, predict):
@@ -201,7 +277,7 @@ def measured(cell, train, predict):
 def test_the_time_left_rests_on_the_nearest_finished_cells():
     measured(LORA_NQ, 100.0, 20.0)
     results = read_cells(CONFIG)
-    standings = read_standings(PATHS, results, Heads())
+    standings = read_standings(PATHS, results, Work())
     left = estimate(PATHS, results, standings, time.time())
     # lora/qasper as lora/nq, zeroshot only predicts
     assert left.seconds == pytest.approx(120 + 2 * 20)
@@ -210,14 +286,14 @@ def test_the_time_left_rests_on_the_nearest_finished_cells():
     assert left.unknown == 0
 
 
-def test_what_is_trained_needs_no_training_and_what_runs_is_partly_done():
+def test_what_is_trained_needs_no_training_and_what_runs_is_partly_done(head):
     measured(LORA_NQ, 100.0, 20.0)
     write_json(PATHS.cell(LORA_QASPER, "train.json"), {"seconds": 60.0})
     mark(PATHS.cell(LORA_QASPER, "predict.json"), age=5)
     log(LORA_QASPER, "predict_cell", AT_WORK)
     config = load_config({**SMALL, "select": {"method": "lora"}})
     results = read_cells(config)
-    left = estimate(PATHS, results, read_standings(PATHS, results, read_heads()), time.time())
+    left = estimate(PATHS, results, read_standings(PATHS, results, read_work(PATHS)), time.time())
     assert left.seconds == pytest.approx(15, abs=2)
 
 
@@ -230,14 +306,15 @@ def test_the_command_shows_matrix_time_and_logs(capsys):
     failed = log(LORA_NQ, "finetune_cell", "ended: error: no questions\n")
     mark(PATHS.cell(LORA_QASPER, "train.json"), age=4000)
     log(LORA_QASPER, "finetune_cell", AT_WORK, age=3600)
-    assert cli.main(["status", "--configfile", "study.yaml"]) == 0
+    with at_work(age=5000):
+        assert cli.main(["status", "--configfile", "study.yaml"]) == 0
     printed = capsys.readouterr().out
     assert "small: 4 cells, 1 done, 1 missing, 0 queued, 1 running, 1 failed" in printed
     rows = {tuple(line.split()[:3]): line.split()[3:] for line in printed.splitlines() if line.startswith("GPT")}
     assert rows == {("GPT", "xs", "zeroshot"): ["✓", "·"], ("GPT", "xs", "lora"): ["✗", "▶"]}
     assert "(✓ done, · missing, … queued, ▶ running, ✗ failed)" in printed
     assert f"g/lora/nq/bm5/seed0: finetune_cell: error: no questions\n    log: {failed}" in printed
-    assert re.search(r"g/lora/qasper/bm5/seed0: finetune_cell, last word 60 min ago - if no snakemake", printed)
+    assert "g/lora/qasper/bm5/seed0: finetune_cell, last word 60 min ago" in printed
     assert "time left: about 30 s with 1 at once as now (30 s of work)" in printed
     assert "2 cells more have no finished cell of their model to go by" in printed
 

@@ -88,3 +88,5 @@ def test_code_of_a_folder_is_refused_by_name_and_never_asked_about(study):
     assert "auto_map" in said
     assert "trust_remote_code" in said
     assert "it ran" not in said
+    assert said.count("error: ") == 1, "a failed job says why once, and where its log is"
+    assert "(log: logs/outside/fetch_model/own.log)" in said

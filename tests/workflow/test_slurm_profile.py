@@ -17,7 +17,7 @@ from snakemake.cli import parse_args
 arguments = vars(parse_args(sys.argv[1:])[1])
 print(json.dumps({key: arguments[key] for key in json.loads(sys.stdin.read())}, default=str))
 """
-EVERYWHERE = {"keep_going": True, "rerun_incomplete": True, "printshellcmds": False, "show_failed_logs": True}
+EVERYWHERE = {"keep_going": True, "rerun_incomplete": True, "printshellcmds": False, "nolock": True}
 
 
 def merged(repository, *arguments, keys):
@@ -55,6 +55,7 @@ def test_values_of_the_typed_command(repository):
         "slurm_status_command": "sacct",
         "slurm_jobname_prefix": "retrotune",
         "slurm_logdir": "logs/slurm",
+        "show_failed_logs": True,
     }
     assert merged(repository, "--profile", "slurm", keys=expected) == expected
 

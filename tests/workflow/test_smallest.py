@@ -35,7 +35,6 @@ def finished(smallest):
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     assert not (smallest.folder / "results/smallest/tables/comparison.md").exists()
-    smallest.run("--unlock")
     done = smallest.run()
     assert done.returncode == 0, done.stdout + done.stderr
     return smallest

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from retrotune.errors import ConfigError
 from retrotune.report.collect import read_cells
-from retrotune.report.standings import log_of, read_heads, read_standings
+from retrotune.report.standings import log_of, read_standings, read_work
 from retrotune.runtime.files import sha256_text
 from retrotune.study.artifacts import Artifacts
 from retrotune.study.cells import COORDINATES, Cell, grid_cells
@@ -62,7 +62,7 @@ def explain_cell(config: Config, name: str, options: Sequence[str] = (), snakefi
     paths = Paths.of(config)
     alone = config.model_copy(update={"select": Select(**vars(cell))})
     used = cell_stages(config, cell)
-    (standing,) = read_standings(paths, read_cells(alone), read_heads())
+    (standing,) = read_standings(paths, read_cells(alone), read_work(paths))
     state = f"{standing.state}{f' ({standing.stage})' if standing.stage else ''}"
     target = paths.cell(cell, "metrics.json")
     run = ["snakemake", "--cores", "1", *options]

@@ -3,23 +3,25 @@
 What is looked at, for the stages of a cell in their order:
 
 - `metrics.json`: the cell is done.
+- The study's lock (`runtime.heads`): whether a head is at work, since when, and what it has planned. What is planned
+  and has not begun since is queued, whatever its log says of an earlier attempt.
 - The markers that Snakemake keeps of jobs that it has started or submitted: such a job runs once its log is younger
-  than the marker, until then it waits. A marker that its head left behind when it was killed looks the same: the age
-  of the log's last line tells.
+  than the marker, until then it waits. Markers older than the head are left from one that was killed or interrupted.
 - The end of the log of the first stage that has no result (`runtime.lifecycle.read_end`): how it failed or was stopped.
-- Snakemake's locks: a cell that a head at work has planned is queued. Everything else is missing.
+
+Everything else is missing.
 """
 
 import base64
-import contextlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from retrotune.report.collect import Result
-from retrotune.runtime.lifecycle import read_end
+from retrotune.runtime.heads import Head, living
+from retrotune.runtime.lifecycle import End, read_end
 from retrotune.runtime.slurm.queue import own_jobs
 from retrotune.study.cells import Cell
 from retrotune.study.paths import Paths
@@ -62,31 +64,41 @@ class _Marker:
 
 
 @dataclass
-class Heads:
+class Work:
     """What Snakemake and Slurm say about work in progress, read once for all cells.
 
-    `markers`: outputs whose job was started or submitted. `planned`: outputs that heads at work, or killed ones, have
-    locked. `slurm`: state of Slurm's jobs, by id and by comment; None where there is no squeue.
+    `head`: the Snakemake at work on the study, if one is. `markers`: outputs whose job was started or submitted.
+    `slurm`: state of Slurm's jobs, by id and by comment; None where there is no squeue.
     """
 
+    head: Head | None = None
     markers: Mapping[str, _Marker] = field(default_factory=dict)
-    planned: frozenset[str] = frozenset()
     slurm: Mapping[str, str] | None = None
 
+    def plans(self, log: Path) -> bool:
+        """Whether the head at work had to do the stage with this log when it began."""
+        return self.head is not None and str(log) in self.head.planned
 
-def read_heads(folder: str | Path = ".snakemake", squeue: bool = True) -> Heads:
-    """Read Snakemake's markers and locks in `folder`, and ask `squeue` for this user's jobs if it is installed."""
-    root = Path(folder)
-    return Heads(dict(_markers(root / "incomplete")), _locked(root / "locks"), own_jobs() if squeue else None)
+    def waits(self, log: Path) -> bool:
+        """Whether the head has yet to begin the stage with this log."""
+        if self.head is None or str(log) not in self.head.planned:
+            return False
+        written = _time(log)
+        return written is None or written < self.head.began
 
 
-def read_standings(paths: Paths, results: Iterable[Result], heads: Heads) -> list[Standing]:
+def read_work(paths: Paths, folder: str | Path = ".snakemake") -> Work:
+    """Read the study's lock and Snakemake's markers in `folder`, and ask `squeue`, if it is there, for own jobs."""
+    return Work(living(paths.study), dict(_markers(Path(folder) / "incomplete")), own_jobs())
+
+
+def read_standings(paths: Paths, results: Iterable[Result], work: Work) -> list[Standing]:
     """Where each cell stands whose result as it is on disk is given, in the same order."""
-    return [_standing(paths, result, heads) for result in results]
+    return [_standing(paths, result, work) for result in results]
 
 
-def shared_failures(paths: Paths) -> list[Failure]:
-    """Failed jobs that cells share, by the last lines of their logs."""
+def shared_failures(paths: Paths, work: Work) -> list[Failure]:
+    """Failed jobs that cells share, by the last lines of their logs, without those that wait to be done again."""
     failures = []
     for rule in _entries(paths.logs()):
         if rule.name in STAGES:
@@ -94,7 +106,7 @@ def shared_failures(paths: Paths) -> list[Failure]:
         logs = sorted(Path(rule.path).rglob("*.log")) if rule.is_dir() else [Path(rule.path)]
         for log in logs:
             end = read_end(log) if log.suffix == ".log" else None
-            if end is not None and end.state == "failed":
+            if end is not None and end.state == "failed" and not work.waits(log):
                 failures.append(Failure(str(log), end.message))
     return failures
 
@@ -132,22 +144,20 @@ def _markers(root: Path) -> Iterator[tuple[str, _Marker]]:
                 continue
 
 
-def _locked(folder: Path) -> frozenset[str]:
-    outputs: set[str] = set()
-    for file in folder.glob("*.output.lock"):
-        with contextlib.suppress(OSError, UnicodeDecodeError):
-            outputs.update(file.read_text(encoding="utf-8").splitlines())
-    return frozenset(outputs)
-
-
-def _standing(paths: Paths, result: Result, heads: Heads) -> Standing:
+def _standing(paths: Paths, result: Result, work: Work) -> Standing:
     cell = Cell(result.model, result.method, result.dataset, result.retrieval, result.seed)
     folder = paths.cell(cell)
     stages = stages_of(result.trained)
-    if heads.markers or heads.slurm:
+    if work.markers or work.slurm:
         for one in stages:
-            if (working := _working(paths, cell, folder, one, heads)) is not None:
+            if (working := _working(paths, cell, folder, one, work)) is not None:
                 return working
+    for one in stages:
+        log = log_of(paths, cell, one)
+        if work.waits(log):
+            return Standing("queued", one)
+        if work.plans(log) and (end := read_end(log)) is not None and end.state != "finished":
+            return _ended(end, one, log)
     if result.status == "done":
         return Standing("done")
     if result.status == "damaged":
@@ -156,30 +166,30 @@ def _standing(paths: Paths, result: Result, heads: Heads) -> Standing:
     if stage is None:  # done since its result was looked for
         return Standing("done")
     log = log_of(paths, cell, stage)
-    end = read_end(log)
+    return _ended(read_end(log), stage, log)
+
+
+def _ended(end: End | None, stage: str, log: Path) -> Standing:
+    """The standing of a cell by how one stage of it ended."""
     if end is None or end.state == "finished":
-        return Standing(_waiting(folder, heads), stage)
-    state = _waiting(folder, heads) if end.state == "stopped" else end.state
-    return Standing(state, stage, end.message, str(log), _log_time(log))
+        return Standing("missing", stage)
+    state = "missing" if end.state == "stopped" else end.state
+    return Standing(state, stage, end.message, str(log), _time(log))
 
 
-def _waiting(folder: str, heads: Heads) -> str:
-    return "queued" if f"{folder}/metrics.json" in heads.planned else "missing"
-
-
-def _working(paths: Paths, cell: Cell, folder: str, stage: str, heads: Heads) -> Standing | None:
+def _working(paths: Paths, cell: Cell, folder: str, stage: str, work: Work) -> Standing | None:
     """The standing of a cell one stage of which was started or submitted; None for one that was not."""
-    marker = heads.markers.get(f"{folder}/{STAGES[stage]}")
+    marker = work.markers.get(f"{folder}/{STAGES[stage]}")
     slurm = None
-    if heads.slurm is not None:
+    if work.slurm is not None:
         comment = "_".join((cell.model, cell.method, cell.dataset, cell.retrieval, str(cell.seed)))
         # a job that several rules share is known by its id alone
         jobs = [f"rule_{stage}_wildcards_{comment}", *([marker.job] if marker and marker.job else [])]
-        slurm = next((heads.slurm[job] for job in jobs if job in heads.slurm), None)
-    if marker is None and slurm is None:
+        slurm = next((work.slurm[job] for job in jobs if job in work.slurm), None)
+    if slurm is None and (marker is None or work.head is None or marker.time < work.head.began):
         return None
     log = log_of(paths, cell, stage)
-    said = _log_time(log)
+    said = _time(log)
     begun = said is not None and (marker is None or said >= marker.time)
     if slurm is not None:
         state = "queued" if slurm in _PENDING else "running"
@@ -187,9 +197,11 @@ def _working(paths: Paths, cell: Cell, folder: str, stage: str, heads: Heads) ->
     if not begun:
         return Standing("queued", stage)
     end = read_end(log)
-    if end is not None and end.state == "failed":
-        return Standing("failed", stage, end.message, str(log), said)
-    if end is not None and end.state == "finished" and heads.slurm is not None:
+    if end is not None and end.state in ("failed", "stopped"):
+        ended = _ended(end, stage, log)
+        again = end.state == "stopped" and work.slurm is not None  # at its time limit
+        return replace(ended, state="queued") if again else ended
+    if end is not None and end.state == "finished" and work.slurm is not None:
         return None  # its head has not noticed yet, as it looks at Slurm's queue now and then only
     return Standing("running", stage, "", str(log), said, None if marker is None else marker.time)
 
@@ -198,8 +210,8 @@ def _next_stage(folder: str, stages: Sequence[str]) -> str | None:
     return next((stage for stage in stages if not Path(f"{folder}/{STAGES[stage]}").exists()), None)
 
 
-def _log_time(log: Path) -> float | None:
+def _time(path: Path) -> float | None:
     try:
-        return log.stat().st_mtime
+        return path.stat().st_mtime
     except OSError:
         return None

@@ -15,10 +15,9 @@ from retrotune.report.standings import (
     STAGES,
     STATES,
     Failure,
-    Heads,
     Standing,
-    read_heads,
     read_standings,
+    read_work,
     shared_failures,
     stages_of,
 )
@@ -27,7 +26,6 @@ from retrotune.study.paths import Paths
 
 SYMBOLS = {"done": "✓", "running": "▶", "queued": "…", "failed": "✗", "missing": "·"}
 LETTERS = {"done": "d", "running": "r", "queued": "q", "failed": "F", "missing": "-"}
-SILENT_SECONDS = 1800
 _MEASURED = {"finetune_cell": "train", "predict_cell": "predict"}
 
 
@@ -44,22 +42,24 @@ class Estimate:
     unknown: int
 
 
-def study_status(config: Config, symbols: Mapping[str, str] = SYMBOLS, heads: Heads | None = None) -> str:
+def study_status(config: Config, symbols: Mapping[str, str] = SYMBOLS) -> str:
     """Text of `retrotune status`, of the study's cells as they stand now.
 
-    `symbols` gives each state of `progress.STATES` a sign; `heads` stands for what `progress.read_heads` finds.
+    `symbols` gives each state of `standings.STATES` a sign.
     """
     paths = Paths.of(config)
     results = read_cells(config)
-    standings = read_standings(paths, results, read_heads() if heads is None else heads)
+    work = read_work(paths)
+    standings = read_standings(paths, results, work)
     now = time.time()
     counts = Counter(standing.state for standing in standings)
     parts = [
         f"{config.study}: {len(results)} cells, " + ", ".join(f"{counts[state]} {state}" for state in STATES[::-1]),
+        f"snakemake at work: {work.head}" if work.head else "no snakemake is at work" * (counts["done"] < len(results)),
         matrix(results, standings, symbols),
         _running(results, standings, now),
         _estimate_text(estimate(paths, results, standings, now), counts["running"]),
-        _failures(results, standings, shared_failures(paths)),
+        _failures(results, standings, shared_failures(paths, work)),
     ]
     return "\n\n".join(part for part in parts if part)
 
@@ -187,10 +187,8 @@ def _running(results: Sequence[Result], standings: Sequence[Standing], now: floa
         if standing.state != "running":
             continue
         age = "" if standing.log_time is None else f", last word {duration(max(0.0, now - standing.log_time))} ago"
-        slurm = f", {standing.note}" if standing.note else ""
-        quiet = standing.log_time is not None and now - standing.log_time > SILENT_SECONDS and not standing.note
-        hint = " - if no snakemake is at work: snakemake --unlock, and start again" if quiet else ""
-        lines.append(f"  {result.name}: {standing.stage}{age}{slurm}{hint}")
+        note = f", {standing.note}" if standing.note else ""
+        lines.append(f"  {result.name}: {standing.stage}{age}{note}")
     return "\n".join(["running:", *lines]) if lines else ""
 
 
