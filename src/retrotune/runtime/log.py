@@ -5,13 +5,14 @@ who write code is left out.
 """
 
 import functools
+import json
 import logging
 import os
 import re
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -64,7 +65,7 @@ def _show_warning(
 
 
 def quiet_libraries() -> None:
-    """Route what other libraries say to this log: those that are imported, those to come, and those of child processes."""
+    """Route what other libraries say to this log: those imported, those to come, and those of child processes."""
     os.environ.update(QUIET)
     if said := sys.modules.get("transformers.utils.logging"):
         said.disable_progress_bar()
@@ -89,6 +90,12 @@ def setup_logging(path: str | None = None, level: int = logging.INFO, plain: boo
     logger.setLevel(level)
     logger.propagate = False
     quiet_libraries()
+
+
+def log_configuration(values: Mapping[str, Any]) -> None:
+    """Log what a stage works with as one line, `name=value` for each value that is not None."""
+    said = ((name, value if isinstance(value, str) else json.dumps(value)) for name, value in values.items())
+    logger.info("configuration: %s", " ".join(f"{name}={text}" for name, text in said if text != "null"))
 
 
 def duration(seconds: float) -> str:
