@@ -84,7 +84,7 @@ def test_retrieval_is_measured_where_answers_are_short(finished):
 
 
 def test_logs_hold_what_a_person_reads(finished):
-    """The configuration in one line, how training goes, what was cut and the end: no bars, nothing of other libraries."""
+    """The configuration in one line, how training goes, what was cut, the end; nothing of other libraries."""
     logs = {path: path.read_text() for path in finished.folder.glob("logs/smallest/**/*.log")}
     for path, text in logs.items():
         for line in text.splitlines():
