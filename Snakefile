@@ -1,5 +1,6 @@
 """retrotune: retrieval x parameter-efficient fine-tuning, for GPT and RETRO. Targets: all, tables, predictions."""
 
+from snakemake.logging import logger
 from snakemake.utils import min_version
 
 min_version("9.20")
@@ -24,6 +25,10 @@ include: "workflow/rules/cells.smk"
 include: "workflow/rules/report.smk"
 
 
+from retrotune.runtime.asked import unseen_gpus
+from retrotune.study.requests import gpus_wanted
+
+
 # On a cluster what needs the network runs where Snakemake runs, and so do scores and tables: they take seconds, a
 # place in a queue minutes.
 localrules:
@@ -41,11 +46,19 @@ localrules:
 
 onstart:
     check_outside()
+    warn_of_gpus()
     prepare_cluster()
 
 
 onerror:
     clean_cluster(log)
+
+
+def warn_of_gpus():
+    """Before the first job of a run on this computer: say which entries ask for GPUs that are not here."""
+    jobs = ((job.rule.name, dict(job.wildcards.items())) for job in workflow.dag.needrun_jobs())
+    if not ON_CLUSTER and (said := unseen_gpus(gpus_wanted(CONFIG, jobs))):
+        logger.warning(said)
 
 
 rule all:
