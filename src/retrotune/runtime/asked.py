@@ -33,7 +33,7 @@ def check_gpus(resources: Mapping[str, Any]) -> None:
 
 
 def unseen_gpus(asked: Mapping[str, Request]) -> str | None:
-    """One line that names the entries which ask for GPUs, where none is in sight; `asked` by key of the configuration."""
+    """One line that names the entries of `asked` that want GPUs, where none is in sight."""
     wanted = sorted(f"{place}.gpus: {request.gpus}" for place, request in asked.items() if request.gpus)
     if not wanted or visible_gpus():
         return None
