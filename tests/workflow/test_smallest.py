@@ -119,6 +119,21 @@ def test_nothing_is_left_to_do(finished):
     assert finished.plan() == {}
 
 
+def test_a_copy_without_its_times(finished, tmp_path):
+    """Files as `cp -r`, git or a download leave them: newer than what was made of them. `--touch` mends that."""
+    shutil.copytree(finished.folder, tmp_path / "copy", copy_function=shutil.copy2)
+    copy = type(finished)(finished.repository, tmp_path / "copy", *finished.configfiles)
+    assert copy.plan() == {}, "a copy with its times is as the original"
+    for path in copy.folder.glob("resources/*/passages/**/*.parquet"):
+        path.touch()
+    assert copy.plan()["embed_passages"] == 3
+    cell = LORA.removeprefix(f"{CELLS}/")
+    (copy.folder / "Snakefile").symlink_to(finished.repository / "Snakefile")
+    assert "nothing has changed: snakemake --cores 1 --configfile" in copy.retrotune("explain", cell)
+    assert copy.run("--touch").returncode == 0
+    assert copy.plan() == {}
+
+
 def test_a_deleted_cell_is_made_again_and_nothing_else(finished):
     saved = (finished.folder / LORA / "predictions.jsonl").read_bytes()
     shutil.rmtree(finished.folder / LORA)

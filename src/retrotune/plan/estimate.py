@@ -70,17 +70,20 @@ def _rows(collection: Collection, rates: Rates) -> Iterable[Row]:
 
 def _without_vectors(collection: Collection, rates: Rates) -> Row:
     """The search of BM25, of gold passages (those that BM25 finds and that hold the answer), or of random ones."""
-    count, queries, memory, seconds, rests_on = collection.passages, collection.queries, formulas.PROCESS_BYTES, 0.0, ""
-    what = "random passages, nothing is searched"
+    count, queries = collection.passages, collection.queries
+    what, rests_on, memory, seconds = (
+        "random passages, nothing is searched",
+        "nothing",
+        float(formulas.PROCESS_BYTES),
+        0.0,
+    )
     if collection.kind != "random":
         what = "BM25 in memory, no vectors" + (", then the answer in its passages" if collection.kind == "gold" else "")
         memory += count * collection.words * BM25_BYTES_PER_WORD
         seconds = count * collection.words / rates["words"].value + queries * count / rates["scores"].value
         rests_on = "words, scores"
     asked = f"{queries:,} queries, {collection.top_k} each" if queries else "questions not known yet"
-    return Row(
-        collection.name, "search", f"{what}: {asked}", _cache_bytes(collection), memory, seconds, rests_on or "nothing"
-    )
+    return Row(collection.name, "search", f"{what}: {asked}", _cache_bytes(collection), memory, seconds, rests_on)
 
 
 def _embedding(collection: Collection, shape: Shape, rates: Rates) -> Row:
