@@ -128,7 +128,8 @@ def test_a_copy_without_its_times(finished, tmp_path):
         path.touch()
     assert copy.plan()["embed_passages"] == 3
     cell = LORA.removeprefix(f"{CELLS}/")
-    (copy.folder / "Snakefile").symlink_to(finished.repository / "Snakefile")
+    for name in ("Snakefile", "workflow", "src", "envs", "profiles"):
+        (copy.folder / name).symlink_to(finished.repository / name)
     assert "nothing has changed: snakemake --cores 1 --configfile" in copy.retrotune("explain", cell)
     assert copy.run("--touch").returncode == 0
     assert copy.plan() == {}
