@@ -25,8 +25,7 @@ include: "workflow/rules/cells.smk"
 include: "workflow/rules/report.smk"
 
 
-from retrotune.runtime.asked import unseen_gpus
-from retrotune.study.requests import gpus_wanted
+from retrotune.runtime.asked import gpus_asked, unseen_gpus
 
 
 # On a cluster what needs the network runs where Snakemake runs, and so do scores and tables: they take seconds, a
@@ -56,8 +55,10 @@ onerror:
 
 def warn_of_gpus():
     """Before the first job of a run on this computer: say which entries ask for GPUs that are not here."""
-    jobs = ((job.rule.name, dict(job.wildcards.items())) for job in workflow.dag.needrun_jobs())
-    if not ON_CLUSTER and (said := unseen_gpus(gpus_wanted(CONFIG, jobs))):
+    if ON_CLUSTER:
+        return
+    jobs = [job for job in workflow.dag.needrun_jobs() if gpus_asked(job.resources)]
+    if said := unseen_gpus(REQUESTS.by_entry((job.rule.name, dict(job.wildcards.items())) for job in jobs)):
         logger.warning(said)
 
 

@@ -173,19 +173,14 @@ def test_entries_that_ask_for_gpus_are_named_where_there_are_none(monkeypatch):
 
 
 def test_every_job_that_asks_for_gpus_looks_for_them(repository):
-    """Rules ask with `ask(...)`; of these, two use no GPU."""
-    rules = re.findall(
-        r"^rule (\w+):((?:\n(?!rule ).*)*)", "\n".join(map(Path.read_text, _smk(repository))), re.MULTILINE
-    )
-    asking = {name for name, body in rules if "**ask(" in body} - {"chunk_corpus", "convert_model"}
+    """Rules have the resources of `REQUESTS`; of these, two use no GPU."""
+    text = "\n".join(path.read_text() for path in sorted((repository / "workflow/rules").glob("*.smk")))
+    rules = re.findall(r"^rule (\w+):((?:\n(?!rule ).*)*)", text, re.MULTILINE)
+    asking = {name for name, body in rules if "**REQUESTS." in body} - {"chunk_corpus", "convert_model"}
     assert len(asking) >= 8
     for name in asking:
         text = (repository / f"workflow/scripts/{name}.py").read_text()
         assert "check_gpus(snakemake.resources)" in text, name
-
-
-def _smk(repository):
-    return sorted((repository / "workflow/rules").glob("*.smk"))
 
 
 def test_arguments_become_json():
