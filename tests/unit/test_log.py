@@ -45,8 +45,9 @@ if {early}: import transformers, tqdm.auto
 with stage_log({log!r}):
     import transformers, tqdm.auto
     from huggingface_hub.utils import tqdm as of_hub
-    for bar in (transformers.utils.logging.tqdm, tqdm.auto.tqdm, of_hub):
-        list(bar(range(3), desc="Loading"))
+    list(tqdm.auto.tqdm(range(3), desc="Loading"))
+    for bar in (transformers.utils.logging.tqdm, of_hub):
+        list(bar(range(3), desc="Loading", disable=False))
     for number in range(2):
         warnings.warn_explicit("two\\nlines", UserWarning, "/x/site-packages/peft/mapping.py", number, registry={{}})
         warnings.warn_explicit("renamed", FutureWarning, "/x/site-packages/torch/nn.py", number, registry={{}})
