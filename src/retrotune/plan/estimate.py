@@ -71,12 +71,8 @@ def _rows(collection: Collection, rates: Rates) -> Iterable[Row]:
 def _without_vectors(collection: Collection, rates: Rates) -> Row:
     """The search of BM25, of gold passages (those that BM25 finds and that hold the answer), or of random ones."""
     count, queries = collection.passages, collection.queries
-    what, rests_on, memory, seconds = (
-        "random passages, nothing is searched",
-        "nothing",
-        float(formulas.PROCESS_BYTES),
-        0.0,
-    )
+    what, rests_on = "random passages, nothing is searched", "nothing"
+    memory, seconds = float(formulas.PROCESS_BYTES), 0.0
     if collection.kind != "random":
         what = "BM25 in memory, no vectors" + (", then the answer in its passages" if collection.kind == "gold" else "")
         memory += count * collection.words * BM25_BYTES_PER_WORD

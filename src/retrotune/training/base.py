@@ -132,6 +132,7 @@ def train_base_model(
         {
             "model": Path(out_dir).name,
             "family": family,
+            "retrofit_from": origin["source"]["retrofit_from"] if isinstance(recipe, RetrofittingRecipe) else None,
             "corpora": ",".join(text.corpora),
             "neighbors": None if text.neighbors is None else str(text.neighbors),
             **{name: getattr(recipe, name) for name in ("steps", "batch_size", "sequence_length", "learning_rate")},
