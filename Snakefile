@@ -43,6 +43,7 @@ localrules:
 onstart:
     claim_files()
     check_outside()
+    warn_of_gpus()
     prepare_cluster()
 
 

@@ -50,10 +50,10 @@ class Workflow:
         jobs = dict(re.findall(r"^(\w+) +(\d+)$", done.stdout + done.stderr, flags=re.MULTILINE))
         return {rule: int(count) for rule, count in jobs.items() if rule not in ("total", "all")}
 
-    def retrotune(self, command: str) -> str:
+    def retrotune(self, command: str, *arguments: str) -> str:
         """What a `retrotune` command about this study prints."""
         done = subprocess.run(
-            [sys.executable, "-m", "retrotune.cli", command, *self.files],
+            [sys.executable, "-m", "retrotune.cli", command, *arguments, *self.files],
             cwd=self.folder, text=True, capture_output=True,
             env={**os.environ, "PYTHONPATH": str(self.repository / "src")},
         )  # fmt: skip

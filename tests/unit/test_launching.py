@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -12,11 +13,14 @@ import pytest
 from pydantic import validate_call
 from test_config import SMALL
 
-from retrotune.errors import Interrupted, TrainingError
+from retrotune.errors import ClusterError, Interrupted, TrainingError
 from retrotune.runtime import interruption, launching
+from retrotune.runtime.asked import check_gpus, unseen_gpus
 from retrotune.runtime.launching import Launch, run_stage
+from retrotune.runtime.log import logger
 from retrotune.study.cells import Cell
-from retrotune.study.config import SaveEvery, SizeEntry, load_config
+from retrotune.study.config import ModelResources, SaveEvery, SizeEntry, load_config
+from retrotune.study.requests import Requests
 from retrotune.study.resolve import cell_stages
 from retrotune.study.stages import FinetuneParams
 
@@ -132,6 +136,51 @@ def test_gpus_in_sight(monkeypatch):
     for text, count in (("0,1", 2), ("", 0), ("-1", 0), ("GPU-a, GPU-b", 2)):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", text)
         assert launching.visible_gpus() == count
+
+
+@pytest.mark.parametrize("asked", [{"gpu": 2, "nodes": 1}, {"gres": "gpu:h100:2", "nodes": 2}])
+def test_a_job_that_asks_for_gpus_and_sees_fewer(asked, monkeypatch, caplog):
+    """One line here; refused in a job of Slurm that sees none."""
+    monkeypatch.setattr(logger, "propagate", True)
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    for visible, said in (
+        ("4,5", []),
+        ("4", ["this job asks for 2 GPUs and sees 1"]),
+        ("", ["none: it computes on the"]),
+    ):
+        caplog.clear()
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        check_gpus(asked)
+        assert len(caplog.messages) == len(said)
+        assert all(part in message for part, message in zip(said, caplog.messages, strict=True))
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    with pytest.raises(ClusterError, match="job 17 of Slurm asks for 2 GPUs and sees none"):
+        check_gpus(asked)
+    check_gpus({"nodes": 1, "mem_mb": 100})
+
+
+def test_entries_that_ask_for_gpus_are_named_where_there_are_none(monkeypatch):
+    values = {**SMALL, "rule_resources": {"embed_passages": {"gpus": 3}, "build_index": {"gpus": 1}}}
+    name = next(iter(SMALL["models"]))
+    values["models"] = {**SMALL["models"], name: {**SMALL["models"][name], "resources": {"gpus": 2}}}
+    jobs = [(rule, {"model": name}) for rule in ("embed_passages", "finetune_cell", "predict_cell", "cache_neighbors")]
+    asked = Requests(load_config(values), {}).by_entry(jobs)
+    entries = f"models.{name}.resources.gpus: 2, rule_resources.embed_passages.gpus: 3"
+    assert unseen_gpus(asked) == f"{entries}, but no GPU is in sight here: jobs use the CPU"
+    assert unseen_gpus({"models.x.resources": ModelResources()}) is None
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    assert unseen_gpus(asked) is None
+
+
+def test_every_job_that_asks_for_gpus_looks_for_them(repository):
+    """Rules have the resources of `REQUESTS`; of these, two use no GPU."""
+    text = "\n".join(path.read_text() for path in sorted((repository / "workflow/rules").glob("*.smk")))
+    rules = re.findall(r"^rule (\w+):((?:\n(?!rule ).*)*)", text, re.MULTILINE)
+    asking = {name for name, body in rules if "**REQUESTS." in body} - {"chunk_corpus", "convert_model"}
+    assert len(asking) >= 8
+    for name in asking:
+        text = (repository / f"workflow/scripts/{name}.py").read_text()
+        assert "check_gpus(snakemake.resources)" in text, name
 
 
 def test_arguments_become_json():

@@ -39,6 +39,37 @@ def test_what_a_stage_prints_goes_to_its_log(tmp_path):
     assert "child" in log.read_text()
 
 
+FOREIGN = """
+import logging, sys, warnings
+if {early}: import transformers, tqdm.auto
+with stage_log({log!r}):
+    import transformers, tqdm.auto
+    from huggingface_hub.utils import tqdm as of_hub
+    list(tqdm.auto.tqdm(range(3), desc="Loading"))
+    for bar in (transformers.utils.logging.tqdm, of_hub):
+        list(bar(range(3), desc="Loading", disable=False))
+    for number in range(2):
+        warnings.warn_explicit("two\\nlines", UserWarning, "/x/site-packages/peft/mapping.py", number, registry={{}})
+        warnings.warn_explicit("renamed", FutureWarning, "/x/site-packages/torch/nn.py", number, registry={{}})
+        logging.getLogger("accelerate.hooks").warning("slow %d", 3)
+        logging.getLogger("transformers.generation").warning("no attention mask")
+    logger.warning("ours")
+    logger.warning("ours")
+"""
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_other_libraries_draw_no_bars_and_warn_once(tmp_path, early):
+    """Whether they are imported before the stage begins (as in a warm process) or by it."""
+    log = tmp_path / "a.log"
+    code = "from retrotune.runtime.lifecycle import stage_log\nfrom retrotune.runtime.log import logger\n"
+    code += FOREIGN.format(log=str(log), early=early)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, log.read_text()
+    said = [line.split(" ", 1)[1] for line in log.read_text().splitlines()]
+    assert said[1:-1] == ["WARNING peft: two lines", "WARNING accelerate: slow 3", "WARNING ours", "WARNING ours"]
+
+
 def test_an_error_of_the_user_has_no_traceback(tmp_path):
     done = run("raise DataError('x.json:3: broken')", tmp_path / "a.log")
     assert done.returncode == 1

@@ -334,7 +334,7 @@ embed_passages(EmbedParams.of({params.text()!r}), {str(passages)!r}, OUT)
     logs = together(code.replace("OUT", repr(str(both))))
     blocks = sorted((world / "both").glob("*.npy"))
     assert len(blocks) == -(-len(TEXTS) // 4)
-    assert sum(log.count("vectors") for log in logs) == len(blocks), logs
+    assert sum(log.count(" INFO block ") for log in logs) == len(blocks), logs
     embed_passages(params, passages, alone)
     for block in blocks:
         np.testing.assert_allclose(np.load(block), np.load(world / "alone" / block.name), atol=2e-3)

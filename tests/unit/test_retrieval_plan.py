@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
@@ -136,11 +137,14 @@ def study(tmp_path: Path) -> dict[str, object]:
 def test_a_study_is_counted_from_what_is_there(tmp_path: Path) -> None:
     config = load_config(study(tmp_path))
     collections, notes = study_collections(config)
-    (wiki,) = collections
+    wiki, by_words = collections
+    assert (by_words.name, by_words.kind, by_words.shape, by_words.indexes) == ("wiki/words100, bm25", "bm25", None, {})
+    assert (by_words.passages, by_words.queries) == (wiki.passages, wiki.queries)
     untrained = config.model_copy(update={"methods": {"lora": ZeroshotMethod(kind="zeroshot")}})
     assert study_collections(untrained)[0][0].queries == 20, "nothing is searched for what nothing is trained on"
     assert (wiki.passages, wiki.queries, sorted(wiki.indexes)) == (21_015_324, 50, ["graph"])
-    assert [note.split(",")[0] for note in notes] == ["qasper/train/words100", "qasper/test/words100"]
+    missing = [f"qasper/{split}/words100, {name}" for name in ("small", "bm25") for split in ("train", "test")]
+    assert [note.split(":")[0] for note in notes] == missing, "every search is named"
     assert wiki.counted.startswith("official")
     assert wiki.shape is not None
     assert wiki.shape.source == "BERT-base"
@@ -155,7 +159,7 @@ def test_a_study_is_counted_from_what_is_there(tmp_path: Path) -> None:
     collections, notes = study_collections(config)
     assert "wiki" in notes[0]
     assert "--passages" in notes[0]
-    qasper, tested = collections
+    qasper, tested = (found for found in collections if found.kind == "dense")
     assert (qasper.passages, qasper.queries, qasper.indexes) == (100, 4, {})
     assert (tested.passages, tested.queries, tested.indexes) == (50, 3, {})
     assert qasper.shape is not None
@@ -169,6 +173,35 @@ def test_a_study_is_counted_from_what_is_there(tmp_path: Path) -> None:
     assert (collections[0].passages, collections[0].counted) == (2, str(made))
 
 
+@pytest.mark.parametrize(
+    ("retriever", "name", "said", "rests_on"),
+    [
+        ({"kind": "bm25"}, "other", "BM25 in memory, no vectors: 10 queries, 7 each", "words, scores"),
+        ({"kind": "gold"}, "other", "no vectors, then the answer in its passages: 10 queries", "words, scores"),
+        ({"kind": "random"}, "other", "random passages, nothing is searched: 10 queries", "nothing"),
+        ({"kind": "degraded", "base": "bm25"}, "bm25", "BM25 in memory", "words, scores"),
+    ],
+)
+def test_searches_without_vectors_are_planned(
+    tmp_path: Path, retriever: dict[str, Any], name: str, said: str, rests_on: str
+) -> None:
+    """2,000,000 words at 1e6 words/s, and 10 questions about 20,000 passages each at 1e5 passages/s."""
+    values = study(tmp_path)
+    values["datasets"] = {"nq": {"reader": "nq", "path": "nq", "max_train": 7, "max_test": 3}}
+    values["retrievers"]["other"] = retriever
+    values["retrievals"]["sparse"] |= {"retriever": "other", "top_k": 7}
+    values["grid"] = [{"retrievals": ["sparse"]}]
+    collections, notes = study_collections(load_config(values), passages=20_000)
+    assert not notes
+    rates = {**reference_rates(), **given_rates(["words=1e6", "scores=1e5"])}
+    chunk, search = plan_rows(collections, rates)
+    assert (chunk.collection, search.collection) == (f"wiki/words100, {name}",) * 2
+    assert (chunk.stage, search.stage, search.rests_on) == ("chunk", "search", rests_on)
+    assert said in search.what
+    assert search.seconds == pytest.approx(0 if rests_on == "nothing" else 2 + 10 * 20_000 / 1e5)
+    assert search.disk > 0
+
+
 def test_the_command_prints_a_table_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "study.yaml"
     file.write_text(yaml.safe_dump(study(tmp_path)))
@@ -179,7 +212,7 @@ def test_the_command_prints_a_table_and_json(tmp_path: Path, capsys: pytest.Capt
     assert main(["plan", "--configfile", str(file), "--study-only", "--json", "--rate", "encoder=1e12"]) == 0
     plan = json.loads(capsys.readouterr().out)
     assert plan["rates"]["encoder"] == {"value": 1e12, "unit": plan["rates"]["encoder"]["unit"], "source": "given"}
-    assert {row["collection"] for row in plan["rows"]} == {"wiki/words100, small"}
+    assert {row["collection"] for row in plan["rows"]} == {"wiki/words100, small", "wiki/words100, bm25"}
     assert main(["plan", "--configfile", str(file), "--rate", "speed=1"]) == 1
     assert "no rate 'speed'" in capsys.readouterr().err
 

@@ -19,7 +19,7 @@ from retrotune import cli
 from retrotune.errors import ConfigError
 from retrotune.report import standings
 from retrotune.report.collect import read_cells
-from retrotune.report.explain import differences, digest, explain_cell, find_cell, read_reasons
+from retrotune.report.explain import differences, digest, explain_cell, find_cell, only_times, read_reasons
 from retrotune.report.standings import Work, read_standings, read_work, shared_failures
 from retrotune.report.status import estimate, study_status
 from retrotune.runtime import heads
@@ -432,6 +432,19 @@ localrule all:
         ("finetune_cell", "Missing output files: b; Params have changed since last execution"),
         ("score_cell", "Input files updated by another job: c"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("reasons", "expected"),
+    [
+        (["Updated input files: a, b", "Input files updated by another job: c"], True),
+        (["Updated input files: a", "Missing output files: d; Input files updated by another job: c"], False),
+        (["Updated input files: a", "Params have changed since last execution"], False),
+        ([], False),
+    ],
+)
+def test_newer_files_as_the_only_reason(reasons, expected):
+    assert only_times(reasons) == expected
 
 
 def test_files_state_and_commands_of_a_cell(capsys):

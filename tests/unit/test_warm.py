@@ -19,7 +19,12 @@ pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or visible_gpus(), reason="scripts run by themselves outside of Linux and with GPUs"
 )
 
-START = "import os\nfrom retrotune import warm\nfirst = os.getpid()\nwarm.continue_in_fork(['colorsys'])\nimport sys\n"
+START = """import os
+from retrotune.runtime import warm
+first = os.getpid()
+warm.continue_in_fork(['colorsys'])
+import sys
+"""
 OWNER = """
 import os, subprocess, sys
 from retrotune.runtime import warm

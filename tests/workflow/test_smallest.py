@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -81,8 +82,57 @@ def test_retrieval_is_measured_where_answers_are_short(finished):
     assert values[-1] > 50
 
 
+def test_logs_hold_what_a_person_reads(finished):
+    """The configuration in one line, how training goes, what was cut, the end; nothing of other libraries."""
+    logs = {path: path.read_text() for path in finished.folder.glob("logs/smallest/**/*.log")}
+    for path, text in logs.items():
+        for line in text.splitlines():
+            assert re.match(r"\d\d:\d\d:\d\d INFO ", line), f"{path}: {line}"
+        assert text.splitlines()[-1].split(" INFO ")[1].startswith("finished after")
+    cell, training = (
+        r"configuration: .*method=\w+.* seed=0 ",
+        r"configuration: .*batch_size=4 .*learning_rate=.* threads=",
+    )
+    promised = {
+        "finetune_cell": [
+            cell,
+            training,
+            r"step 1 of 2: loss [\d.]+, \d+ tokens/s, .* left",
+            r"trained 2 steps",
+            "prompts of",
+        ],
+        "predict_cell": [cell, "device=cpu dtype=float32 threads=", "prompts of", "answered 6 questions"],
+        "score_cell": [cell, "over 6 questions"],
+        "pretrain_model": [training, "step 1 of 3: loss", "trained 3 steps"],
+        "retrofit_model": [training, "step 1 of 3: loss", "trained 3 steps"],
+    }
+    for rule, patterns in promised.items():
+        texts = [text for path, text in logs.items() if rule in path.parts]
+        assert texts, rule
+        for text in texts:
+            for pattern in patterns:
+                assert re.search(pattern, text), f"{rule}: {pattern} in {text}"
+
+
 def test_nothing_is_left_to_do(finished):
     assert finished.plan() == {}
+
+
+def test_a_copy_without_its_times(finished, tmp_path):
+    """Files as `cp -r`, git or a download leave them: newer than what was made of them. `--touch` mends that."""
+    # without Snakemake's notes, which hold checksums of small files
+    shutil.copytree(finished.folder, tmp_path / "copy", ignore=shutil.ignore_patterns(".snakemake"))
+    copy = type(finished)(finished.repository, tmp_path / "copy", *finished.configfiles)
+    assert copy.plan() == {}, "a copy with its times is as the original"
+    for path in copy.folder.glob("resources/*/passages/**/*.parquet"):
+        path.touch()
+    assert copy.plan()["embed_passages"] == 3
+    cell = LORA.removeprefix(f"{CELLS}/")
+    for name in ("Snakefile", "workflow", "src", "envs", "profiles"):
+        (copy.folder / name).symlink_to(finished.repository / name)
+    assert "nothing has changed: snakemake --cores 1 --configfile" in copy.retrotune("explain", cell)
+    assert copy.run("--touch").returncode == 0
+    assert copy.plan() == {}
 
 
 def test_a_deleted_cell_is_made_again_and_nothing_else(finished):

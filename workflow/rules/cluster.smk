@@ -28,6 +28,15 @@ def in_group(name):
     return group
 
 
+def warn_of_gpus():
+    """Before the first job of a run on this computer: say which entries ask for GPUs that are not here."""
+    if ON_CLUSTER:
+        return
+    jobs = [job for job in workflow.dag.needrun_jobs() if gpus_asked(job.resources)]
+    if said := unseen_gpus(REQUESTS.by_entry((job.rule.name, dict(job.wildcards.items())) for job in jobs)):
+        logger.warning(said)
+
+
 def prepare_cluster():
     """Before the first job of a run on Slurm: refuse what Slurm would refuse, or leave waiting, job by job."""
     if workflow.executor_plugin.name != "slurm":

@@ -16,6 +16,7 @@ signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 from retrotune.errors import ClusterError, ConfigError
 from retrotune.runtime import warm
+from retrotune.runtime.asked import gpus_asked, unseen_gpus
 from retrotune.runtime.slurm.limits import check_cluster, check_profile
 from retrotune.runtime.slurm.queue import accounting_answers, cancel_left, failed_without_log, jobs_of_others
 from retrotune.study.artifacts import Artifact, Artifacts

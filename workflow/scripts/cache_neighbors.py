@@ -1,8 +1,10 @@
 from retrotune.retrieval.caches.questions import cache_neighbors
+from retrotune.runtime.asked import check_gpus
 from retrotune.runtime.lifecycle import stage_log
 from retrotune.study.stages import CacheNeighborsParams
 
 with stage_log(snakemake.log[0]):
+    check_gpus(snakemake.resources)
     cache_neighbors(
         CacheNeighborsParams.of(snakemake.params.uses),
         snakemake.input.examples,

@@ -1,10 +1,12 @@
 from pathlib import Path
 
 from retrotune.retrieval.caches.texts import cache_pretraining_neighbors
+from retrotune.runtime.asked import check_gpus
 from retrotune.runtime.lifecycle import stage_log
 from retrotune.study.stages import CacheTextNeighborsParams
 
 with stage_log(snakemake.log[0]):
+    check_gpus(snakemake.resources)
     cache_pretraining_neighbors(
         CacheTextNeighborsParams.of(snakemake.params.uses),
         snakemake.params.root,

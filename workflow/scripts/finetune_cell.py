@@ -4,6 +4,7 @@ warm.continue_in_fork()
 
 from pathlib import Path
 
+from retrotune.runtime.asked import check_gpus
 from retrotune.runtime.launching import Launch, run_stage
 from retrotune.runtime.lifecycle import stage_log
 from retrotune.study.cells import Cell
@@ -11,6 +12,7 @@ from retrotune.study.config import SaveEvery
 from retrotune.study.stages import FinetuneParams
 
 with stage_log(snakemake.log[0]):
+    check_gpus(snakemake.resources)
     run_stage(
         "retrotune.training.finetune:finetune_cell",
         Launch.of(snakemake.resources),

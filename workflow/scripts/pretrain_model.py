@@ -4,12 +4,14 @@ warm.continue_in_fork()
 
 from pathlib import Path
 
+from retrotune.runtime.asked import check_gpus
 from retrotune.runtime.launching import Launch, run_stage
 from retrotune.runtime.lifecycle import stage_log
 from retrotune.study.config import SaveEvery
 from retrotune.study.stages import PretrainParams
 
 with stage_log(snakemake.log[0]):
+    check_gpus(snakemake.resources)
     run_stage(
         "retrotune.training.pretrain:pretrain_model",
         Launch.of(snakemake.resources),

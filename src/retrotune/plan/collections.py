@@ -48,9 +48,10 @@ MINILM = Shape(6, 384, 1536, "MiniLM-L6")
 
 @dataclass(frozen=True)
 class Collection:
-    """Passages searched by one retriever; `batch_tokens` counts all batches that are worked on at a time.
+    """Passages searched by one retriever of a `kind`; `batch_tokens` counts all batches that are worked on at a time.
 
-    `queries` search through each of `indexes` or, where there is none, their own document.
+    `queries` search through each of `indexes` or, where there is none, their own document. Only dense retrievers have a
+    `shape` and indexes.
     """
 
     name: str
@@ -64,11 +65,17 @@ class Collection:
     block_passages: int = 50_000
     batch_tokens: int = 4096
     texts_in_cache: bool = True
+    kind: str = "dense"
+
+    @property
+    def words(self) -> float:
+        """Words of a passage."""
+        return self.tokens / TOKENS_PER_WORD
 
     @property
     def text_bytes(self) -> float:
         """Bytes of a passage's text."""
-        return self.tokens / TOKENS_PER_WORD * BYTES_PER_WORD
+        return self.words * BYTES_PER_WORD
 
 
 WIKIPEDIA = Collection(
@@ -105,8 +112,9 @@ PRETRAINING = Collection(
 
 
 def study_collections(config: Config, passages: int | None = None) -> tuple[list[Collection], list[str]]:
-    """Every (retriever, source, chunking) that the study's cells and base models search with dense retrievers.
+    """Every (retriever, source, chunking) that the study's cells and base models search.
 
+    A degraded retriever searches with the one that it is made of.
     Passages are counted from the parquet file if it is made, taken from `passages` (corpora only), else estimated from
     the raw files' size; an absent Wikipedia is taken for the official one. With them come lines that say which sources
     could not be counted, and why.
@@ -116,12 +124,13 @@ def study_collections(config: Config, passages: int | None = None) -> tuple[list
     depth: dict[tuple[str, str, str], int] = {}
     for cache, name, source in Artifacts(config).searches():
         retrieval, names = config.retrievals[name], cache.wildcards
-        retriever = _dense(config, retrieval.retriever)
-        if retriever is None or retrieval.chunking is None:
+        if retrieval.retriever is None or retrieval.chunking is None:
             continue
+        retriever = config.searching(retrieval.retriever)
         key = (retriever, source, retrieval.chunking)
         indexes = needs.setdefault(key, {"indexes": set()})["indexes"]
-        if source in config.corpora and retrieval.index is not None:
+        dense = config.retrievers[retriever].kind == "dense"
+        if dense and source in config.corpora and retrieval.index is not None:
             indexes.add(retrieval.index)
         asked.setdefault(key, set()).add((names.get("dataset", name), names.get("split")))
         depth[key] = max(depth.get(key, 0), retrieval.top_k)
@@ -144,23 +153,16 @@ def study_collections(config: Config, passages: int | None = None) -> tuple[list
                 count,
                 counted,
                 min(entry.max_length or FALLBACK["max_length"], words * TOKENS_PER_WORD),
-                shape_of(entry),
+                shape_of(entry) if entry.kind == "dense" else None,
                 {name: config.indexes[name] for name in sorted(sets["indexes"])},
                 questions + pretraining,
                 depth[key],
                 entry.block_passages,
                 entry.batch_tokens or Collection.batch_tokens,
+                kind=entry.kind,
             )
         )
     return found, notes
-
-
-def _dense(config: Config, name: str | None) -> str | None:
-    """The dense retriever that a retriever is or rests on."""
-    if name is None:
-        return None
-    searching = config.searching(name)
-    return searching if config.retrievers[searching].kind == "dense" else None
 
 
 def shape_of(entry: RetrieverEntry) -> Shape:

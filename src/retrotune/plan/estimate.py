@@ -21,6 +21,8 @@ HIT_BYTES = 16
 """Rank, row and score of one neighbor in a cache that holds no texts."""
 TORCH_BYTES = 450_000_000
 """A Python process with PyTorch and transformers, measured."""
+BM25_BYTES_PER_WORD = 27
+"""Memory of BM25 over passages per word of these: texts, words as numbers, weights. Measured."""
 QUERIES_AT_ONCE = 1024
 
 
@@ -46,11 +48,11 @@ def _rows(collection: Collection, rates: Rates) -> Iterable[Row]:
     name, count, text = collection.name, collection.passages, collection.text_bytes
     parquet = count * (PARQUET_SHARE * text + PASSAGE_KEYS_BYTES)
     chunking = min(count, GROUP_ROWS) * 4 * text
-    words = text / 6
-    seconds = count * words / 100 / rates["chunking"].value
+    seconds = count * collection.words / 100 / rates["chunking"].value
     yield Row(name, "chunk", f"{count:,} passages", parquet, formulas.PROCESS_BYTES + chunking, seconds, "chunking")
     shape = collection.shape
     if shape is None:
+        yield _without_vectors(collection, rates)
         return
     yield _embedding(collection, shape, rates)
     for index, entry in collection.indexes.items():
@@ -64,6 +66,20 @@ def _rows(collection: Collection, rates: Rates) -> Iterable[Row]:
         what = f"{collection.queries:,} queries, own documents"
         seconds = work / rates["encoder"].value
         yield Row(name, "search", what, _cache_bytes(collection), memory, seconds, "encoder")
+
+
+def _without_vectors(collection: Collection, rates: Rates) -> Row:
+    """The search of BM25, of gold passages (those that BM25 finds and that hold the answer), or of random ones."""
+    count, queries = collection.passages, collection.queries
+    what, rests_on = "random passages, nothing is searched", "nothing"
+    memory, seconds = float(formulas.PROCESS_BYTES), 0.0
+    if collection.kind != "random":
+        what = "BM25 in memory, no vectors" + (", then the answer in its passages" if collection.kind == "gold" else "")
+        memory += count * collection.words * BM25_BYTES_PER_WORD
+        seconds = count * collection.words / rates["words"].value + queries * count / rates["scores"].value
+        rests_on = "words, scores"
+    asked = f"{queries:,} queries, {collection.top_k} each" if queries else "questions not known yet"
+    return Row(collection.name, "search", f"{what}: {asked}", _cache_bytes(collection), memory, seconds, rests_on)
 
 
 def _embedding(collection: Collection, shape: Shape, rates: Rates) -> Row:
@@ -147,6 +163,8 @@ def as_table(rows: Iterable[Row], rates: Rates, counted: Mapping[str, str]) -> s
         used.update(row.rests_on.split(", "))
         sizes = f"{human_bytes(row.disk):>10}{human_bytes(row.memory):>10}{human_seconds(row.seconds):>15}"
         lines.append(f"  {row.stage:7}{sizes}  {row.what}; {row.rests_on}")
+    if not used:
+        return "Nothing can be estimated yet."
     lines += ["", "Rates:"]
     lines += [
         f"  {name:11}{rate.value:9.2e} {rate.unit} ({rate.source})" for name, rate in rates.items() if name in used

@@ -20,6 +20,8 @@ UNITS: dict[str, str] = {
     "scan_codes": "bytes of PQ codes per second that a search compares",
     "graph": "bytes of vectors per second that a walk through a graph compares",
     "read": "bytes of float16 vectors per second, read and widened",
+    "words": "words per second that BM25 reads and weighs",
+    "scores": "passages per second that BM25 scores for a question",
 }
 REFERENCE_RATES: dict[str, float] = {
     "chunking": 2.0e4,
@@ -30,6 +32,8 @@ REFERENCE_RATES: dict[str, float] = {
     "scan_codes": 4.0e9,
     "graph": 1.8e10,
     "read": 1.3e9,
+    "words": 1.5e6,
+    "scores": 1.0e8,
 }
 
 
@@ -69,7 +73,7 @@ def given_rates(settings: list[str]) -> dict[str, Rate]:
 
 def measured_rates() -> dict[str, Rate]:
     """Rates of this machine with all its cores, measured in some ten seconds on made-up data."""
-    measured = {"chunking": _chunking(), "encoder": _encoder(), "read": _reading(), **_faiss_rates()}
+    measured = {"chunking": _chunking(), "encoder": _encoder(), "read": _reading(), **_bm25_rates(), **_faiss_rates()}
     return {name: Rate(value, UNITS[name], "measured here") for name, value in measured.items()}
 
 
@@ -94,6 +98,24 @@ def _chunking() -> float:
 def _reading() -> float:
     halves = np.ones((8192, 384), dtype=np.float16)
     return _per_second(halves.nbytes, lambda: halves.astype(np.float32), 0.2)
+
+
+def _bm25_rates() -> dict[str, float]:
+    import bm25s
+
+    from retrotune.retrieval.search.ranking import best_rows
+
+    rng = np.random.default_rng(0)
+    numbers = np.minimum(rng.zipf(1.15, size=(10_000, 100)), 100_000)  # as seldom and as often as words of English
+    texts = [" ".join(f"w{number}" for number in row) for row in numbers.tolist()]
+    began = time.perf_counter()
+    tokens = bm25s.tokenize(texts, show_progress=False)
+    searched = bm25s.BM25(backend="numpy")
+    searched.index(tokens, show_progress=False)
+    read = time.perf_counter() - began
+    words = np.array([tokens.vocab[f"w{number}"] for number in numbers[0, :10].tolist()], dtype=np.int32)
+    scored = _per_second(len(texts), lambda: best_rows(searched.get_scores_from_ids(words), 5))
+    return {"words": numbers.size / read, "scores": scored}
 
 
 def _encoder() -> float:

@@ -31,9 +31,9 @@ from retrotune.prompting.assemble import special_ids
 from retrotune.prompting.examples import EncodedExample, select_passages
 from retrotune.retrieval.caches.questions import load_neighbors
 from retrotune.runtime import interruption
-from retrotune.runtime.devices import torch_device
+from retrotune.runtime.devices import torch_device, torch_facts
 from retrotune.runtime.files import read_jsonl, sha256, sha256_text, write_json, write_jsonl
-from retrotune.runtime.log import logger, progress
+from retrotune.runtime.log import duration, log_configuration, logger, progress
 from retrotune.study.cells import Cell
 from retrotune.study.config import PassageLayout
 from retrotune.study.stages import PredictParams
@@ -68,12 +68,14 @@ def predict_cell(
     """
     if threads is not None:
         torch.set_num_threads(threads)
-    device = torch_device()
+    device, base, prompting = torch_device(), params.base, params.prompting
+    lengths = {name: getattr(prompting, name) for name in ("max_length", "max_new_tokens")}
+    of_torch = torch_facts(device, base.precision)
+    log_configuration({**vars(cell), **lengths, "batch_size": params.batch_size, **base.given(), **of_torch})
     questions = load_examples(examples)
     if not questions:
         raise DataError(f"{examples}: no test questions; check max_test and the dataset's files")
     passages = load_neighbors(neighbors) if neighbors is not None else {}
-    base = params.base
     tokenizer = load_tokenizer(model_dir, base.trust_remote_code)
     dtype = torch.bfloat16 if base.precision == "bfloat16" else torch.float32
     device_map = gpu_map(model_dir, dtype, base.trust_remote_code)
@@ -91,7 +93,7 @@ def predict_cell(
         model.to(device)
     model.eval()
 
-    encoder, collator = cell_batching(params.prompting, cell.model, model.config, tokenizer)
+    encoder, collator = cell_batching(prompting, cell.model, model.config, tokenizer)
     encoded = encoder.encode_all(questions, passages, with_answer=False)
     hashes = [item.prompt_hash for item in encoded]
     store = _Partial(Path(work_dir) / ANSWERS, _identity(params, model_dir, adapter_dir))
@@ -122,17 +124,20 @@ def predict_cell(
 
     answers = [done[question.question_id] for question in questions]
     records = [
-        _record(question, passages.get(question.question_id, ()), params.prompting.layout, item, entry, postprocess)
+        _record(question, passages.get(question.question_id, ()), prompting.layout, item, entry, postprocess)
         for question, item, entry in zip(questions, encoded, answers, strict=True)
     ]
     write_jsonl(out, records)
+    seconds = sum(entry.seconds for entry in answers)
+    generated = sum(entry.generated_tokens for entry in answers)
+    logger.info("answered %d questions with %d tokens in %s", len(answers), generated, duration(seconds))
     write_json(
         out_summary,
         {
             "num_questions": len(answers),
-            "seconds": sum(entry.seconds for entry in answers),
+            "seconds": seconds,
             "prompt_tokens": sum(len(item.prompt_ids) for item in encoded),
-            "generated_tokens": sum(entry.generated_tokens for entry in answers),
+            "generated_tokens": generated,
             "num_truncated_questions": sum(item.truncated > 0 for item in encoded),
             "num_truncated_tokens": sum(item.truncated for item in encoded),
             "peak_memory_bytes": peak_memory_bytes(device),

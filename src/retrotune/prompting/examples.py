@@ -24,7 +24,8 @@ class EncodedExample:
 
     `answer_ids` end in eos, unless the answer was cut, and are empty for prediction; `neighbor_ids` holds at most
     `num_neighbors` lists of at most `retrieved_length` ids; `truncated` counts the context tokens that did not fit,
-    `truncated_answer` those of the answer and its eos.
+    `truncated_answer` those of the answer and its eos. `dropped_contexts` are those of which nothing is left,
+    `cut_neighbors` those that were longer, `missing_passages` what the layout asks for and the cache does not hold.
     """
 
     question_id: str
@@ -33,6 +34,9 @@ class EncodedExample:
     neighbor_ids: list[list[int]]
     truncated: int = 0
     truncated_answer: int = 0
+    dropped_contexts: int = 0
+    missing_passages: int = 0
+    cut_neighbors: int = 0
 
     @property
     def length(self) -> int:
@@ -115,7 +119,7 @@ class ExampleEncoder:
         answer_ids = whole_answer_ids[: self.max_new_tokens]
         room = self._room(example, len(head_ids) + len(question_ids))
         context_ids: list[int] = []
-        truncated = 0
+        truncated = dropped = 0
         for piece in context_pieces:
             left = room - len(context_ids)
             if len(piece) <= left:
@@ -123,6 +127,7 @@ class ExampleEncoder:
                 continue
             kept = piece[: left - len(separator_ids)] + separator_ids if left > len(separator_ids) else []
             truncated += len(piece) - len(kept)
+            dropped += not kept
             context_ids += kept
             room = len(context_ids)  # what comes after a cut context is dropped, not squeezed in
         return EncodedExample(
@@ -132,6 +137,9 @@ class ExampleEncoder:
             neighbor_ids=[found.ids[: self.retrieved_length] for found in neighbor_pieces],
             truncated=truncated,
             truncated_answer=len(whole_answer_ids) - len(answer_ids),
+            dropped_contexts=dropped,
+            missing_passages=max(self.layout.needed - len(passages), 0),
+            cut_neighbors=sum(len(found.ids) > self.retrieved_length for found in neighbor_pieces),
         )
 
     def encode_all(
@@ -139,16 +147,39 @@ class ExampleEncoder:
     ) -> list[EncodedExample]:
         """Encode questions; `passages` maps question ids to ranked passages. Logs how many were cut."""
         encoded = [self.encode(example, passages.get(example.question_id, ()), with_answer) for example in examples]
-        cut = sum(example.truncated > 0 for example in encoded)
-        if cut:
-            tokens = sum(example.truncated for example in encoded)
+        if encoded:
+            lengths = [len(example.prompt_ids) for example in encoded]
             logger.info(
-                "contexts cut in %d of %d prompts, %d tokens, to fit %d", cut, len(encoded), tokens, self.max_length
+                "%d prompts of %d to %d tokens: %s", len(encoded), min(lengths), max(lengths), self._cut(encoded)
             )
-        long = sum(example.truncated_answer > 0 for example in encoded)
-        if long:
-            logger.info("%d of %d answers cut to max_new_tokens=%d", long, len(encoded), self.max_new_tokens)
         return encoded
+
+    def _cut(self, encoded: Sequence[EncodedExample]) -> str:
+        """What prompts, neighbors and answers have lost, in words."""
+
+        def affected(name: str) -> int:
+            return sum(getattr(example, name) > 0 for example in encoded)
+
+        def total(name: str) -> int:
+            return sum(getattr(example, name) for example in encoded)
+
+        neighbors = sum(len(example.neighbor_ids) for example in encoded)
+        said = [
+            f"{affected('truncated')} shortened by {total('truncated')} context tokens to fit {self.max_length}, "
+            f"{total('dropped_contexts')} contexts left out whole"
+            if total("truncated")
+            else "",
+            f"{total('cut_neighbors')} of {neighbors} neighbors cut to {self.retrieved_length} tokens"
+            if total("cut_neighbors")
+            else "",
+            f"{affected('missing_passages')} have fewer passages than asked for, {total('missing_passages')} in all"
+            if total("missing_passages")
+            else "",
+            f"{affected('truncated_answer')} of {len(encoded)} answers cut to max_new_tokens={self.max_new_tokens}"
+            if total("truncated_answer")
+            else "",
+        ]
+        return "; ".join(filter(None, said)) or "nothing was cut"
 
     def _room(self, example: Example, question_length: int) -> int:
         """Tokens left for contexts."""

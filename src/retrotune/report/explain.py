@@ -7,7 +7,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,10 @@ from retrotune.study.stages import STAGES, StageParams
 _RULE = re.compile(r"^(?:local)?rule (\w+):$|^    reason: (.*)$", flags=re.MULTILINE)
 _VALUES = re.compile(r"(Params have changed since last execution): .*")
 """What Snakemake says of changed values; which ones they are stands under the configuration."""
+
+
+_NEWER = ("Updated input files: ", "Input files updated by another job: ")
+"""What Snakemake says where an input is newer than an output, or will be once another job has run."""
 
 
 def find_cell(config: Config, name: str) -> Cell:
@@ -124,6 +128,12 @@ def read_reasons(output: str) -> list[tuple[str, str]]:
     return jobs
 
 
+def only_times(reasons: Iterable[str]) -> bool:
+    """Whether jobs would run for no other reason than that files are newer than what was made of them."""
+    parts = [part for reason in reasons for part in reason.split("; ")]
+    return bool(parts) and all(part.startswith(_NEWER) for part in parts)
+
+
 def _compared(used: Mapping[str, StageParams], recorded: Path) -> str:
     """Whether a cell's result was made with what its stages use now, and where not."""
     try:
@@ -174,4 +184,8 @@ def _reasons(arguments: Sequence[str], snakefile: str) -> list[str]:
     if done.returncode:
         return [f"  {line}" for line in (done.stdout + done.stderr).strip().splitlines()[-8:]]
     jobs = read_reasons(done.stdout + done.stderr)
-    return [f"  {rule}: {reason}" for rule, reason in jobs] or ["  nothing: its result is up to date"]
+    lines = [f"  {rule}: {reason}" for rule, reason in jobs] or ["  nothing: its result is up to date"]
+    if only_times(reason for _, reason in jobs):
+        touch = shlex.join(["snakemake", "--cores", "1", *options, "--touch", "--", target])
+        lines.append(f"  Newer files are the only reason. If these are copies and nothing has changed: {touch}")
+    return lines

@@ -26,6 +26,14 @@ def torch_devices() -> list[str]:
     return [f"cuda:{number}" for number in range(torch.cuda.device_count())] or ["cpu"]
 
 
+def torch_facts(device: str, dtype: str) -> dict[str, str | int]:
+    """What a log says of how torch computes: the device by its name, the type of weights, CPU threads."""
+    import torch
+
+    name = torch.cuda.get_device_name().replace(" ", "-") if device == "cuda" else device
+    return {"device": name, "dtype": dtype, "threads": torch.get_num_threads()}
+
+
 def torch_device() -> str:
     """Where torch computes: `cuda` if it can use a GPU, else `cpu`. GPUs that it cannot use are named in the log."""
     import torch

@@ -1,16 +1,30 @@
-"""Logging: one logger, plain lines, and progress with rate and remaining time for long stages."""
+"""Logging: one logger, plain lines, and progress with rate and remaining time for long stages.
 
+Other libraries draw no bars. Their warnings come once each, in one line that names the library; what they say to those
+who write code is left out.
+"""
+
+import functools
+import json
 import logging
+import os
+import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sized
-from typing import TypeVar
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from pathlib import Path
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 logger = logging.getLogger("retrotune")
 
 
 CLEAR_LINE = "\r\x1b[K"
+QUIET = {"TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error"}
+"""Environment that libraries read when they are imported. transformers' warnings are advice about its own arguments."""
+FOR_AUTHORS = (DeprecationWarning, PendingDeprecationWarning, FutureWarning)
+"""Warnings that only the authors of the calling code can heed."""
 
 
 class _LineHandler(logging.Handler):
@@ -24,8 +38,47 @@ class _LineHandler(logging.Handler):
             self.handleError(record)
 
 
+class _ForeignHandler(logging.Handler):
+    """Warnings and errors of other libraries as lines of this log, the same one once."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._told: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.name.partition(".")[0] == logger.name:
+            return  # handled already
+        text = f"{record.name.partition('.')[0]}: {' '.join(record.getMessage().split())}"
+        if text not in self._told:
+            self._told.add(text)
+            logger.log(record.levelno, "%s", text, exc_info=record.exc_info)
+
+
+def _show_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None
+) -> None:
+    """In place of `warnings.showwarning`: log the warning under the name of the library whose file warns."""
+    if not issubclass(category, FOR_AUTHORS):
+        inside = re.split(r"(?:site|dist)-packages/", filename)
+        library = inside[-1].partition("/")[0] if len(inside) > 1 else Path(filename).name
+        logging.getLogger(library.removesuffix(".py")).warning("%s", message)
+
+
+def quiet_libraries() -> None:
+    """Route what other libraries say to this log: those imported, those to come, and those of child processes."""
+    os.environ.update(QUIET)
+    if said := sys.modules.get("transformers.utils.logging"):
+        said.disable_progress_bar()
+        said.set_verbosity_error()
+    if bars := sys.modules.get("tqdm.std"):
+        bars.tqdm.__init__ = functools.partialmethod(vars(bars.tqdm)["__init__"], disable=True)
+    warnings.showwarning = _show_warning
+    if not any(isinstance(handler, _ForeignHandler) for handler in logging.root.handlers):
+        logging.root.addHandler(_ForeignHandler())
+
+
 def setup_logging(path: str | None = None, level: int = logging.INFO, plain: bool = False) -> None:
-    """Send the package's log to `path` (appending) or, without one, to standard error.
+    """Send the package's log to `path` (appending) or, without one, to standard error; other libraries are made quiet.
 
     `plain`: the messages alone, as commands show them in a terminal, without time and level.
     """
@@ -36,6 +89,13 @@ def setup_logging(path: str | None = None, level: int = logging.INFO, plain: boo
     logger.handlers[:] = [handler]
     logger.setLevel(level)
     logger.propagate = False
+    quiet_libraries()
+
+
+def log_configuration(values: Mapping[str, Any]) -> None:
+    """Log what a stage works with as one line, `name=value` for each value that is not None."""
+    said = ((name, value if isinstance(value, str) else json.dumps(value)) for name, value in values.items())
+    logger.info("configuration: %s", " ".join(f"{name}={text}" for name, text in said if text != "null"))
 
 
 def duration(seconds: float) -> str:

@@ -39,6 +39,9 @@ MODULES = (
     "retrotune.training.finetune",
     "retrotune.prediction.generate",
     "retrotune.scoring.score",
+    # read by functions of these, three seconds for each script
+    "pandas",
+    "rouge_score.rouge_scorer",
 )
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 """Read once, when torch and numpy are imported: processes that differ in them share nothing."""

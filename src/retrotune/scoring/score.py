@@ -17,7 +17,7 @@ from retrotune.data.datasets.base import Reference
 from retrotune.errors import DataError, ResultError
 from retrotune.preparing.examples import load_references
 from retrotune.runtime.files import read_jsonl, read_result, sha256, write_json, write_jsonl, write_text
-from retrotune.runtime.log import logger
+from retrotune.runtime.log import log_configuration, logger
 from retrotune.scoring.metrics import score_prediction
 from retrotune.scoring.statistics import bootstrap_interval
 from retrotune.study.cells import Cell
@@ -51,6 +51,7 @@ def score_cell(
     Raises `ResultError` if predictions are empty, repeated, of other questions than the references', or not scored by
     the primary metric.
     """
+    log_configuration({**vars(cell), "metric": params.metric, "bootstrap_samples": params.bootstrap_samples})
     known = load_references(references)
     rows = _scored(predictions, known, params.metric)
     predicted = read_result(predict_json)

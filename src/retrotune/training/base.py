@@ -20,9 +20,9 @@ from retrotune.preparing.documents import count_bad
 from retrotune.prompting.assemble import special_ids
 from retrotune.retrieval.caches.texts import corpus_documents, load_pretraining_neighbors
 from retrotune.runtime import interruption
-from retrotune.runtime.devices import torch_device
+from retrotune.runtime.devices import torch_device, torch_facts
 from retrotune.runtime.files import sha256_text, write_json
-from retrotune.runtime.log import logger
+from retrotune.runtime.log import log_configuration, logger
 from retrotune.study.config import CorpusEntry, Family, PassageLayout, Recipe, RetrofittingRecipe, SaveEvery
 from retrotune.study.model_folders import weights_digests
 from retrotune.training.course import Schedule
@@ -127,11 +127,23 @@ def train_base_model(
     Several `processes` train together, and the first writes. With sharded weights the first one's `model` counts.
     """
     check_shares(recipe.batch_size, processes)
+    device = torch_device()
+    log_configuration(
+        {
+            "model": Path(out_dir).name,
+            "family": family,
+            "retrofit_from": origin["source"]["retrofit_from"] if isinstance(recipe, RetrofittingRecipe) else None,
+            "corpora": ",".join(text.corpora),
+            "neighbors": None if text.neighbors is None else str(text.neighbors),
+            **{name: getattr(recipe, name) for name in ("steps", "batch_size", "sequence_length", "learning_rate")},
+            **recipe.given(),
+            **torch_facts(device, recipe.precision),
+        }
+    )
     batches, sequences, skipped = planned_batches(model, tokenizer, recipe, text, left_padded, processes)
     num_parameters = model.num_parameters()
     embedding = model.get_input_embeddings().weight.numel()
     head = 0 if model.config.tie_word_embeddings else model.get_output_embeddings().weight.numel()
-    device = torch_device()
     if processes.sharded:
         if recipe.optimizer == "muon":
             raise TrainingError("optimizer: muon works on whole matrices: take adamw for sharded weights")

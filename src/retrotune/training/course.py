@@ -9,7 +9,7 @@ from transformers import TrainerCallback
 
 from retrotune.errors import TrainingError
 from retrotune.runtime import interruption
-from retrotune.runtime.log import logger
+from retrotune.runtime.log import duration, logger
 from retrotune.study.config import SaveEvery
 from retrotune.training.distributed import Processes, agree
 
@@ -30,7 +30,10 @@ class Schedule:
 
 
 class Progress(TrainerCallback):
-    """Counts tokens, loss and time, keeps the log lines, and asks for checkpoints."""
+    """Counts tokens, loss and time, keeps the log lines, says how it goes, and asks for checkpoints."""
+
+    TOLD_SECONDS = 10
+    """The log says at most so often how it goes: after the first step, and at the end."""
 
     SAVING_SHARE = 0.05
     """Where writing a checkpoint takes long, checkpoints by time come so seldom that they take this share of it."""
@@ -41,7 +44,8 @@ class Progress(TrainerCallback):
         self.loss: Any = 0.0  # of the steps since the last log line; Trainer forgets it when it is interrupted
         self.lines: list[dict[str, Any]] = []
         self.earlier = self.saving = 0.0
-        self.start = self.saved = self.told = time.monotonic()
+        self.start = self.saved = time.monotonic()
+        self.told = -math.inf
 
     @property
     def seconds(self) -> float:
@@ -59,13 +63,29 @@ class Progress(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Start the clock."""
-        self.start = self.saved = self.told = time.monotonic()
+        self.start = self.saved = time.monotonic()
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Say what the whole training was; one that is stopped says so itself."""
+        if self.processes.leads and state.global_step == self.schedule.steps and self.lines:
+            loss, rate = self.lines[-1]["loss"], self.tokens / self.seconds
+            logger.info(
+                "trained %d steps, %d tokens in %s: loss %.3f, %.0f tokens/s",
+                state.global_step, self.tokens, duration(self.seconds), loss, rate,
+            )  # fmt: skip
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Ask for a checkpoint if one is due or a signal stops the run; none at the very end."""
+        """Say how it goes; ask for a checkpoint if one is due or a signal stops the run, but not at the very end."""
         step = state.global_step
         if step == self.schedule.steps:
             return
+        if self.processes.leads and time.monotonic() - self.told >= self.TOLD_SECONDS:
+            self.told = time.monotonic()
+            logger.info(
+                "step %d of %d: loss %.3f, %.0f tokens/s, %s left",
+                step, self.schedule.steps, float(self.loss) / self._steps_since_line(step),
+                self.tokens / self.seconds, duration((self.schedule.steps - step) * self.seconds / step),
+            )  # fmt: skip
         pause = max(self.save_every.seconds, self.saving / self.SAVING_SHARE)
         by_step = self.save_every.steps is not None and step % self.save_every.steps == 0
         stop, due = interruption.requested(), time.monotonic() - self.saved >= pause
@@ -78,17 +98,12 @@ class Progress(TrainerCallback):
         """Keep one line; stop a run that diverged."""
         if logs is None or "loss" not in logs:
             return
-        steps = state.global_step - (self.lines[-1]["step"] if self.lines else 0)
-        loss, self.loss = float(self.loss) / steps, 0.0
+        loss, self.loss = float(self.loss) / self._steps_since_line(state.global_step), 0.0
         if not math.isfinite(loss):
             raise TrainingError(f"step {state.global_step}: the loss is {loss}; lower the learning rate")
         line = {"step": state.global_step, "loss": loss, "learning_rate": logs["learning_rate"]}
         line |= {"grad_norm": logs.get("grad_norm"), "tokens": self.tokens, "seconds": round(self.seconds, 3)}
         self.lines.append(line)
-        if self.processes.leads and time.monotonic() - self.told >= 10:
-            self.told = time.monotonic()
-            rest = (self.schedule.steps - state.global_step) * self.seconds / state.global_step
-            logger.info(
-                "step %d of %d: loss %.3f, %.0f tokens/s, %.0f s left",
-                state.global_step, self.schedule.steps, loss, self.tokens / self.seconds, rest,
-            )  # fmt: skip
+
+    def _steps_since_line(self, step: int) -> int:
+        return step - (int(self.lines[-1]["step"]) if self.lines else 0)

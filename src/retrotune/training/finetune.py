@@ -14,9 +14,9 @@ from retrotune.models.loading import input_digests, load_model, load_tokenizer
 from retrotune.preparing.examples import load_examples
 from retrotune.retrieval.caches.questions import load_neighbors
 from retrotune.runtime import interruption
-from retrotune.runtime.devices import torch_device
+from retrotune.runtime.devices import torch_device, torch_facts
 from retrotune.runtime.files import sha256_text, write_json
-from retrotune.runtime.log import logger
+from retrotune.runtime.log import log_configuration, logger
 from retrotune.study.cells import Cell
 from retrotune.study.config import SaveEvery
 from retrotune.study.stages import FinetuneParams
@@ -63,6 +63,11 @@ def finetune_cell(
     bfloat16 = params.base.precision == "bfloat16"
     halved = bfloat16 and not method_of(params.method).float32
     trusted = params.base.trust_remote_code
+    length = {"max_steps": recipe.max_steps} if recipe.max_steps else {"epochs": recipe.epochs}
+    always = {**length, "batch_size": recipe.batch_size, "learning_rate": recipe.learning_rate}
+    method = {f"method.{name}": value for name, value in params.method.given().items()}
+    of_torch = torch_facts(device, "bfloat16" if halved else "float32")
+    log_configuration({**vars(cell), **method, **always, **recipe.given(), **params.base.given(), **of_torch})
     tokenizer = load_tokenizer(model_dir, trusted)
     dtype = torch.bfloat16 if halved else torch.float32
     base = load_model(

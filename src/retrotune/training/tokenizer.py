@@ -55,6 +55,7 @@ def train_tokenizer(params: TrainTokenizerParams, root: str | Path, out_json: st
         "bad_records": {name: records.summary() for name, records in bad.items()},
     }
     write_json(Path(out_json).with_name("manifest.json"), manifest)
+    logger.info("%s: %d pieces, learned from %d documents", out_json, manifest["vocab_size"], sum(documents.values()))
 
 
 def wrap_tokenizer(tokenizer_json: str | Path, max_length: int | None = None) -> Any:

@@ -74,7 +74,8 @@ def build_index(params: BuildIndexParams, embeddings_manifest: str | Path, out_i
     }
     write_json(manifest_path(out_index), manifest)
     write_json(out_index, content)
-    logger.info("%s: %d vectors, %s, recall %s", out_index, vectors.rows, settings.factory, manifest["recall"])
+    recall = ", ".join(f"recall@{depth} {share:.3f}" for depth, share in manifest["recall"].items())
+    logger.info("%s: %d vectors, %s, %s", out_index, vectors.rows, settings.factory, recall)
 
 
 def open_index(index: str | Path, vectors: Embeddings) -> "OpenIndex":

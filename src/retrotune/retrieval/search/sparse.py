@@ -8,7 +8,7 @@ import numpy as np
 from retrotune.errors import RetrievalError
 from retrotune.retrieval.passages import PassageTable, passage_text
 from retrotune.retrieval.search.ranking import best_rows
-from retrotune.runtime.log import progress
+from retrotune.runtime.log import logger, progress
 
 
 class SparseSearcher:
@@ -22,6 +22,7 @@ class SparseSearcher:
         import bm25s
 
         self.size = table.rows
+        logger.info("BM25 reads %d passages", table.rows)
         texts = [passage_text(*pair) for pair in zip(table.column("title"), table.column("text"), strict=True)]
         tokens = bm25s.tokenize(texts, stopwords="en", show_progress=False)
         if not tokens.vocab:

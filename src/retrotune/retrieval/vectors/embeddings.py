@@ -18,7 +18,7 @@ from retrotune.retrieval.blocks import check_sum, kept_or_made
 from retrotune.retrieval.passages import PassageTable
 from retrotune.runtime.devices import torch_devices
 from retrotune.runtime.files import block_path, read_json, write_json
-from retrotune.runtime.log import Progress, logger, setup_logging
+from retrotune.runtime.log import Progress, log_configuration, logger, setup_logging
 from retrotune.study.config import RetrieverEntry
 from retrotune.study.stages import EmbedParams
 
@@ -43,6 +43,7 @@ def embed_passages(
     retriever, table = params.retriever, PassageTable(passages)
     folder = Path(out_manifest).with_suffix("")
     devices = devices or torch_devices()
+    log_configuration({"passages": table.rows, **retriever.given(), "devices": ",".join(devices)})
     num_blocks = -(-table.rows // retriever.block_passages)
     if min(len(devices), num_blocks) > 1:
         share_blocks(passages, retriever, folder, devices, num_blocks)
@@ -58,6 +59,7 @@ def embed_passages(
         "passages_sha256": table.sha256,
     }
     write_json(out_manifest, manifest)
+    logger.info("%s: %d vectors of %d values in %d blocks", folder, table.rows, manifest["dim"], num_blocks)
 
 
 def embed_blocks(
