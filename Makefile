@@ -3,6 +3,7 @@
 # make test        lint and all tests but the next two
 # make test-long   a real Slurm on this machine (where it is installed), and faults: kills, full disks, damaged files
 # make faults      30 rounds of kills at random moments; each must end as an undisturbed run
+# make mutants     small faults put into the code: how many do the tests notice? (an hour; a second call goes on)
 # Each target does its own set-up in .venv. It needs Python >= 3.11, pip and make.
 #
 # TORCH_INDEX=URL  take torch from another package index, for example a CPU-only one (see README.md for sizes)
@@ -16,7 +17,7 @@ BIN := .venv/bin
 READY := .venv/ready
 SNAKEMAKE := $(BIN)/snakemake --cores $(CORES)
 
-.PHONY: demo demo-full test test-long lint format docs bench faults setup clean
+.PHONY: demo demo-full test test-long lint format docs bench faults mutants setup clean
 
 setup: $(READY)
 
@@ -65,6 +66,10 @@ bench: $(READY)
 
 faults: $(READY)
 	$(BIN)/python benchmarks/faults.py --rounds 30
+
+mutants: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[mutants]'
+	$(BIN)/python benchmarks/mutants.py
 
 clean:
 	rm -rf resources/demo results/demo logs/demo .snakemake

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -119,6 +120,7 @@ def test_score_prediction_has_every_metric_that_applies() -> None:
     assert scores["multiple_choice"] == 100
     assert scores["exact_match"] == 0
     assert set(score_prediction("x", ["x"])) == set(METRICS) - {"multiple_choice"}
+    assert score_prediction("red fox", ["fox", "red"])["f1"] == 66.6667  # four digits are kept
     with pytest.raises(DataError, match="without answers"):
         score_prediction("x", [])
 
@@ -155,6 +157,13 @@ def test_bootstrap_interval_narrows_with_questions_and_vanishes_without_spread()
     assert many is not None
     assert many[1] - many[0] < (few[1] - few[0]) / 5
     assert bootstrap_interval([40.0] * 8, samples=100) == (40.0, 40.0)
+
+
+def test_the_interval_is_that_of_so_many_seeded_resamples() -> None:
+    scores = np.array([0.0, 12.5, 50.0, 50.0, 100.0])
+    means = scores[np.random.default_rng(7).integers(0, 5, (120, 5))].mean(axis=1)
+    assert bootstrap_interval(scores.tolist(), 120, seed=7) == pytest.approx(tuple(np.percentile(means, (2.5, 97.5))))
+    assert bootstrap_interval([0.0, 100.0], samples=300) == (0.0, 100.0)
 
 
 def test_no_interval_without_resamples_or_with_one_question() -> None:

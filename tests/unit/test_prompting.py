@@ -4,8 +4,8 @@ from dataclasses import replace
 from random import Random
 
 import pytest
-from tokenizer_cases import ADD_BLANKS, KEEP_ENDS, make
-from tokenizers import AddedToken, Tokenizer
+from tokenizer_cases import ADD_BLANKS, KEEP_ENDS, make, wrapped
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
 from retrotune.data.corpora.records import Document
 from retrotune.data.corpora.tokens import chunk_spans
@@ -13,6 +13,7 @@ from retrotune.data.datasets import get_spec
 from retrotune.data.datasets.base import Example, Passage, Template
 from retrotune.prompting.assemble import Assembler
 from retrotune.prompting.examples import ExampleEncoder
+from retrotune.runtime.log import logger
 from retrotune.study.config import Emphasis, PassageLayout
 from retrotune.training.sequences import SequenceCollator, SequenceMaker, passage_texts
 
@@ -147,10 +148,32 @@ def test_a_tokenizer_in_python_is_assembled_too():
 
     tokenizer = ByT5Tokenizer()
     assert not tokenizer.is_fast
+    assert Assembler(tokenizer).begin([]) == []
     made = replace(encoder("qwen"), tokenizer=tokenizer)
     item = made.encode(Example("q", "Is </s> it", ("é",)), PASSAGES[:2], with_answer=True)
     assert tokenizer.decode(item.prompt_ids) == made.template.prompt(Example("q", "Is </s> it", ("é",)), PASSAGES[:2])
     assert tokenizer.eos_token_id not in item.prompt_ids
+
+
+def test_a_text_that_merges_with_whatever_comes_before_is_a_beginning(caplog, monkeypatch):
+    monkeypatch.setattr(logger, "propagate", True)
+    words = {"<unk>": 0, "</s>": 1, "▁": 2, "7": 3, "▁mill": 4, "▁old": 5, ".": 6}
+    backend = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    alone = [pre_tokenizers.Split(mark, "isolated") for mark in "7."]
+    backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Metaspace("▁", prepend_scheme="always"), *alone])
+    assembler = Assembler(wrapped(backend, unk_token="<unk>", eos_token="</s>"))
+    monkeypatch.setattr("retrotune.prompting.assemble._ANCHORS", ("\n", "x"))
+    assert [found.ids for found in assembler.begin(["7", "mill", "", " old"])] == [[2, 3], [4], [], [5]]
+    assert [found.ids for found in assembler.go_on(["7", "mill", "", "old", " old", "7"])] == [
+        [3],
+        [4],
+        [],
+        [5],
+        [5],
+        [3],
+    ]
+    assert caplog.messages == ["2 texts are taken as beginnings: 'mill' merges with what comes before"]
+    assert assembler.begin([]) == assembler.go_on([]) == []
 
 
 @pytest.mark.parametrize("name", [*KEEP_ENDS, *ADD_BLANKS])

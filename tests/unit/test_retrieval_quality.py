@@ -21,7 +21,7 @@ from retrotune.report.retrieval_quality import (
 )
 from retrotune.retrieval.passages import PassageTable
 from retrotune.retrieval.search.answers import evidence_places
-from retrotune.runtime.files import read_json, write_json, write_parquet
+from retrotune.runtime.files import read_json, sha256, write_json, write_parquet
 from retrotune.scoring import quality as measuring
 from retrotune.scoring.quality import measure_retrieval
 from retrotune.study.config import CorpusEntry, RetrieverEntry
@@ -48,8 +48,10 @@ def files(tmp_path: Path) -> dict[str, Path]:
     return {"test": test, "references": references, **made}
 
 
-def measured(files: dict[str, Path], own: bool, depth: int = 100, retriever: RetrieverEntry = BM25) -> dict[str, Any]:
-    params = MeasureRetrievalParams(retriever=retriever, depth=depth, own_documents=own, bootstrap_samples=200)
+def measured(
+    files: dict[str, Path], own: bool, depth: int = 100, retriever: RetrieverEntry = BM25, **more: Any
+) -> dict[str, Any]:
+    params = MeasureRetrievalParams(retriever=retriever, depth=depth, own_documents=own, bootstrap_samples=200, **more)
     inputs = [files[name] for name in ("test", "references", "passages")]
     measure_retrieval(params, "r", "d", *inputs, files["out"])
     return read_json(files["out"])
@@ -64,6 +66,9 @@ def test_answer_recall_in_a_corpus(files: dict[str, Path]) -> None:
     # p0, p1, p2 in this order for cats, p4 for here: Bob at rank 2, Ann at 3, Eve nowhere, is at 1
     assert values(record) == {"answer_recall@1": 25.0, "answer_recall@5": 75.0}
     assert (record["depth"], record["questions"], record["passages"]) == (6, 4, 6)
+    read = {"examples": "test", "references": "references", "passages": "passages"}
+    assert record["inputs"] == {name: sha256(files[key]) for name, key in read.items()}
+    assert [record[key] for key in ("retrieval", "dataset", "scale")] == ["r", "d", "0 to 100"]
     entry = record["metrics"]["answer_recall@5"]
     assert entry["n"] == 4
     assert 0 <= entry["ci_low"] <= 75 <= entry["ci_high"] <= 100
@@ -86,6 +91,8 @@ def test_controls_are_measured_too(files: dict[str, Path]) -> None:
     assert gold["gold_hit@1"] == gold["gold_mrr"] == 100.0
     every = values(measured(files, own=False, retriever=RetrieverEntry(kind="random")))
     assert every["answer_recall@5"] <= 75.0
+    same = RetrieverEntry(kind="degraded", base="bm25", share=0.0)
+    assert values(measured(files, own=True, retriever=same, base=BM25)) == values(measured(files, own=True))
 
 
 def test_no_questions(files: dict[str, Path]) -> None:

@@ -1,6 +1,7 @@
 """Scores of a cell, made from predictions and references alone: what is kept, and input that cannot be scored."""
 
 import json
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from retrotune.data.datasets import SPECS, Example
 from retrotune.errors import ConfigError, DataError, ResultError
 from retrotune.preparing.examples import load_examples, with_references, write_examples, write_references
 from retrotune.runtime.files import read_json, read_jsonl, sha256, write_json, write_jsonl
+from retrotune.scoring import score as scoring
 from retrotune.scoring.metrics import score_prediction
 from retrotune.scoring.score import score_cell
 from retrotune.study.cells import Cell
@@ -179,6 +181,24 @@ def test_a_gate_is_stated_beside_the_result(files: Files) -> None:
     ):
         files.write(SAID, retrieval_gate=gate)
         assert files.score()["model"]["departures"] == stated
+
+
+def test_the_commit_of_the_checkout_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def git(*arguments: str) -> str:
+        named = ["git", "-c", "user.name=A", "-c", "user.email=a@b", "-C", str(tmp_path), *arguments]
+        return subprocess.run(named, check=True, capture_output=True, text=True).stdout.strip()
+
+    git("init", "-q")
+    code = tmp_path / "score.py"
+    code.write_text("x = 1")
+    monkeypatch.setattr(scoring, "__file__", str(code))
+    assert scoring.versions()["git"] is None, "a checkout that does not track the file"
+    git("add", "score.py")
+    git("commit", "-qm", "first")
+    (tmp_path / "untracked").touch()
+    assert scoring.versions()["git"] == {"commit": git("rev-parse", "HEAD"), "dirty": False}
+    code.write_text("x = 2")
+    assert scoring.versions()["git"] == {"commit": git("rev-parse", "HEAD"), "dirty": True}
 
 
 def test_scores_are_the_same_to_the_byte(files: Files) -> None:

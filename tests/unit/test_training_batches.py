@@ -1,5 +1,6 @@
 """Token layouts of examples: borders, labels, truncation, neighbors."""
 
+import logging
 from dataclasses import replace
 
 import pytest
@@ -12,6 +13,7 @@ from retrotune.data.datasets import Example, Passage, get_spec
 from retrotune.errors import DataError, ModelError, RetrievalError, TrainingError
 from retrotune.prompting.examples import EncodedExample, ExampleEncoder
 from retrotune.prompting.padding import Collator, pad_neighbors
+from retrotune.runtime.log import logger
 from retrotune.study.config import CorpusEntry, PassageLayout
 from retrotune.study.stages import Prompting, TrainTokenizerParams
 from retrotune.training.batches import cell_batching
@@ -98,12 +100,15 @@ def test_truncation_cuts_contexts_from_the_end_and_never_the_question(encoder, t
     question = tokenizer("Question: Who is the mayor of Kelo? Answer: The answer is")["input_ids"]
     first = tokenizer("title: Town 0, source: Fact 0 of the town.\n\n")["input_ids"]
     gap = tokenizer("\n\n")["input_ids"]
-    for room in (len(first) + len(gap) + 3, len(first), len(first) - 2, 0):
+    both, one, end = len(whole.prompt_ids) - len(question), len(first), len(gap)
+    # room for contexts, and how much of it they take: no blank line stands for a context of which nothing is left
+    for room, taken in ((both, both), (both - 1, both - 1), (one + end + 1, one + end + 1), (one + end, one),
+                        (one, one), (one - 2, one - 2), (end + 1, end + 1), (end, 0), (0, 0)):  # fmt: skip
         cut = replace(encoder, max_length=len(question) + room + 8).encode(OPEN, PASSAGES, with_answer=False)
         contexts = cut.prompt_ids[: -len(question)]
         assert cut.prompt_ids[-len(question) :] == question
-        assert len(contexts) <= room
-        assert cut.truncated == len(whole.prompt_ids) - len(cut.prompt_ids) > 0
+        assert len(contexts) == taken
+        assert cut.truncated == both - taken
         assert not contexts or contexts[-len(gap) :] == gap
         assert contexts[: -len(gap)] == whole.prompt_ids[: max(len(contexts) - len(gap), 0)]
     with pytest.raises(
@@ -122,6 +127,23 @@ def test_a_long_answer_is_cut_and_changes_no_prompt(encoder, tokenizer):
     assert encoded.prompt_ids == tight.encode(long, PASSAGES, with_answer=False).prompt_ids
     exact = replace(tight, max_new_tokens=len(tokenizer(" Dana")["input_ids"]) + 1)
     assert exact.encode(OPEN, PASSAGES, with_answer=True).truncated_answer == 0
+
+
+def test_each_question_gets_its_own_passages_and_cuts_are_counted(encoder, caplog, monkeypatch):
+    monkeypatch.setattr(logger, "propagate", True)
+    caplog.set_level(logging.INFO, logger="retrotune")
+    mayors = [replace(OPEN, question_id=name, answers=answers) for name, answers in
+              (("q2", ("a b c d e f g h i j k l",)), ("q1", ("Dana",)), ("q3", ("Ada",)))]  # fmt: skip
+    passages = {"q1": PASSAGES[1:4], "q2": PASSAGES[:3]}
+    roomy = replace(encoder, may_lack_passages=True)
+    made = roomy.encode_all(mayors, passages, with_answer=True)
+    assert made == [roomy.encode(mayor, passages.get(mayor.question_id, ()), with_answer=True) for mayor in mayors]
+    assert [message.split(" answers")[0] for message in caplog.messages] == ["1 of 3"]
+    caplog.clear()
+    tight = replace(roomy, max_length=made[2].length + 20)
+    cut = [question.truncated for question in tight.encode_all(mayors, passages, with_answer=False)]
+    assert caplog.messages == [f"contexts cut in 2 of 3 prompts, {sum(cut)} tokens, to fit {tight.max_length}"]
+    assert [count > 0 for count in cut] == [True, True, False]
 
 
 def test_left_padding_and_virtual_tokens_count_against_the_window(encoder):
