@@ -28,7 +28,7 @@ import sys
 OWNER = """
 import os, subprocess, sys
 from retrotune.runtime import warm
-warm.own_scripts(several=True)
+warm.own_scripts()
 sys.exit(max(map(abs, (subprocess.run([sys.executable, *line.split()]).returncode for line in sys.stdin))))
 """
 """Stands for Snakemake: runs scripts one after the other, which belong to it."""
@@ -158,9 +158,6 @@ def test_without_an_owner_a_script_runs_by_itself(tmp_path):
 
 
 def test_who_owns_scripts(monkeypatch):
-    monkeypatch.setenv(warm.OWNER, "12")
-    warm.own_scripts(several=False)
-    assert warm.OWNER not in os.environ
     monkeypatch.setenv(warm.OWNER, "off")
-    warm.own_scripts(several=True)
+    warm.own_scripts()
     assert os.environ[warm.OWNER] == "off"

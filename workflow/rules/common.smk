@@ -43,10 +43,11 @@ WORK = PATHS.work(CELL_NAME)
 # retrievals are compared in a table of their own where a study has several
 RETRIEVAL_TABLES = ("csv", "md", "tex", "html") if len({cell.retrieval for cell in CELLS}) > 1 else ()
 ENV = "../../envs/cpu.yaml" if not any(m.resources.gpus for m in CONFIG.models.values()) else "../../envs/gpu.yaml"
-# Not for a single script, as in many jobs of a cluster: it would only wait for the imports in another process. Nor for the
-# head of a run on a cluster, which only scores: 0.5 GB of torch that nothing there needs.
-HERE = not workflow.remote_exec and workflow.resource_settings.nodes is None
-warm.own_scripts(HERE or sum("_cell:" in argument for argument in sys.argv) > 1)
+# Not on a cluster: a job runs one script, and its head only scores, which needs no torch.
+if workflow.remote_exec or workflow.resource_settings.nodes is not None:
+    os.environ.pop(warm.OWNER, None)
+else:
+    warm.own_scripts()
 
 
 def needs(stage, name=None):

@@ -1,16 +1,13 @@
-from retrotune.runtime import warm
-
-warm.continue_in_fork()
-
-from pathlib import Path
-
-from retrotune.prediction.generate import predict_cell
-from retrotune.runtime.asked import check_gpus
 from retrotune.runtime.lifecycle import stage_log
-from retrotune.study.cells import Cell
-from retrotune.study.stages import PredictParams
 
-with stage_log(snakemake.log[0]):
+with stage_log(snakemake.log[0], forked=True):
+    from pathlib import Path
+
+    from retrotune.prediction.generate import predict_cell
+    from retrotune.runtime.asked import check_gpus
+    from retrotune.study.cells import Cell
+    from retrotune.study.stages import PredictParams
+
     check_gpus(snakemake.resources)
     predict_cell(
         PredictParams.of(snakemake.params.uses),

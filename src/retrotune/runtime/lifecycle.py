@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn, TextIO
 
 from retrotune.errors import Interrupted, RetrotuneError
-from retrotune.runtime import interruption
+from retrotune.runtime import interruption, warm
 from retrotune.runtime.log import logger, setup_logging
 from retrotune.runtime.slurm.queue import requeue_preempted
 
 
 @contextlib.contextmanager
-def stage_log(path: str) -> Iterator[None]:
+def stage_log(path: str, forked: bool = False) -> Iterator[None]:
     """Run one stage of the workflow with everything it prints in the file `path`, whose last line says how it ended.
 
     Libraries below write to the process's standard streams, so these are redirected as a whole. A `RetrotuneError` ends
@@ -29,7 +29,12 @@ def stage_log(path: str) -> Iterator[None]:
     too. A signal that stops the stage ends it with `interruption.STATUS`; its Slurm job goes back into the queue if it
     was preempted. Where another process has the log, left by a Snakemake that was killed or started by a second one,
     the stage waits until it ends.
+
+    `forked`: on CPUs the script goes on in a fork of a process that has imported torch (`runtime.warm`), from its first
+    line. Such a script imports what it needs within the block.
     """
+    if forked:
+        warm.continue_in_fork()
     terminal = os.dup(2)
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
