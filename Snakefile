@@ -1,4 +1,4 @@
-"""retrotune: retrieval x parameter-efficient fine-tuning, for GPT and RETRO. Targets: all, tables, predictions."""
+"""retrotune: retrieval x parameter-efficient fine-tuning, for GPT and RETRO. Targets: all, models, neighbors."""
 
 from snakemake.utils import min_version
 

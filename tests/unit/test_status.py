@@ -255,13 +255,16 @@ def test_a_job_that_has_ended_in_slurm_does_not_run(head):
 
 
 def test_failed_jobs_that_cells_share():
-    failed = Path(PATHS.log("pretrain_model", model="g"))
+    failed = Path(PATHS.log("fetch_model", model="g"))
     write_text(failed, "ended: error: no text\n")
-    write_text(f"{PATHS.logs()}/embed_passages/x.log", FINISHED)
-    write_text(PATHS.log("write_world"), "ended: failed: OSError\n")
-    write_text(f"{PATHS.logs()}/finetune_cell/a/b.log", "ended: error: of a cell\n")
-    found = {failure.log: failure.note for failure in shared_failures(PATHS, Work())}
-    assert found == {str(failed): "error: no text", PATHS.log("write_world"): "failed: OSError"}
+    write_text(PATHS.log("prepare_test", dataset="nq"), FINISHED)
+    write_text(PATHS.log("prepare_test", dataset="qasper"), "ended: failed: OSError\n")
+    write_text(PATHS.log("prepare_test", dataset="left-out"), "ended: error: of a dataset that the study had\n")
+    write_text(PATHS.log("finetune_cell", **vars(LORA_NQ)), "ended: error: of a cell\n")
+    found = {failure.log: failure.note for failure in shared_failures(CONFIG, Work())}
+    assert found == {
+        str(failed): "error: no text", PATHS.log("prepare_test", dataset="qasper"): "failed: OSError",
+    }  # fmt: skip
     assert "error: no text" in study_status(CONFIG)
     with at_work(str(failed), age=-60):
         assert "error: no text" not in study_status(CONFIG), "it waits to be done again"

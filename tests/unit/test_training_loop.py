@@ -15,7 +15,7 @@ from retrotune.errors import TrainingError
 from retrotune.runtime.log import logger
 from retrotune.study.config import SaveEvery
 from retrotune.training.checkpoints import last_checkpoint
-from retrotune.training.course import Progress, Schedule
+from retrotune.training.course import Course, Schedule
 from retrotune.training.distributed import ALONE
 from retrotune.training.loop import run_training, weighted_loss
 from retrotune.training.optimizers import adamw, cosine_schedule, muon, split_parameters
@@ -194,23 +194,23 @@ def test_how_it_goes_is_told_by_time_however_seldom_losses_are_kept(monkeypatch,
     caplog.set_level("INFO", logger="retrotune")
     monkeypatch.setattr("time.monotonic", lambda: clock[0])
     schedule = Schedule(8, 1, warmup_steps=0, final_share=0, max_grad_norm=1, bfloat16=False, seed=0, log_every=5)
-    progress, state, control = Progress(schedule, SaveEvery(), ALONE), TrainerState(), TrainerControl()
-    progress.on_train_begin(None, state, control)
+    course, state, control = Course(schedule, SaveEvery(), ALONE), TrainerState(), TrainerControl()
+    course.on_train_begin(None, state, control)
     for step in range(1, 9):
         clock[0] += 4
-        state.global_step, progress.tokens = step, 100 * step
-        progress.loss += float(step)
-        progress.on_step_end(None, state, control)
+        state.global_step, course.tokens = step, 100 * step
+        course.loss += float(step)
+        course.on_step_end(None, state, control)
         if step in (5, 8):
-            progress.on_log(None, state, control, {"loss": 0.0, "learning_rate": 0.1})
-    progress.on_train_end(None, state, control)
+            course.on_log(None, state, control, {"loss": 0.0, "learning_rate": 0.1})
+    course.on_train_end(None, state, control)
     assert caplog.messages == [
         "step 1 of 8: loss 1.000, 25 tokens/s, 28 s left",
         "step 4 of 8: loss 2.500, 25 tokens/s, 16 s left",
         "step 7 of 8: loss 6.500, 25 tokens/s, 4 s left",
         "trained 8 steps, 800 tokens in 32 s: loss 7.000, 25 tokens/s",
     ]
-    assert [line["loss"] for line in progress.lines] == [3, 7]
+    assert [line["loss"] for line in course.lines] == [3, 7]
 
 
 def test_a_diverged_run_stops_with_its_step(tmp_path):

@@ -23,7 +23,9 @@ from retrotune.report.collect import Result
 from retrotune.runtime.heads import Head, living
 from retrotune.runtime.lifecycle import End, read_end
 from retrotune.runtime.slurm.queue import own_jobs
+from retrotune.study.artifacts import Artifacts
 from retrotune.study.cells import Cell
+from retrotune.study.config import Config
 from retrotune.study.paths import Paths
 
 STATES = ("failed", "running", "queued", "missing", "done")
@@ -97,17 +99,14 @@ def read_standings(paths: Paths, results: Iterable[Result], work: Work) -> list[
     return [_standing(paths, result, work) for result in results]
 
 
-def shared_failures(paths: Paths, work: Work) -> list[Failure]:
+def shared_failures(config: Config, work: Work) -> list[Failure]:
     """Failed jobs that cells share, by the last lines of their logs, without those that wait to be done again."""
-    failures = []
-    for rule in _entries(paths.logs()):
-        if rule.name in STAGES:
-            continue
-        logs = sorted(Path(rule.path).rglob("*.log")) if rule.is_dir() else [Path(rule.path)]
-        for log in logs:
-            end = read_end(log) if log.suffix == ".log" else None
-            if end is not None and end.state == "failed" and not work.waits(log):
-                failures.append(Failure(str(log), end.message))
+    artifacts, failures = Artifacts(config), list[Failure]()
+    made = [artifact for artifact in artifacts.all() if artifact.stage is not None and artifact.stage not in STAGES]
+    for log in dict.fromkeys(Path(artifacts.log(artifact)) for artifact in made):
+        end = read_end(log)
+        if end is not None and end.state == "failed" and not work.waits(log):
+            failures.append(Failure(str(log), end.message))
     return failures
 
 
@@ -119,14 +118,6 @@ def stages_of(trained: bool) -> list[str]:
 def log_of(paths: Paths, cell: Cell, stage: str) -> Path:
     """Log of one stage of a cell."""
     return Path(paths.log(stage, **vars(cell)))
-
-
-def _entries(folder: str) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(entries, key=lambda entry: entry.name)
-    except OSError:
-        return []
 
 
 def _markers(root: Path) -> Iterator[tuple[str, _Marker]]:

@@ -59,7 +59,7 @@ def study_status(config: Config, symbols: Mapping[str, str] = SYMBOLS) -> str:
         matrix(results, standings, symbols),
         _running(results, standings, now),
         _estimate_text(estimate(paths, results, standings, now), counts["running"]),
-        _failures(results, standings, shared_failures(paths, work)),
+        _failures(results, standings, shared_failures(config, work)),
     ]
     return "\n\n".join(part for part in parts if part)
 

@@ -144,10 +144,6 @@ class Paths:
         """Snakemake's own measurements of a stage's job, beside its log."""
         return self.log(stage).removesuffix(".log") + ".benchmark.tsv"
 
-    def logs(self) -> str:
-        """Folder of the logs of all stages."""
-        return f"logs/{self.name}"
-
     def report(self, file: str) -> str:
         """A table, figure or page made from all cells."""
         return f"{self.study}/{file}"

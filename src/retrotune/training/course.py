@@ -29,7 +29,7 @@ class Schedule:
     activation_checkpointing: bool = False
 
 
-class Progress(TrainerCallback):
+class Course(TrainerCallback):
     """Counts tokens, loss and time, keeps the log lines, says how it goes, and asks for checkpoints."""
 
     TOLD_SECONDS = 10

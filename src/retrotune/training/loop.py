@@ -27,7 +27,7 @@ from retrotune.runtime.files import write_jsonl
 from retrotune.runtime.log import logger
 from retrotune.study.config import SaveEvery
 from retrotune.training.checkpoints import checkpoint_path, claim, last_checkpoint, read_checkpoint, seal
-from retrotune.training.course import Progress, Schedule
+from retrotune.training.course import Course, Schedule
 from retrotune.training.distributed import (
     ALONE,
     Processes,
@@ -92,7 +92,7 @@ def run_training(
     if processes.leads:
         claim(work, identity)
     cuda = torch_device() == "cuda"
-    progress = Progress(schedule, save_every or SaveEvery(), processes)
+    course = Course(schedule, save_every or SaveEvery(), processes)
     arguments = TrainingArguments(
         output_dir=str(work),
         max_steps=schedule.steps,
@@ -124,9 +124,9 @@ def run_training(
             optimizer,
             cosine_schedule(optimizer, schedule.steps, schedule.warmup_steps, schedule.final_share),
         ),
-        callbacks=[progress],
+        callbacks=[course],
     )
-    trainer.progress, trainer.processes = progress, processes
+    trainer.course, trainer.processes = course, processes
     trainer.keeps_logits = "logits_to_keep" in inspect.signature(base.forward).parameters
     trainer.remove_callback(PrinterCallback)
     checkpoint = last_checkpoint(work) if processes.leads else None
@@ -135,18 +135,18 @@ def run_training(
         checkpoint = read_checkpoint(work, step) if step else None
     if checkpoint is not None:
         logger.info("resuming from %s", checkpoint[0])
-        progress.restore(checkpoint[1])
+        course.restore(checkpoint[1])
     trainer.train(resume_from_checkpoint=str(checkpoint[0]) if checkpoint else None)
     if trainer.state.global_step < schedule.steps:
         interruption.stop(f"step {trainer.state.global_step} of {schedule.steps} is saved in {work}", together=True)
     base.config.use_cache = uses_cache  # Trainer switches it off, and the configuration is saved with the weights
     if processes.leads:
-        write_jsonl(log_path, progress.lines)
+        write_jsonl(log_path, course.lines)
     return Outcome(
         steps=trainer.state.global_step,
-        tokens=progress.tokens,
-        seconds=round(progress.seconds, 3),
-        final_loss=progress.lines[-1]["loss"],
+        tokens=course.tokens,
+        seconds=round(course.seconds, 3),
+        final_loss=course.lines[-1]["loss"],
     )
 
 
@@ -167,7 +167,7 @@ def weighted_loss(
 class _Trainer(Trainer):
     """Trainer with batches in the planned order, the weighted loss, and checkpoints of exactly what is trained."""
 
-    progress: Progress
+    course: Course
     processes: Processes
     keeps_logits: bool
     WEIGHTS, OPTIMIZER, SCHEDULE, GENERATORS = "trained.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth"
@@ -182,7 +182,7 @@ class _Trainer(Trainer):
             whole = [(batch["attention_mask"].sum(), total_weight(batch)) for batch in samples]
         else:
             whole = [(batch.pop("tokens"), batch.pop("total_weight")) for batch in samples]
-        self.progress.tokens += int(sum(tokens for tokens, _ in whole))
+        self.course.tokens += int(sum(tokens for tokens, _ in whole))
         return samples, torch.stack([weight for _, weight in whole]).sum().clamp(min=1e-6)
 
     def compute_loss(
@@ -204,7 +204,7 @@ class _Trainer(Trainer):
         """One micro-batch; its loss is a share of the step's, so Trainer must not divide it by their number."""
         self.current_gradient_accumulation_steps = 1
         loss: torch.Tensor = super().training_step(*args, **kwargs)
-        self.progress.loss += loss if self.processes.alone else summed(loss)
+        self.course.loss += loss if self.processes.alone else summed(loss)
         last = self.accelerator.sync_gradients
         if last and not self.processes.alone and not self.processes.sharded:
             sum_gradients(value for _, value in self._trained())
@@ -234,7 +234,7 @@ class _Trainer(Trainer):
                 wait_for_all()
             if self.processes.leads:
                 others = [name for rank in range(1, self.processes.count) for name in self._own_files(rank)]
-                seal(folder, self.progress.state(), others)
+                seal(folder, self.course.state(), others)
             if not self.processes.alone:
                 wait_for_all()  # no process ends before the checkpoint is whole
         except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have errors of their own
@@ -243,8 +243,8 @@ class _Trainer(Trainer):
                 f"{folder}: the checkpoint cannot be written ({error}); make room or mend the folder's rights and run "
                 "again: training goes on from the checkpoint before"
             ) from error
-        self.progress.saved = time.monotonic()
-        self.progress.saving = self.progress.saved - start
+        self.course.saved = time.monotonic()
+        self.course.saving = self.course.saved - start
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         folder = Path(output_dir or self.args.output_dir)

@@ -13,6 +13,7 @@ from retrotune.methods.lora import LoraMethod
 from retrotune.methods.ptuning import PtuningMethod
 from retrotune.methods.zeroshot import ZeroshotMethod
 from retrotune.study.config.base import PAPER_SIZES, Reader
+from retrotune.study.config.data import ChunkingEntry, CorpusEntry, DatasetEntry, World
 from retrotune.study.config.indexes import IndexEntry
 from retrotune.study.config.loading import load_config, nearest, read_config
 from retrotune.study.config.models import (
@@ -30,14 +31,7 @@ from retrotune.study.config.models import (
     TokenizerEntry,
 )
 from retrotune.study.config.reading import check_files, check_settings, parse_yaml, read_yaml
-from retrotune.study.config.retrievals import (
-    ChunkingEntry,
-    CorpusEntry,
-    DatasetEntry,
-    PassageLayout,
-    RetrievalEntry,
-    World,
-)
+from retrotune.study.config.retrievals import PassageLayout, RetrievalEntry
 from retrotune.study.config.retrievers import RetrieverEntry
 from retrotune.study.config.study import Config, Evaluation, Grid, RuleResources, SaveEvery, Select
 

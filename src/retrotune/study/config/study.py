@@ -5,6 +5,7 @@ from pydantic import Field
 from retrotune.entries import Count, Entry, FolderToFill, Name, Place, PositiveInt, Seed
 from retrotune.errors import ConfigError
 from retrotune.methods import Finetuning, MethodEntry
+from retrotune.study.config.data import ChunkingEntry, CorpusEntry, DatasetEntry, World
 from retrotune.study.config.indexes import IndexEntry
 from retrotune.study.config.models import (
     ModelEntry,
@@ -14,13 +15,7 @@ from retrotune.study.config.models import (
     SizeEntry,
     TokenizerEntry,
 )
-from retrotune.study.config.retrievals import (
-    ChunkingEntry,
-    CorpusEntry,
-    DatasetEntry,
-    RetrievalEntry,
-    World,
-)
+from retrotune.study.config.retrievals import RetrievalEntry
 from retrotune.study.config.retrievers import RetrieverEntry
 
 
