@@ -78,7 +78,7 @@ def test_prompt_is_contexts_then_question_then_answer_and_eos(encoder, tokenizer
 
 def test_reused_contexts_are_the_first_neighbors_again(encoder, tokenizer):
     layout = PassageLayout(num_contexts=1, num_neighbors=2, reuse_contexts=True)
-    encoded = replace(encoder, passages=layout, retrieved_length=4).encode(OPEN, PASSAGES[:2], with_answer=False)
+    encoded = replace(encoder, layout=layout, retrieved_length=4).encode(OPEN, PASSAGES[:2], with_answer=False)
     full = tokenizer("title: Town 0, source: Fact 0 of the town.")["input_ids"]
     assert encoded.neighbor_ids[0] == full[:4]
     assert [len(ids) for ids in encoded.neighbor_ids] == [4, 4]
@@ -87,7 +87,7 @@ def test_reused_contexts_are_the_first_neighbors_again(encoder, tokenizer):
 def test_missing_neighbors_are_an_error_unless_there_may_be_fewer(encoder):
     with pytest.raises(RetrievalError, match=r"needs 3 neighbors but the cache holds 2 .*'q1'.*top_k>=3"):
         encoder.encode(OPEN, PASSAGES[:2], with_answer=False)
-    short = replace(encoder, may_lack_passages=True)
+    short = replace(encoder, may_lack_layout=True)
     assert short.encode(OPEN, PASSAGES[:2], with_answer=False).neighbor_ids == []
     whole, one = (short.encode(OPEN, PASSAGES[:count], with_answer=False) for count in (3, 1))
     assert len(whole.neighbor_ids) == 1
