@@ -87,7 +87,7 @@ def test_reused_contexts_are_the_first_neighbors_again(encoder, tokenizer):
 def test_missing_neighbors_are_an_error_unless_there_may_be_fewer(encoder):
     with pytest.raises(RetrievalError, match=r"needs 3 neighbors but the cache holds 2 .*'q1'.*top_k>=3"):
         encoder.encode(OPEN, PASSAGES[:2], with_answer=False)
-    short = replace(encoder, may_lack_layout=True)
+    short = replace(encoder, may_lack_passages=True)
     assert short.encode(OPEN, PASSAGES[:2], with_answer=False).neighbor_ids == []
     whole, one = (short.encode(OPEN, PASSAGES[:count], with_answer=False) for count in (3, 1))
     assert len(whole.neighbor_ids) == 1
