@@ -16,7 +16,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from retrotune.errors import BusyError
@@ -176,6 +176,7 @@ class Resources:
 
     def __init__(self, folder: str | Path, head: Head, warn: Callable[[str], None]) -> None:
         self._folder, self._warn = Path(folder), warn
+        head = replace(head, planned=frozenset())  # asked for in a study's lock only
         self._reading = Lock(self._folder / RESOURCES, head, warn)
         self._making = Lock(self._folder / MAKING, head, warn)
 
