@@ -199,6 +199,7 @@ def test_predictions_do_not_depend_on_the_batch(
     assert alone == together
     assert len({record["text"] for record in alone}) > 1
     assert [len(record["neighbor_ids"]) for record in alone] == [2 if family == "retro" else 0] * 9
+    assert read_json(study.summary)["retrieval_gate"] == (1.0 if family == "retro" else None)
 
 
 def test_what_a_line_records(study: Study) -> None:
@@ -244,6 +245,24 @@ def test_the_checkpoints_own_sampling_is_ignored(study: Study, model_dir: Path, 
     model.generation_config.update(do_sample=False, temperature=1.0, repetition_penalty=1.0)
     other = Study(tmp_path, save_model(model, plain))
     assert study.predict(study.cell()) == other.predict(other.cell())
+
+
+def test_all_end_tokens_of_a_checkpoint_end_an_answer(model_dir: Path, tmp_path: Path) -> None:
+    model = LlamaForCausalLM.from_pretrained(model_dir)
+    model.generation_config.eos_token_id = list(range(2, model.config.vocab_size))
+    ending = Study(tmp_path, save_model(model, tmp_path / "ending"))
+    ending.predict(ending.cell())
+    assert read_json(ending.summary)["generated_tokens"] == 9
+
+
+def test_torch_gets_the_threads_that_are_asked_for(study: Study) -> None:
+    before, (cell, stages) = torch.get_num_threads(), study.stages()
+    try:
+        files = (study.model_dir, None, study.examples, study.neighbors, study.out, study.summary, study.root / "work")
+        predict_cell(stages["predict_cell"], cell, *files, threads=before + 1)
+        assert torch.get_num_threads() == before + 1
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -303,5 +303,12 @@ def test_controls_of_training_text_leave_out_the_own_document(tmp_path: Path, ki
     for (doc_id, _), ranked in found.items():
         assert len({passage.passage_id for passage in ranked}) == 5
         assert doc_id.split("#")[1] not in {passage.passage_id.split("/")[0] for passage in ranked}
+    if kind == "degraded":  # with another base all is searched again
+        same, other = RetrieverEntry(kind=kind, base="b", share=0.0), RetrieverEntry(kind="random", seed=3)
+        given = []
+        for name, entry in (("out", BM25), ("out", other), ("fresh", other)):
+            cache_texts(*where, same, 5, tmp_path / f"{name}.json", base=entry)
+            given.append(load_pretraining_neighbors(tmp_path / f"{name}.json"))
+        assert given[0] != given[1] == given[2]
     with pytest.raises(RetrievalError, match="gold needs answers"):
         cache_texts(*where, RetrieverEntry(kind="gold"), 5, tmp_path / "out.json")

@@ -111,7 +111,8 @@ def test_recall_of_the_manifest_is_that_of_the_search(tmp_path: Path, entry: Ind
     assert manifest["recall"]["5"] >= floor
     assert set(manifest["recall"]) == {"1", "5", "20", "100"}
     size = sum(path.stat().st_size for path in (tmp_path / "i").glob("[0-9]*.faiss"))
-    assert manifest["bytes_per_vector"] == size / 1000
+    assert (manifest["bytes"], manifest["bytes_per_vector"]) == (size, size / 1000)
+    assert all(round(value, 4) == value for value in manifest["recall"].values())
     assert manifest["build_seconds"] > 0
     assert manifest["search_seconds_per_query"] > 0
 
@@ -225,6 +226,8 @@ def test_more_hits_than_vectors(tmp_path: Path, entry: IndexEntry) -> None:
     assert sorted(rows[0, :12]) == list(range(12))
     assert (rows[:, 12:] == -1).all()
     assert np.isneginf(scores[:, 12:]).all()
+    none = index.search(np.empty((0, 8)), 3)
+    assert [(found.shape, found.dtype) for found in none] == [((0, 3), np.float32), ((0, 3), np.int64)]
 
 
 @pytest.mark.parametrize(

@@ -176,6 +176,16 @@ def test_bm25_query_without_known_words_takes_the_first_passages(world: dict[str
     assert not scores.any()
 
 
+def test_what_changes_speed_alone_searches_nothing_again(world: dict[str, Path]) -> None:
+    def made(**changes: Any) -> list[int]:
+        cache(world, "open", DENSE.model_copy(update=changes), 2)
+        return [block.stat().st_mtime_ns for block in world["out"].with_suffix("").glob("*.npz")]
+
+    first = made()
+    assert made(batch_tokens=77) == first
+    assert made(max_length=77) != first
+
+
 @pytest.mark.parametrize("retriever", [DENSE, BM25], ids=["dense", "bm25"])
 @pytest.mark.parametrize("top_k", [0, 7])
 def test_top_k_beyond_the_index(world: dict[str, Path], retriever: RetrieverEntry, top_k: int) -> None:

@@ -128,6 +128,21 @@ def test_an_index_that_finds_fewer_leaves_minus_one() -> None:
     assert searcher.fetched == [8], "what an index has not found at 8, it does not find at 32"
 
 
+class FirstRowLast(Shallow):
+    """Finds rows 7 to 0, then those from 8 on."""
+
+    def search(self, encoded: Any, k: int) -> tuple[Any, Any]:
+        order, scores = np.array([*range(7, -1, -1), *range(8, 40)]), super().search(encoded, k)[1]
+        return order[:k][None].repeat(len(encoded), axis=0), scores
+
+
+def test_the_first_row_is_a_passage_like_others() -> None:
+    """All that is fetched first is the text's own document, the last of it row 0."""
+    rows, scores = texts._search_others(FirstRowLast(40), np.zeros((1, 1)), np.array([0]), np.arange(40) // 8, 4)
+    assert rows.tolist() == [[8, 9, 10, 11]]
+    assert scores.tolist() == [[-8, -9, -10, -11]]
+
+
 def test_more_is_fetched_while_there_is_more() -> None:
     searcher = Shallow(40)
     rows, _ = among_others(searcher, np.zeros((2, 1)), np.array([0, -1]), np.arange(40) // 12, 5)

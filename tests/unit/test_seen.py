@@ -14,6 +14,7 @@ from retrotune import cli
 from retrotune.data.datasets import Example
 from retrotune.errors import DataError
 from retrotune.models import RetroConfig, RetroForCausalLM
+from retrotune.prediction import seen as seeing
 from retrotune.prediction.generate import predict_cell
 from retrotune.prediction.seen import find_question, what_was_seen
 from retrotune.preparing.examples import write_examples, write_references
@@ -135,6 +136,8 @@ def test_the_text_says_what_was_cut_and_answered(cells, capsys):
     assert "--- neighbor 2: p4.2, 16 tokens\ntitle: Mill, sou" in printed
     assert f"--- prompt hash: {record['prompt_hash']}, as in predictions.jsonl\n--- answered: " in printed
     assert "--- reference answers: 'the end'" in printed
+    assert cli.main(["prompt", cells["g", "zeroshot"].name, "mark", "--configfile", "study.yaml"]) == 0
+    assert "; contexts: p4.0, p4.1\n" in capsys.readouterr().out
     assert cli.main([*arguments, "--config", "max_length=54"]) == 0
     printed = capsys.readouterr().out
     assert "tokens of contexts did not fit and were cut" in printed
@@ -145,6 +148,17 @@ def test_virtual_tokens_are_counted(cells):
     seen = what_was_seen(load_config(STUDY), cells["r", "ptuning"], "mark")
     assert seen.virtual_tokens == 5
     assert (seen.left_padding + seen.virtual_tokens + seen.prompt_tokens) % 8 == 0
+
+
+def test_code_of_a_models_own_runs_only_where_it_is_trusted(cells, monkeypatch):
+    trusted = []
+    for name in ("load_config", "load_tokenizer"):
+        load = getattr(seeing, name)
+        monkeypatch.setattr(seeing, name, lambda path, trust, load=load: [trusted.append(trust), load(path)][1])
+    for trust in (False, True):
+        models = {**STUDY["models"], "g": {"family": "gpt", "size": "tiny", "hub": "a/b", "trust_remote_code": trust}}
+        what_was_seen(load_config({**STUDY, "models": models}), cells["g", "zeroshot"], "mark")
+    assert trusted == [False, False, True, True]
 
 
 def test_a_question_is_found_by_id_or_by_its_text(cells, capsys):
