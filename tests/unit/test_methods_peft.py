@@ -28,12 +28,11 @@ from transformers import BloomConfig, BloomForCausalLM, GPT2Config, GPT2LMHeadMo
 
 from retrotune.errors import MethodError
 from retrotune.methods import attach, count_parameters, num_virtual_tokens
-from retrotune.methods.adapter import PEFT_TYPE as ADAPTER_TYPE
 from retrotune.methods.adapter import num_adapter_parameters
 from retrotune.methods.bottleneck import AdapterConfig, AdapterModel
 from retrotune.methods.lora import num_lora_parameters
+from retrotune.methods.names import ADAPTER_TYPE, PTUNING_TYPE
 from retrotune.methods.peft_extension import extend_peft_type
-from retrotune.methods.ptuning import PEFT_TYPE as PTUNING_TYPE
 from retrotune.models import RetroForCausalLM
 from retrotune.models.sizes import model_config
 from retrotune.study.config import AdapterMethod, LoraMethod, ZeroshotMethod

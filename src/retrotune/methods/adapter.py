@@ -13,13 +13,11 @@ from pydantic import Field
 
 from retrotune.entries import PositiveInt, Share
 from retrotune.methods.base import Method, Shape, TargetedMethod
+from retrotune.methods.names import ADAPTER_PREFIX, ADAPTER_TYPE
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from torch import nn
-
-PEFT_TYPE = "ADAPTER__IMPORT_RETROTUNE_METHODS"
-PREFIX = "bottleneck_"
 
 
 class AdapterMethod(TargetedMethod):
@@ -72,8 +70,8 @@ METHOD = Method(
     schema=AdapterMethod,
     attach=attach_adapter,
     saves="adapter",
-    peft_type=PEFT_TYPE,
-    prefix=PREFIX,
+    peft_type=ADAPTER_TYPE,
+    prefix=ADAPTER_PREFIX,
     extension="retrotune.methods.bottleneck",
     num_parameters=_num_parameters,
 )

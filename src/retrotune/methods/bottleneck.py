@@ -20,7 +20,7 @@ from transformers.pytorch_utils import Conv1D
 
 from retrotune.errors import MethodError
 from retrotune.methods import targets
-from retrotune.methods.adapter import PEFT_TYPE, PREFIX
+from retrotune.methods.names import ADAPTER_PREFIX, ADAPTER_TYPE
 from retrotune.methods.peft_extension import AddedLayer, AddedModel, register_method
 
 
@@ -41,7 +41,7 @@ class AdapterConfig(PeftConfig):
     def __post_init__(self) -> None:
         """Name the method for peft."""
         super().__post_init__()
-        self.peft_type = PEFT_TYPE
+        self.peft_type = ADAPTER_TYPE
 
 
 def check_adaptable(model: Any, config: AdapterConfig) -> None:
@@ -118,7 +118,7 @@ class AdapterLayer(AddedLayer):
 class AdapterModel(AddedModel):
     """peft's wrapper of a base model with bottleneck adapters."""
 
-    prefix = PREFIX
+    prefix = ADAPTER_PREFIX
     tuner_layer_cls = AdapterLayer
 
     def _create_and_replace(
@@ -141,4 +141,4 @@ class AdapterModel(AddedModel):
         layer.update_layer(adapter_name, width, peft_config.dropout, peft_config.inference_mode)
 
 
-register_method(PEFT_TYPE, AdapterConfig, AdapterModel)
+register_method(ADAPTER_TYPE, AdapterConfig, AdapterModel)

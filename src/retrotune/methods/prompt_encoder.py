@@ -29,8 +29,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from retrotune.errors import MethodError
+from retrotune.methods.names import PTUNING_PREFIX, PTUNING_TYPE
 from retrotune.methods.peft_extension import AddedLayer, AddedModel, register_method
-from retrotune.methods.ptuning import PEFT_TYPE, PREFIX
 
 
 @dataclass
@@ -48,7 +48,7 @@ class PtuningConfig(PeftConfig):
     def __post_init__(self) -> None:
         """Name the method for peft."""
         super().__post_init__()
-        self.peft_type = PEFT_TYPE
+        self.peft_type = PTUNING_TYPE
 
 
 class PtuningLayer(AddedLayer):
@@ -86,7 +86,7 @@ class PtuningLayer(AddedLayer):
 class PtuningModel(AddedModel):
     """peft's wrapper of a base model with virtual tokens."""
 
-    prefix = PREFIX
+    prefix = PTUNING_PREFIX
     tuner_layer_cls = PtuningLayer
 
     def inject_adapter(self, model: PreTrainedModel, adapter_name: str, *args: Any, **kwargs: Any) -> None:
@@ -188,4 +188,4 @@ def _check_room(mask_BS: torch.Tensor, num_virtual: int, model: PreTrainedModel)
         )
 
 
-register_method(PEFT_TYPE, PtuningConfig, PtuningModel)
+register_method(PTUNING_TYPE, PtuningConfig, PtuningModel)

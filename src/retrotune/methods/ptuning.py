@@ -13,13 +13,11 @@ from pydantic import Field
 from retrotune.entries import PositiveInt
 from retrotune.errors import MethodError
 from retrotune.methods.base import Method, Shape, TrainedMethod
+from retrotune.methods.names import PTUNING_PREFIX, PTUNING_TYPE
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
-
-PEFT_TYPE = "PTUNING__IMPORT_RETROTUNE_METHODS"
-PREFIX = "ptuning_"
 
 
 class PtuningMethod(TrainedMethod):
@@ -63,8 +61,8 @@ METHOD = Method(
     schema=PtuningMethod,
     attach=attach_ptuning,
     saves="adapter",
-    peft_type=PEFT_TYPE,
-    prefix=PREFIX,
+    peft_type=PTUNING_TYPE,
+    prefix=PTUNING_PREFIX,
     extension="retrotune.methods.prompt_encoder",
     num_virtual_tokens=_num_virtual_tokens,
     num_parameters=_num_parameters,
