@@ -116,9 +116,10 @@ def test_passages_are_encoded_without_what_concerns_questions():
 def test_a_degraded_retriever_comes_with_its_base():
     config = load_config(trained_here())
     search = resolve(config, "cache_neighbors", {"retrieval": "worse", "dataset": "nq"})
-    assert search.retriever.given() == {"kind": "degraded", "base": "minilm", "share": 0.3}
-    assert search.base.query_model == "m"
-    assert resolve(config, "cache_neighbors", {"retrieval": "minilm", "dataset": "nq"}).base is None
+    base = {"query_model": "m", "passage_model": "p", "batch_tokens": 7}
+    assert search.retriever.given() == {"kind": "degraded", "base": base, "share": 0.3}
+    alone = resolve(config, "cache_neighbors", {"retrieval": "minilm", "dataset": "nq"})
+    assert alone.retriever == search.retriever.searching
 
 
 def test_only_gold_and_own_documents_may_lack_passages():

@@ -205,7 +205,7 @@ def files(tmp_path: Path) -> dict[str, Path]:
 
 def cached(files: dict[str, Path], own: bool, retriever: RetrieverEntry, k: int, **more: Any) -> dict[str, list[str]]:
     shutil.rmtree(files["out"].with_suffix(""), ignore_errors=True)  # blocks that were found would be kept
-    if "gold" in (retriever.kind, *(base.kind for base in [more.get("base")] if base)):
+    if retriever.searching.kind == "gold":
         more["references"] = files["references"]
     cache_questions(files["test"], files["passages"], retriever, k, own, files["out"], **more)
     return {key: [passage.passage_id for passage in ranked] for key, ranked in load_neighbors(files["out"]).items()}
@@ -304,10 +304,11 @@ def test_controls_of_training_text_leave_out_the_own_document(tmp_path: Path, ki
         assert len({passage.passage_id for passage in ranked}) == 5
         assert doc_id.split("#")[1] not in {passage.passage_id.split("/")[0] for passage in ranked}
     if kind == "degraded":  # with another base all is searched again
-        same, other = RetrieverEntry(kind=kind, base="b", share=0.0), RetrieverEntry(kind="random", seed=3)
+        other = RetrieverEntry(kind="random", seed=3)
         given = []
         for name, entry in (("out", BM25), ("out", other), ("fresh", other)):
-            cache_texts(*where, same, 5, tmp_path / f"{name}.json", base=entry)
+            same = RetrieverEntry(kind=kind, base=entry, share=0.0)
+            cache_texts(*where, same, 5, tmp_path / f"{name}.json")
             given.append(load_pretraining_neighbors(tmp_path / f"{name}.json"))
         assert given[0] != given[1] == given[2]
     with pytest.raises(RetrievalError, match="gold needs answers"):

@@ -48,10 +48,8 @@ def files(tmp_path: Path) -> dict[str, Path]:
     return {"test": test, "references": references, **made}
 
 
-def measured(
-    files: dict[str, Path], own: bool, depth: int = 100, retriever: RetrieverEntry = BM25, **more: Any
-) -> dict[str, Any]:
-    params = MeasureRetrievalParams(retriever=retriever, depth=depth, own_documents=own, bootstrap_samples=200, **more)
+def measured(files: dict[str, Path], own: bool, depth: int = 100, retriever: RetrieverEntry = BM25) -> dict[str, Any]:
+    params = MeasureRetrievalParams(retriever=retriever, depth=depth, own_documents=own, bootstrap_samples=200)
     inputs = [files[name] for name in ("test", "references", "passages")]
     measure_retrieval(params, "r", "d", *inputs, files["out"])
     return read_json(files["out"])
@@ -91,8 +89,8 @@ def test_controls_are_measured_too(files: dict[str, Path]) -> None:
     assert gold["gold_hit@1"] == gold["gold_mrr"] == 100.0
     every = values(measured(files, own=False, retriever=RetrieverEntry(kind="random")))
     assert every["answer_recall@5"] <= 75.0
-    same = RetrieverEntry(kind="degraded", base="bm25", share=0.0)
-    assert values(measured(files, own=True, retriever=same, base=BM25)) == values(measured(files, own=True))
+    same = RetrieverEntry(kind="degraded", base=BM25, share=0.0)
+    assert values(measured(files, own=True, retriever=same)) == values(measured(files, own=True))
 
 
 def test_no_questions(files: dict[str, Path]) -> None:
