@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from retrotune.errors import ModelError, RetrotuneError
 from retrotune.models.scratch import nearby
 from retrotune.retrieval.vectors.pretrained import longest_text
+from retrotune.runtime.devices import torch_devices
 from retrotune.runtime.files import read_result, sha256, sha256_text
 from retrotune.study.model_folders import REMEDY, check_folder, described, tensor_shapes, weights_files
 
@@ -121,7 +122,7 @@ def _errors_of(folder: Path, problem: str) -> Iterator[None]:
 
 def gpu_map(path: str | Path, dtype: torch.dtype, trust_remote_code: bool = False) -> dict[str, int] | None:
     """Which of several GPUs gets which part of the model in folder `path`; None where one GPU can hold all of it."""
-    gpus = range(torch.cuda.device_count())
+    gpus = range(len(torch_devices()))
     if len(gpus) < 2:
         return None
     model = _empty(check_folder(path, trust_remote_code), dtype, trust_remote_code)
