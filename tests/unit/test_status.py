@@ -270,6 +270,14 @@ def test_failed_jobs_that_cells_share():
         assert "error: no text" not in study_status(CONFIG), "it waits to be done again"
 
 
+def test_cells_that_rest_on_a_failed_job_do_not_wait_for_it():
+    failed = PATHS.log("prepare_test", dataset="qasper")
+    with at_work(failed, *(log_path(cell, "predict_cell") for cell in (ZEROSHOT_NQ, ZEROSHOT_QASPER))):
+        assert "2 queued" in study_status(CONFIG)
+        write_text(failed, "ended: failed: OSError\n")
+        assert "1 queued" in study_status(CONFIG), "the one of the other dataset"
+
+
 def measured(cell, train, predict):
     finish(cell)
     path = PATHS.cell(cell, "metrics.json")

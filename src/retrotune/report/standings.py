@@ -110,6 +110,23 @@ def shared_failures(config: Config, work: Work) -> list[Failure]:
     return failures
 
 
+def passed_over(
+    config: Config, results: Sequence[Result], standings: Sequence[Standing], failures: Sequence[Failure]
+) -> list[Standing]:
+    """`standings`, but queued cells that rest on one of the `failures` are missing: the head goes on without them."""
+    artifacts, logs = Artifacts(config), {failure.log for failure in failures}
+
+    def standing_of(result: Result, standing: Standing) -> Standing:
+        if standing.state != "queued":
+            return standing
+        cell = Cell(result.model, result.method, result.dataset, result.retrieval, result.seed)
+        needed = artifacts.rest_on([artifacts.cell(cell, "score_cell", "metrics.json")])
+        failed = logs & {artifacts.log(artifact) for artifact in needed if artifact.stage is not None}
+        return replace(standing, state="missing", note=f"rests on {min(failed)}") if failed else standing
+
+    return [standing_of(*pair) for pair in zip(results, standings, strict=True)] if logs else list(standings)
+
+
 def stages_of(trained: bool) -> list[str]:
     """Rules of a cell whose method trains something, or nothing."""
     return [stage for stage in STAGES if stage != "finetune_cell" or trained]

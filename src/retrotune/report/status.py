@@ -16,6 +16,7 @@ from retrotune.report.standings import (
     STATES,
     Failure,
     Standing,
+    passed_over,
     read_standings,
     read_work,
     shared_failures,
@@ -50,7 +51,9 @@ def study_status(config: Config, symbols: Mapping[str, str] = SYMBOLS) -> str:
     paths = Paths.of(config)
     results = read_cells(config)
     work = read_work(paths)
-    standings = read_standings(paths, results, work)
+    standings, failures = read_standings(paths, results, work), shared_failures(config, work)
+    if work.slurm is None:  # where jobs are not tried again
+        standings = passed_over(config, results, standings, failures)
     now = time.time()
     counts = Counter(standing.state for standing in standings)
     parts = [
@@ -59,7 +62,7 @@ def study_status(config: Config, symbols: Mapping[str, str] = SYMBOLS) -> str:
         matrix(results, standings, symbols),
         _running(results, standings, now),
         _estimate_text(estimate(paths, results, standings, now), counts["running"]),
-        _failures(results, standings, shared_failures(config, work)),
+        _failures(results, standings, failures),
     ]
     return "\n\n".join(part for part in parts if part)
 
