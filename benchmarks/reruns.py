@@ -63,7 +63,7 @@ with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as se
         "nothing": planned(study, REPOSITORY),
         "max_test": planned(study, REPOSITORY, 'datasets={"nq": {"max_test": 140}}'),
         "prompt_written_out": planned(study, REPOSITORY, f"datasets={{{PROMPTS}}}"),
-        "new_key": planned(study, changed(Path(first), "src/retrotune/study/config/retrievals.py", new_key)),
+        "new_key": planned(study, changed(Path(first), "src/retrotune/study/config/data.py", new_key)),
         "scoring_raised": planned(study, changed(Path(second), "src/retrotune/study/stages.py", raised)),
     }
 for name, jobs in found.items():
