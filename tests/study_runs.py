@@ -17,6 +17,17 @@ TABLES = ("comparison.csv", "comparison.md", "metrics.csv", "results.json")
 MODEL = ("model.safetensors", "manifest.json", "train_log.jsonl")
 
 
+def letters_tokenizer() -> Any:
+    """A tokenizer whose 257 tokens are the end of a text and single bytes."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    letters = Tokenizer(models.BPE({"<eos>": 0, **{letter: n for n, letter in enumerate(alphabet, 1)}}, []))
+    letters.pre_tokenizer, letters.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=letters, eos_token="<eos>")
+
+
 class Workflow:
     """Snakemake over some configuration files, with its working directory elsewhere."""
 

@@ -5,9 +5,8 @@ import os
 
 import pytest
 import torch
-from study_runs import Workflow
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from study_runs import Workflow, letters_tokenizer
+from transformers import LlamaConfig, LlamaForCausalLM
 
 STUDY = """
 study: outside
@@ -40,10 +39,7 @@ def study(repository, tmp_path_factory):
 
 
 def write_model(folder, seed):
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    letters = Tokenizer(models.BPE({"<eos>": 0, **{letter: n for n, letter in enumerate(alphabet, 1)}}, []))
-    letters.pre_tokenizer, letters.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=letters, eos_token="<eos>")
+    tokenizer = letters_tokenizer()
     torch.manual_seed(seed)
     shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
     LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **shape)).save_pretrained(folder)
@@ -88,5 +84,3 @@ def test_code_of_a_folder_is_refused_by_name_and_never_asked_about(study):
     assert "auto_map" in said
     assert "trust_remote_code" in said
     assert "it ran" not in said
-    assert said.count("error: ") == 1, "a failed job says why once, and where its log is"
-    assert "(log: logs/outside/fetch_model/own.log)" in said

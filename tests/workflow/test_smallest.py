@@ -66,10 +66,10 @@ def test_tables_and_figures(finished):
     folder = finished.folder / "results/smallest"
     for suffix in ("csv", "md", "tex", "html"):
         assert (folder / "tables" / f"comparison.{suffix}").stat().st_size > 100
-        assert "minilm2" in (folder / "tables" / f"retrieval.{suffix}").read_text()
+        assert "minilm2" in (folder / "tables" / f"retrieval_quality.{suffix}").read_text()
     for suffix in ("svg", "pdf", "png"):
         assert (folder / "figures" / f"scaling.{suffix}").stat().st_size > 1000
-        assert (folder / "figures" / f"retrieval.{suffix}").stat().st_size > 1000
+        assert (folder / "figures" / f"retrieval_quality.{suffix}").stat().st_size > 1000
 
 
 def test_retrieval_is_measured_where_answers_are_short(finished):
@@ -186,7 +186,7 @@ def test_the_snakemake_report(finished):
     done = finished.run("--report", "report.html")
     assert done.returncode == 0, done.stdout + done.stderr
     page = (finished.folder / "report.html").read_text()
-    for part in ("comparison.html", "cost.html", "scaling.svg", "retrieval.html", "retrieval.svg"):
+    for part in ("comparison.html", "cost.html", "scaling.svg", "retrieval_quality.html", "retrieval_quality.svg"):
         assert part in page, part
 
 
