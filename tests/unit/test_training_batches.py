@@ -12,6 +12,7 @@ from retrotune.data.datasets import Example, Passage, get_spec
 from retrotune.errors import DataError, RetrievalError, TrainingError
 from retrotune.prompting.examples import EncodedExample, ExampleEncoder
 from retrotune.prompting.padding import Collator, pad_neighbors
+from retrotune.runtime.files import read_json
 from retrotune.runtime.log import logger
 from retrotune.study.config import CorpusEntry, Passages
 from retrotune.study.stages import TrainTokenizerParams
@@ -30,6 +31,9 @@ def tokenizer(tmp_path_factory):
     train_tokenizer(params, root, root / "one.json")
     train_tokenizer(params, root, root / "two.json")
     assert (root / "one.json").read_bytes() == (root / "two.json").read_bytes()
+    manifest = read_json(root / "manifest.json")
+    assert (manifest["params"], manifest["documents"]) == (params.recorded(), {"a": 1})
+    assert (manifest["vocab_size"], manifest["bad_records"]["a"]["skipped"]) == (300, 0)
     with pytest.raises(TrainingError, match="vocab_size=100"):
         train_tokenizer(params.model_copy(update={"vocab_size": 100}), root, root / "three.json")
     return wrap_tokenizer(root / "one.json")
