@@ -186,6 +186,16 @@ def test_what_changes_speed_alone_searches_nothing_again(world: dict[str, Path])
     assert made(max_length=77) != first
 
 
+def test_other_vectors_are_searched_again(world: dict[str, Path]) -> None:
+    cache(world, "own", DENSE, 3, index=None)
+    block, manifest = world["embeddings"].with_suffix("") / "00000.npy", read_json(world["embeddings"])
+    np.save(block, np.load(block)[[1, 0, 2, 3]])
+    manifest["blocks"][0]["sha256"] = sha256(block)
+    write_json(world["embeddings"], manifest)
+    cache(world, "own", DENSE, 3, index=None)
+    assert found(world["out"])["q1"] == ["p1", "p0"], "the vectors of p0 and p1 have changed places"
+
+
 @pytest.mark.parametrize("retriever", [DENSE, BM25], ids=["dense", "bm25"])
 @pytest.mark.parametrize("top_k", [0, 7])
 def test_top_k_beyond_the_index(world: dict[str, Path], retriever: RetrieverEntry, top_k: int) -> None:
