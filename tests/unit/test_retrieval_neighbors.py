@@ -1,5 +1,6 @@
 """Searching, and neighbor caches of questions."""
 
+import dataclasses
 import logging
 import random
 from pathlib import Path
@@ -19,6 +20,7 @@ from neighbor_cases import cache_questions
 from retrotune.data.datasets.base import Example, Passage
 from retrotune.errors import RetrievalError
 from retrotune.retrieval.caches.questions import load_neighbors
+from retrotune.retrieval.caches.results import Search
 from retrotune.retrieval.passages import PassageTable
 from retrotune.retrieval.search.ranking import best_rows
 from retrotune.retrieval.search.searchers import open_searcher
@@ -184,6 +186,20 @@ def test_what_changes_speed_alone_searches_nothing_again(world: dict[str, Path])
     first = made()
     assert made(batch_tokens=77) == first
     assert made(max_length=77) != first
+
+
+def test_a_search_is_known_by_all_that_determines_its_hits(world: dict[str, Path]) -> None:
+    search = Search(DENSE, 2, world["passages"], world["embeddings"], world["index"])
+    table = PassageTable(world["passages"])
+    changes: list[dict[str, Any]] = [
+        {}, {"retriever": BM25}, {"base": BM25}, {"base": RetrieverEntry(kind="gold")}, {"top_k": 3},
+        {"embeddings": world["index"]}, {"embeddings": None}, {"index": world["embeddings"]}, {"index": None},
+    ]  # fmt: skip
+    digests = [dataclasses.replace(search, **change).digest(table, 1) for change in changes]
+    digests += [search.digest(table, 2), search.digest(table, 1, own_documents=True)]
+    write_parquet(world["passages"], pd.read_parquet(world["passages"]).assign(text="other"))
+    digests.append(search.digest(PassageTable(world["passages"]), 1))
+    assert len(set(digests)) == len(digests)
 
 
 def test_other_vectors_are_searched_again(world: dict[str, Path]) -> None:
