@@ -128,7 +128,9 @@ def test_each_question_gets_its_own_passages_and_cuts_are_counted(encoder, caplo
     roomy = replace(encoder, may_lack_passages=True)
     made = roomy.encode_all(mayors, passages, with_answer=True)
     assert made == [roomy.encode(mayor, passages.get(mayor.question_id, ()), with_answer=True) for mayor in mayors]
-    assert [message.split(" answers")[0] for message in caplog.messages] == ["1 of 3"]
+    without_eos = replace(roomy, max_new_tokens=len(made[1].answer_ids) - 1)
+    without_eos.encode_all(mayors[1:2], passages, with_answer=True)
+    assert [message.split(" answers")[0] for message in caplog.messages] == ["1 of 3", "1 of 1"]
     caplog.clear()
     tight = replace(roomy, max_length=made[2].length + 20)
     cut = [question.truncated for question in tight.encode_all(mayors, passages, with_answer=False)]
