@@ -3,7 +3,7 @@
 # make test        lint and all tests but the next two
 # make test-long   a real Slurm on this machine (where it is installed), and faults: kills, full disks, damaged files
 # make faults      30 rounds of kills at random moments; each must end as an undisturbed run
-# make mutants     small faults put into the code: how many do the tests notice? (an hour; a second call goes on)
+# make mutants     small faults put into the code: how many do the tests notice? (an hour; another call goes on)
 # Each target does its own set-up in .venv. It needs Python >= 3.11, pip and make.
 #
 # TORCH_INDEX=URL  take torch from another package index, for example a CPU-only one (see README.md for sizes)

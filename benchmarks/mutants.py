@@ -2,7 +2,7 @@
 
     python benchmarks/mutants.py [--rooms training scoring] [--each 45] [--seed 0] [--report]
 
-mutmut makes the mutants and runs, in a copy of the tree, those test files of the room that call the changed function.
+mutmut makes the mutants and runs the test files of the room, in a copy of the tree, up to the first test that fails.
 mutants.yaml names the tests of each room, and the mutants that change no result, with the reason. From each room
 the same number is drawn by a hash, so an edit elsewhere leaves the draw as it is. Verdicts are kept below
 build/mutants as they come: another call goes on, and tries again what was not noticed.
@@ -15,6 +15,7 @@ than the tests is noticed.
 import argparse
 import ast
 import difflib
+import functools
 import hashlib
 import json
 import os
@@ -41,9 +42,9 @@ from mutmut.workers.isolation import ForkServerRunner
 
 ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / "build/mutants"
-COPIED = ["Snakefile", "config", "docs", "envs", "profiles", "slurm", "workflow"]
+SHOWN_FROM = {"progress": 1, "Progress": 0}
+"""Number of the first argument that is for display only."""
 NOTICED = {"killed", "timeout", "segfault"}
-ORIGINAL = "__mutmut_orig"
 
 
 @dataclass(frozen=True)
@@ -82,15 +83,12 @@ class WithoutText(ast.NodeTransformer):
     def visit_Call(self, node: ast.Call) -> ast.AST:
         self.generic_visit(node)
         name = ast.unparse(node.func)
-        if name == "progress":
-            node.args = node.args[:1]
-        if name == "Progress":
-            node.args = []
-        if name in {"progress", "zip"}:
-            node.keywords = []
+        if name in {"progress", "Progress", "zip"}:
+            node.args, node.keywords = node.args[: SHOWN_FROM.get(name)], []
         return node.args[1] if name == "cast" and len(node.args) == 2 else node
 
 
+@functools.cache
 def meaning(function: str) -> str:
     """The function without its text, for comparison."""
     return ast.dump(WithoutText().visit(ast.parse(function)))
@@ -114,13 +112,9 @@ def mutants_of(path: Path) -> Iterator[Mutant]:
         for child in node.body if isinstance(node, ast.ClassDef) else [node]:
             if isinstance(child, ast.FunctionDef):
                 starts[child.name, holder] = child.lineno
-    meanings: dict[str, str] = {}
     for short in made.mutant_names:
-        original = short.partition("__mutmut_")[0] + ORIGINAL
-        before, after = source(original), source(short)
-        if original not in meanings:
-            meanings[original] = meaning(before)
-        if meaning(after) == meanings[original]:
+        before, after = source(short.partition("__mutmut_")[0] + "__mutmut_orig"), source(short)
+        if meaning(after) == meaning(before):
             continue
         name, holder = orig_function_and_class_names_from_key(short)
         hunks = list(difflib.unified_diff(before.split("\n"), after.split("\n"), n=0, lineterm=""))[2:]
@@ -134,8 +128,7 @@ def draw(room: str, each: int, seed: int) -> list[Mutant]:
     """The mutants of a room that are tried, always the same for the same code."""
     files = sorted((ROOT / "src/retrotune" / room).rglob("*.py"))
     found = [mutant for path in files for mutant in mutants_of(path)]
-    found.sort(key=lambda mutant: hashlib.sha256(repr((seed, *mutant.key, mutant.name)).encode()).digest())
-    return found[:each]
+    return sorted(found, key=lambda one: hashlib.sha256(repr((seed, *one.key, one.name)).encode()).digest())[:each]
 
 
 def verdict(room: str, mutant: Mutant) -> str:
@@ -145,24 +138,15 @@ def verdict(room: str, mutant: Mutant) -> str:
     return str(status_by_exit_code[codes.get(mutant.name)])
 
 
-def try_out(room: str, tests: list[str], mutants: list[Mutant]) -> None:
+def try_out(room: str, mutants: list[Mutant], tests: list[str], settings: dict[str, Any]) -> None:
     """Let mutmut run the tests of a room against the mutants, one process at a time, with its log in `log.txt`."""
     folder = WORK / room
     (folder / "mutants/src").mkdir(parents=True, exist_ok=True)  # Python looks into a folder that is there at its start
-    for name in ["src", "tests", *COPIED]:
+    for name in ["src", "tests", *settings["also_copy"]]:
         if not (folder / name).is_symlink():
             (folder / name).symlink_to(ROOT / name)
-    settings = {
-        "source_paths": ["src"],
-        "only_mutate": [f"src/retrotune/{room}/*"],
-        "also_copy": COPIED,
-        "pytest_add_cli_args_test_selection": tests,
-        "pytest_add_cli_args": ["-p", "no:cacheprovider"],
-        "process_isolation": "forkserver",
-        "timeout_multiplier": 5.0,
-        "timeout_constant": 20.0,
-    }
-    written = "".join(f"{key} = {json.dumps(value)}\n" for key, value in settings.items())
+    own = {"only_mutate": [f"src/retrotune/{room}/*"], "pytest_add_cli_args_test_selection": tests}
+    written = "".join(f"{key} = {json.dumps(value)}\n" for key, value in {**settings, **own}.items())
     (folder / "pyproject.toml").write_text((ROOT / "pyproject.toml").read_text() + "\n[tool.mutmut]\n" + written)
     # Which tests call a function is found out anew after any change, as is that they pass: mutmut looks for new names.
     stats = folder / "mutants/mutmut-stats.json"
@@ -179,9 +163,9 @@ def try_out(room: str, tests: list[str], mutants: list[Mutant]) -> None:
 
 
 def _run(folder: Path, tests: list[str], names: list[str]) -> None:
-    """Run mutmut in its folder, on whole test files instead of the tests that it saw call a function.
+    """Run mutmut in its folder, on all test files of the room: those that it saw call the function first.
 
-    It misses tests that share a fixture with another one, and those that call the function in a process of their own.
+    It does not see tests that share a fixture with another one, nor calls in processes that a test starts.
     """
     os.chdir(folder)
     reset_config()
@@ -198,8 +182,8 @@ def _run(folder: Path, tests: list[str], names: list[str]) -> None:
         found.duration_by_test.update(seconds)
         for function in {mangled_name_from_mutant_name(name) for name in names}:
             callers = {test.partition("::")[0] for test in found.tests_by_mangled_function_name[function]}
-            fast_first = dict.fromkeys(sorted(callers or tests, key=seconds.__getitem__))
-            found.tests_by_mangled_function_name[function] = fast_first  # type: ignore[assignment]
+            ordered = dict.fromkeys(sorted(tests, key=lambda file: (file not in callers, seconds[file])))
+            found.tests_by_mangled_function_name[function] = ordered  # type: ignore[assignment]
 
     mutmut.collect_or_load_stats = collect_by_file
     ForkServerRunner.run_clean_tests = lambda self, tests: 0  # type: ignore[method-assign] # they have just passed
@@ -223,7 +207,7 @@ def main() -> None:
         counted = [mutant for mutant in drawn if mutant.key not in same]
         pending = [mutant for mutant in counted if verdict(room, mutant) not in NOTICED]
         if pending and not options.report:
-            try_out(room, table["rooms"][room], pending)
+            try_out(room, pending, table["rooms"][room], table["mutmut"])
         missed = [mutant for mutant in counted if verdict(room, mutant) not in NOTICED]
         print(f"{room}: {len(counted) - len(missed)}/{len(counted)} noticed, {len(drawn) - len(counted)} equivalent")
         for mutant in missed:

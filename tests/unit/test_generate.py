@@ -1,5 +1,6 @@
 """Prediction of a cell with tiny random models: independence of batches, resuming, and what is recorded."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -255,6 +256,29 @@ def test_all_end_tokens_of_a_checkpoint_end_an_answer(model_dir: Path, tmp_path:
     assert read_json(ending.summary)["generated_tokens"] == 9
 
 
+def test_an_answer_is_what_all_tokens_would_give(
+    tmp_path: Path, model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = LlamaForCausalLM.from_pretrained(model_dir)
+    with torch.no_grad():  # a line break settles an answer: one is generated now and then
+        model.lm_head.weight[train_tokenizer()("\n")["input_ids"][0]] *= 2
+    study = Study(tmp_path, save_model(model, tmp_path / "model"))
+    settled, some = study.predict(study.cell()), read_json(study.summary)["generated_tokens"]
+    monkeypatch.setattr(generate._Settled, "__call__", lambda self, ids, scores: torch.zeros(len(ids)).bool())
+    whole, every = study.predict(study.cell()), read_json(study.summary)["generated_tokens"]
+    assert [one["prediction"] for one in settled] == [one["prediction"] for one in whole]
+    assert all(one["text"].startswith(other["text"]) for one, other in zip(whole, settled, strict=True))
+    assert 9 < some < every
+
+
+def test_weights_are_held_in_the_precision_of_the_study(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    held, load = [], generate.load_model
+    monkeypatch.setattr(generate, "load_model", lambda *given, **more: [held.append(given[1]), load(*given, **more)][1])
+    for precision in ("float32", "bfloat16"):
+        study.predict(study.cell(precision=precision))
+    assert held == [torch.float32, torch.bfloat16]
+
+
 def test_torch_gets_the_threads_that_are_asked_for(study: Study) -> None:
     before, (cell, stages) = torch.get_num_threads(), study.stages()
     try:
@@ -341,6 +365,17 @@ def test_answers_of_other_values_or_prompts_are_not_used(
     records = study.predict(study.cell())
     assert records[0]["question"] == "Is it another question?"
     assert sum(asked) <= 5  # the question that was left, and the batch of the one that changed
+
+
+def test_answers_of_other_weights_are_not_used(
+    tmp_path: Path, model_dir: Path, monkeypatch: pytest.MonkeyPatch, asked: list[int]
+) -> None:
+    study = Study(tmp_path, Path(shutil.copytree(model_dir, tmp_path / "model")))
+    interrupted(study, monkeypatch)
+    write_json(study.model_dir / "manifest.json", {"num_parameters": 1, "weights_sha256": {"model.safetensors": "new"}})
+    asked.clear()
+    study.predict(study.cell())
+    assert sum(asked) == 9
 
 
 def test_answers_are_scored_against_the_references_of_now(study: Study, asked: list[int]) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import tempfile
 
 import pytest
 import torch
@@ -70,6 +71,13 @@ def test_nothing_half_written(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
 
 
+def test_weights_are_written_beside_their_place(tmp_path, monkeypatch):
+    """Another file system could not put them into place at once."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "there is no such folder"))
+    save_trained(trained("llama", LORA), tmp_path / "adapter")
+    assert load_trained(tiny_model("llama"), tmp_path / "adapter") is not None
+
+
 def test_zeroshot_has_nothing_to_save(tmp_path):
     with pytest.raises(MethodError, match="nothing to save"):
         save_trained(attach(tiny_model("llama"), ZeroshotMethod(kind="zeroshot")), tmp_path / "adapter")
@@ -82,6 +90,18 @@ def test_another_shape_is_refused_and_both_are_named(tmp_path, method):
     other.config.hidden_size = 64
     with pytest.raises(MethodError, match=r"hidden_size 32.*but this one is.*hidden_size 64"):
         load_trained(other, tmp_path / "adapter")
+
+
+def test_a_whole_model_of_other_depth_or_vocabulary_is_refused(tmp_path):
+    """Nothing else would tell: the weights of a whole model are loaded into a model of their own."""
+    save_trained(trained("llama", FULL), tmp_path / "adapter")
+    shape = {"model_type": "llama", "hidden_size": 32, "num_hidden_layers": 2, "vocab_size": 64}
+    assert fingerprint(tiny_model("llama"), weights=False) == shape
+    for key, value in (("num_hidden_layers", 3), ("vocab_size", 65), ("model_type", "other")):
+        other = tiny_model("llama")
+        setattr(other.config, key, value)
+        with pytest.raises(MethodError, match=f"{key} {shape[key]}.*but this one is.*{key} {value}"):
+            load_trained(other, tmp_path / "adapter")
 
 
 @pytest.mark.parametrize("method", [LORA, ADAPTER, PTUNING], ids=method_id)

@@ -51,6 +51,17 @@ def test_twins_in_different_shards_come_by_row(tmp_path: Path) -> None:
     np.testing.assert_array_equal(rows, [np.arange(first, 100, 4) for first in range(4)])
 
 
+def test_what_lies_in_lists_that_are_not_searched_leaves_places_empty(tmp_path: Path, embeddings: Path) -> None:
+    build(embeddings, IndexEntry(factory="IVF4,Flat", nprobe=1, shard_vectors=150), tmp_path / "i.json")
+    scores, rows = open_index(tmp_path / "i.json", Embeddings(embeddings)).search(clustered(300, 8)[:20], 140)
+    found = (rows >= 0).sum(axis=1)
+    assert 0 < found.min() < 140
+    for number, count in enumerate(found):
+        assert (rows[number, count:] == -1).all()
+        assert np.isneginf(scores[number, count:]).all()
+        assert np.isfinite(scores[number, :count]).all()
+
+
 def test_only_missing_and_damaged_shards_are_made(
     tmp_path: Path, embeddings: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,5 +1,6 @@
 """Searching, and neighbor caches of questions."""
 
+import dataclasses
 import logging
 import random
 from pathlib import Path
@@ -19,6 +20,7 @@ from neighbor_cases import cache_questions
 from retrotune.data.datasets.base import Example, Passage
 from retrotune.errors import RetrievalError
 from retrotune.retrieval.caches.questions import load_neighbors
+from retrotune.retrieval.caches.results import Search
 from retrotune.retrieval.passages import PassageTable
 from retrotune.retrieval.search.ranking import best_rows
 from retrotune.retrieval.search.sparse import SparseSearcher
@@ -184,6 +186,30 @@ def test_what_changes_speed_alone_searches_nothing_again(world: dict[str, Path])
     first = made()
     assert made(batch_tokens=77) == first
     assert made(max_length=77) != first
+
+
+def test_a_search_is_known_by_all_that_determines_its_hits(world: dict[str, Path]) -> None:
+    search = Search(DENSE, 2, world["passages"], world["embeddings"], world["index"])
+    table = PassageTable(world["passages"])
+    changes: list[dict[str, Any]] = [
+        {}, {"retriever": BM25}, {"base": BM25}, {"base": RetrieverEntry(kind="gold")}, {"top_k": 3},
+        {"embeddings": world["index"]}, {"embeddings": None}, {"index": world["embeddings"]}, {"index": None},
+    ]  # fmt: skip
+    digests = [dataclasses.replace(search, **change).digest(table, 1) for change in changes]
+    digests += [search.digest(table, 2), search.digest(table, 1, own_documents=True)]
+    write_parquet(world["passages"], pd.read_parquet(world["passages"]).assign(text="other"))
+    digests.append(search.digest(PassageTable(world["passages"]), 1))
+    assert len(set(digests)) == len(digests)
+
+
+def test_other_vectors_are_searched_again(world: dict[str, Path]) -> None:
+    cache(world, "own", DENSE, 3, index=None)
+    block, manifest = world["embeddings"].with_suffix("") / "00000.npy", read_json(world["embeddings"])
+    np.save(block, np.load(block)[[1, 0, 2, 3]])
+    manifest["blocks"][0]["sha256"] = sha256(block)
+    write_json(world["embeddings"], manifest)
+    cache(world, "own", DENSE, 3, index=None)
+    assert found(world["out"])["q1"] == ["p1", "p0"], "the vectors of p0 and p1 have changed places"
 
 
 @pytest.mark.parametrize("retriever", [DENSE, BM25], ids=["dense", "bm25"])

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from neighbor_cases import cache_texts
 
+from retrotune.errors import RetrievalError
 from retrotune.retrieval.caches import texts
 from retrotune.retrieval.caches.texts import load_pretraining_neighbors
 from retrotune.retrieval.passages import PassageTable
@@ -92,6 +93,11 @@ def test_chunks_are_the_tokenizers(text: dict[str, Any]) -> None:
     hits = pretrain_cache(text, 3, 1, text["root"] / "tokenizer.json")
     assert set(hits) == {(doc_id, chunk) for doc_id, chunk, _ in made}
     assert hits["quizzes/quizzes.txt#1", 1] == ["3/1"]
+    texts.check_tokenizer(text["root"] / "out.json", text["root"] / "tokenizer.json")
+    tokenizer.add_tokens(["owl"])
+    tokenizer.save(str(text["root"] / "other.json"))
+    with pytest.raises(RetrievalError, match=r"found for chunks that another tokenizer than .*other\.json cuts"):
+        texts.check_tokenizer(text["root"] / "out.json", text["root"] / "other.json")
 
 
 def test_corpus_of_one_document_has_no_neighbors(text: dict[str, Any]) -> None:

@@ -134,7 +134,8 @@ def test_the_text_says_what_was_cut_and_answered(cells, capsys):
         "title: Mill, source: It rained on Monday.\n\nQuestion: What does </s> mean? Answer: The answer is\n" in printed
     )
     assert "--- neighbor 2: p4.2, 16 tokens\ntitle: Mill, sou" in printed
-    assert f"--- prompt hash: {record['prompt_hash']}, as in predictions.jsonl\n--- answered: " in printed
+    answered = f"--- answered: {record['prediction']!r}, generated {record['text']!r}\n"
+    assert f"--- prompt hash: {record['prompt_hash']}, as in predictions.jsonl\n{answered}" in printed
     assert "--- reference answers: 'the end'" in printed
     assert cli.main(["prompt", cells["g", "zeroshot"].name, "mark", "--configfile", "study.yaml"]) == 0
     assert "; contexts: p4.0, p4.1\n" in capsys.readouterr().out

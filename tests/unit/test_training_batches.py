@@ -13,6 +13,7 @@ from retrotune.data.datasets import Example, Passage, get_spec
 from retrotune.errors import DataError, ModelError, RetrievalError, TrainingError
 from retrotune.prompting.examples import EncodedExample, ExampleEncoder
 from retrotune.prompting.padding import Collator, pad_neighbors
+from retrotune.runtime.files import read_json
 from retrotune.runtime.log import logger
 from retrotune.study.config import CorpusEntry, PassageLayout
 from retrotune.study.stages import Prompting, TrainTokenizerParams
@@ -32,6 +33,9 @@ def tokenizer(tmp_path_factory):
     train_tokenizer(params, root, root / "one.json")
     train_tokenizer(params, root, root / "two.json")
     assert (root / "one.json").read_bytes() == (root / "two.json").read_bytes()
+    manifest = read_json(root / "manifest.json")
+    assert (manifest["params"], manifest["documents"]) == (params.recorded(), {"a": 1})
+    assert (manifest["vocab_size"], manifest["bad_records"]["a"]["skipped"]) == (300, 0)
     with pytest.raises(TrainingError, match="vocab_size=100"):
         train_tokenizer(params.model_copy(update={"vocab_size": 100}), root, root / "three.json")
     return wrap_tokenizer(root / "one.json")
@@ -139,6 +143,10 @@ def test_each_question_gets_its_own_passages_and_cuts_are_counted(encoder, caplo
     made = roomy.encode_all(mayors, passages, with_answer=True)
     assert made == [roomy.encode(mayor, passages.get(mayor.question_id, ()), with_answer=True) for mayor in mayors]
     assert "1 of 3 answers cut to max_new_tokens=" in caplog.text
+    caplog.clear()
+    without_eos = replace(roomy, max_new_tokens=len(made[1].answer_ids) - 1)
+    without_eos.encode_all(mayors[1:2], passages, with_answer=True)
+    assert "1 of 1 answers cut to max_new_tokens=" in caplog.text
     caplog.clear()
     tight = replace(roomy, max_length=made[2].length + 20)
     cut = [question.truncated for question in tight.encode_all(mayors, passages, with_answer=False)]

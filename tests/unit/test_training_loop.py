@@ -143,7 +143,23 @@ def test_loss_falls_and_every_step_is_logged(tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(1, 41))
     assert lines[-1]["loss"] < 0.3 * lines[0]["loss"]
+    assert any(line["seconds"] % 1 for line in lines)
     assert (outcome.steps, outcome.tokens, outcome.final_loss) == (40, 40 * 16, lines[-1]["loss"])
+
+
+def test_logits_are_computed_only_where_a_token_is_predicted(tmp_path):
+    model, widths = tiny_model(), []
+    model.lm_head.register_forward_hook(lambda module, inputs, logits: widths.append(logits.shape[1]))
+
+    def answers_only(numbers, rng):
+        batch = {key: value for key, value in collate(numbers, rng).items() if key != "loss_weights"}
+        first = torch.tensor([2 if number % 2 else 3 for number in numbers])[:, None]
+        return batch | {"labels": batch["labels"].masked_fill(torch.arange(4) < first, -100)}
+
+    schedule = Schedule(1, 3, 0, 0.1, max_grad_norm=1.0, bfloat16=False, seed=3)
+    batches = PlannedBatches([[0, 2], [0, 1], [4]], answers_only, seed=3)
+    run_training(model, batches, adamw(model, 0.01, 0.0, (0.9, 0.95)), schedule, tmp_path, tmp_path / "log", "run")
+    assert widths == [2, 3, 2]
 
 
 def test_same_seed_gives_the_same_weights_and_micro_batches_do_not_matter(tmp_path):

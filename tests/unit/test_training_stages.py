@@ -36,6 +36,7 @@ from retrotune.study.stages import (
     Prompting,
     TrainTokenizerParams,
 )
+from retrotune.training.base import TrainingText, planned_batches
 from retrotune.training.finetune import finetune_cell
 from retrotune.training.pretrain import pretrain_model
 from retrotune.training.tokenizer import train_tokenizer
@@ -147,6 +148,18 @@ def test_pretraining_repeats_and_takes_neighbors_per_chunk(root, tmp_path):
         pretrain(root, "retro", tmp_path / "bad", recipe.model_copy(update={"sequence_length": 79}), "chunks")
     with pytest.raises(TrainingError, match="sequence_length=97 exceeds"):
         pretrain(root, "gpt", tmp_path / "bad", RECIPE.model_copy(update={"sequence_length": 97}))
+
+
+def test_a_retro_is_shifted_within_its_window(root, tmp_path):
+    (tmp_path / "long.txt").write_text("Question: Who? Answer: The answer is Dana. " * 20)
+    corpora = {"long": CorpusEntry(reader="text", path="long.txt")}
+    model, recipe = load_model(root / "retro"), RECIPE.model_copy(update={"sequence_length": 96})
+    text, tokenizer = TrainingText(corpora, tmp_path), load_tokenizer(root / "retro")
+    for left_padded, longest in ((True, 89), (False, 96)):
+        batches, sequences, skipped = planned_batches(model, tokenizer, recipe, text, left_padded)
+        assert (max(sequence.length for sequence in sequences), skipped) == (longest, {"long": 0})
+        widths = [batches[place]["input_ids"].shape[1] for place in range(len(batches))]
+        assert longest <= max(widths) <= 96
 
 
 METHODS = [
