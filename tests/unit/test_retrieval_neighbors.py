@@ -191,8 +191,13 @@ def test_what_changes_speed_alone_searches_nothing_again(world: dict[str, Path])
 def test_a_search_is_known_by_all_that_determines_its_hits(world: dict[str, Path]) -> None:
     search = Search(DENSE, 2, world["passages"], world["embeddings"], world["index"])
     table = PassageTable(world["passages"])
+
+    def degraded(base: RetrieverEntry, **more: Any) -> RetrieverEntry:
+        return RetrieverEntry(kind="degraded", base=base, **more)
+
     changes: list[dict[str, Any]] = [
-        {}, {"retriever": BM25}, {"base": BM25}, {"base": RetrieverEntry(kind="gold")}, {"top_k": 3},
+        {}, {"retriever": BM25}, {"retriever": degraded(BM25)}, {"retriever": degraded(RetrieverEntry(kind="gold"))},
+        {"retriever": degraded(BM25, seed=1)}, {"top_k": 3},
         {"embeddings": world["index"]}, {"embeddings": None}, {"index": world["embeddings"]}, {"index": None},
     ]  # fmt: skip
     digests = [dataclasses.replace(search, **change).digest(table, 1) for change in changes]

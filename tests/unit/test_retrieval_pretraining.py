@@ -144,7 +144,7 @@ class FirstRowLast(Shallow):
 
 def test_the_first_row_is_a_passage_like_others() -> None:
     """All that is fetched first is the text's own document, the last of it row 0."""
-    rows, scores = texts._search_others(FirstRowLast(40), np.zeros((1, 1)), np.array([0]), np.arange(40) // 8, 4)
+    rows, scores = among_others(FirstRowLast(40), np.zeros((1, 1)), np.array([0]), np.arange(40) // 8, 4)
     assert rows.tolist() == [[8, 9, 10, 11]]
     assert scores.tolist() == [[-8, -9, -10, -11]]
 

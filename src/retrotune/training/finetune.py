@@ -8,7 +8,7 @@ from random import Random
 import torch
 
 from retrotune.data.datasets.base import Passage
-from retrotune.errors import TrainingError
+from retrotune.errors import MethodError, TrainingError
 from retrotune.methods import attach, base_identity, count_parameters, method_of, save_trained
 from retrotune.models.loading import input_digests, load_model, load_tokenizer
 from retrotune.preparing.examples import load_examples
@@ -79,7 +79,10 @@ def finetune_cell(
         trust_remote_code=trusted,
     )
     torch.manual_seed(cell.seed)
-    model = attach(base, params.method)
+    try:
+        model = attach(base, params.method)
+    except MethodError as error:
+        raise MethodError(str(error).replace("methods.NAME", f"methods.{cell.method}")) from error
     trainable, total = count_parameters(model)
     base_model = None
     if processes.sharded:
