@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from retrotune.study.cells import Cell, expand_grid
 from retrotune.study.config import BaseTraining, Config, CorpusEntry, DatasetEntry
-from retrotune.study.paths import Paths
+from retrotune.study.paths import LOGS, Paths
 from retrotune.study.raw import corpus_files, raw_files
 
 Names = Mapping[str, str]
@@ -136,6 +136,7 @@ class Artifacts:
     # what is needed ------------------------------------------------------------------------------------------------
     def needs(self, stage: str, names: Names) -> Needs:
         """What the job of a stage with these `names` reads: the private method that is called as the stage says."""
+        assert stage in LOGS, f"{stage} is no stage"
         found = getattr(self, f"_{stage}", None)
         return {} if found is None else {name: need for name, need in found(**names).items() if need is not None}
 
