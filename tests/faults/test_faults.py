@@ -57,6 +57,12 @@ def tmpfs(folder: Path, size: int):
         kept.rename(folder)
 
 
+def at_work(log):
+    """The process of the stage with this log."""
+    (process,) = (int(line.rsplit(" ", 1)[1]) for line in log.read_text().splitlines() if "started on" in line)
+    return process
+
+
 def test_kills_at_random_moments(study):
     ends = list(rounds(study, ROUNDS, seed=int(os.environ.get("RETROTUNE_FAULT_SEED", "0")), seconds=study.seconds / 2))
     assert all(good for _, good in ends), "\n".join(what for what, _ in ends)
@@ -68,7 +74,7 @@ def test_a_killed_cell_fails_alone_and_goes_on_from_the_checkpoint_before_a_dama
     head = study.start()
     log = study.folder / f"logs/faults/finetune_cell/{LORA}.log"
     assert study.wait_for(head, lambda: len(list(checkpoints.glob("checkpoint-*/progress.json"))) > 1), study.said
-    (process,) = (int(line.rsplit(" ", 1)[1]) for line in log.read_text().splitlines() if "started on" in line)
+    process = at_work(log)
     os.kill(process, signal.SIGSTOP)
     second = study.run()
     assert second.returncode != 0
@@ -98,13 +104,17 @@ def test_status_tells_a_run_from_one_that_was_interrupted(study, expected):
     head = study.start()
     checkpoints = study.work / LORA / "finetune"
     assert study.wait_for(head, lambda: list(checkpoints.glob("checkpoint-*/progress.json"))), study.said
+    log = study.folder / f"logs/faults/finetune_cell/{LORA}.log"
+    process = at_work(log)
+    os.kill(process, signal.SIGSTOP)  # it would have ended before the command has looked
     printed = study.retrotune("status")
+    os.kill(process, signal.SIGCONT)
     assert f"snakemake at work: process {head.pid} on " in printed
     assert f"{LORA}: finetune_cell, last word" in printed
     assert "0 missing" in printed, "the others wait"
     os.killpg(head.pid, signal.SIGINT)
     assert head.wait() != 0
-    assert "stopped by SIGINT" in (study.folder / f"logs/faults/finetune_cell/{LORA}.log").read_text()
+    assert "stopped by SIGINT" in log.read_text()
     printed = study.retrotune("status")
     assert "no snakemake is at work" in printed
     assert "0 queued, 0 running, 0 failed" in printed
