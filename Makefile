@@ -37,7 +37,7 @@ demo-full: $(READY)
 	@$(BIN)/retrotune tables --configfile config/config.yaml config/demo-full.yaml
 
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-long: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests/slurm tests/faults
