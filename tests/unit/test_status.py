@@ -28,6 +28,7 @@ from retrotune.runtime.slurm import queue
 from retrotune.runtime.slurm.queue import read_jobs
 from retrotune.study.cells import expand_grid
 from retrotune.study.config import load_config
+from retrotune.study.paths import CELL_STAGES
 from retrotune.study.resolve import cell_stages
 
 ZEROSHOT_NQ, ZEROSHOT_QASPER, LORA_NQ, LORA_QASPER = expand_grid(CONFIG)
@@ -190,7 +191,7 @@ def test_what_a_head_has_planned_and_not_begun_is_queued():
 def test_what_a_head_has_begun_is_as_its_log_says():
     """Also where a result of another time is still there, which a later stage would have replaced."""
     finish(LORA_NQ)
-    with at_work(*(log_path(LORA_NQ, stage) for stage in standings.STAGES)):
+    with at_work(*(log_path(LORA_NQ, stage) for stage in CELL_STAGES)):
         log(LORA_NQ, "finetune_cell", "ended: error: broken\n")
         assert (standing(LORA_NQ).state, standing(LORA_NQ).note) == ("failed", "error: broken")
         log(LORA_NQ, "finetune_cell", FINISHED)

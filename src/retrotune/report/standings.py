@@ -26,11 +26,9 @@ from retrotune.runtime.slurm.queue import own_jobs
 from retrotune.study.artifacts import Artifacts
 from retrotune.study.cells import Cell
 from retrotune.study.config import Config
-from retrotune.study.paths import Paths
+from retrotune.study.paths import CELL_STAGES, Paths, stages_of
 
 STATES = ("failed", "running", "queued", "missing", "done")
-STAGES = {"finetune_cell": "train.json", "predict_cell": "predict.json", "score_cell": "metrics.json"}
-"""Rules of a cell and the output of each that is looked at."""
 _PENDING = ("PENDING", "REQUEUED", "CONFIGURING", "SUSPENDED")
 
 
@@ -102,7 +100,7 @@ def read_standings(paths: Paths, results: Iterable[Result], work: Work) -> list[
 def shared_failures(config: Config, work: Work) -> list[Failure]:
     """Failed jobs that cells share, by the last lines of their logs, without those that wait to be done again."""
     artifacts, failures = Artifacts(config), list[Failure]()
-    made = [artifact for artifact in artifacts.all() if artifact.stage is not None and artifact.stage not in STAGES]
+    made = [artifact for artifact in artifacts.all() if artifact.stage not in (None, *CELL_STAGES)]
     for log in dict.fromkeys(Path(artifacts.log(artifact)) for artifact in made):
         end = read_end(log)
         if end is not None and end.state == "failed" and not work.waits(log):
@@ -125,11 +123,6 @@ def passed_over(
         return replace(standing, state="missing", note=f"rests on {min(failed)}") if failed else standing
 
     return [standing_of(*pair) for pair in zip(results, standings, strict=True)] if logs else list(standings)
-
-
-def stages_of(trained: bool) -> list[str]:
-    """Rules of a cell whose method trains something, or nothing."""
-    return [stage for stage in STAGES if stage != "finetune_cell" or trained]
 
 
 def log_of(paths: Paths, cell: Cell, stage: str) -> Path:
@@ -187,7 +180,7 @@ def _ended(end: End | None, stage: str, log: Path) -> Standing:
 
 def _working(paths: Paths, cell: Cell, folder: str, stage: str, work: Work) -> Standing | None:
     """The standing of a cell one stage of which was started or submitted; None for one that was not."""
-    marker = work.markers.get(f"{folder}/{STAGES[stage]}")
+    marker = work.markers.get(f"{folder}/{CELL_STAGES[stage]}")
     slurm = None
     if work.slurm is not None:
         comment = "_".join((cell.model, cell.method, cell.dataset, cell.retrieval, str(cell.seed)))
@@ -215,7 +208,7 @@ def _working(paths: Paths, cell: Cell, folder: str, stage: str, work: Work) -> S
 
 
 def _next_stage(folder: str, stages: Sequence[str]) -> str | None:
-    return next((stage for stage in stages if not Path(f"{folder}/{STAGES[stage]}").exists()), None)
+    return next((stage for stage in stages if not Path(f"{folder}/{CELL_STAGES[stage]}").exists()), None)
 
 
 def _time(path: Path) -> float | None:

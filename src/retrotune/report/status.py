@@ -12,7 +12,6 @@ from typing import Any
 from retrotune.report.collect import Result, read_cells
 from retrotune.report.rows import grouped, in_order, row_labels, unique
 from retrotune.report.standings import (
-    STAGES,
     STATES,
     Failure,
     Standing,
@@ -20,10 +19,9 @@ from retrotune.report.standings import (
     read_standings,
     read_work,
     shared_failures,
-    stages_of,
 )
 from retrotune.study.config import Config
-from retrotune.study.paths import Paths
+from retrotune.study.paths import CELL_STAGES, Paths, stages_of
 
 SYMBOLS = {"done": "✓", "running": "▶", "queued": "…", "failed": "✗", "missing": "·"}
 LETTERS = {"done": "d", "running": "r", "queued": "q", "failed": "F", "missing": "-"}
@@ -138,7 +136,7 @@ def _measured(paths: Paths, result: Result, standing: Standing) -> dict[str, flo
         found: dict[str, Any] = {stage: getattr(result, name) for stage, name in _MEASURED.items()}
     elif standing.stage in ("predict_cell", "score_cell"):
         folder = paths.study + "/cells/" + result.name
-        found = {stage: _read(f"{folder}/{file}") for stage, file in STAGES.items() if stage in _MEASURED}
+        found = {stage: _read(f"{folder}/{file}") for stage, file in CELL_STAGES.items() if stage in _MEASURED}
     else:
         return {}
     seconds = {stage: entry.get("seconds") for stage, entry in found.items()}

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from retrotune.study.cells import Cell, expand_grid
 from retrotune.study.config import BaseTraining, Config, CorpusEntry, DatasetEntry
-from retrotune.study.paths import LOGS, Paths
+from retrotune.study.paths import LOGS, Paths, stages_of
 from retrotune.study.raw import corpus_files, raw_files
 
 Names = Mapping[str, str]
@@ -107,8 +107,7 @@ class Artifacts:
 
     def cell_stages(self, cell: Cell) -> list[str]:
         """Stages of a cell, in their order."""
-        trained = self.config.methods[cell.method].trained
-        return [*(["finetune_cell"] if trained else []), "predict_cell", "score_cell"]
+        return stages_of(self.config.methods[cell.method].trained)
 
     def metrics(self) -> list[Artifact]:
         """The result of each cell of the study."""

@@ -7,7 +7,8 @@ from retrotune.study.config import Config
 
 CELL = "{model}/{method}/{dataset}/{retrieval}/seed{seed}"
 """Folder of a cell below the others, with its rules' wildcards."""
-CELL_STAGES = ("finetune_cell", "predict_cell", "score_cell")
+CELL_STAGES = {"finetune_cell": "train.json", "predict_cell": "predict.json", "score_cell": "metrics.json"}
+"""Stages of a cell in their order, and the file by which each is done."""
 MODEL_STAGES = ("pretrain_model", "retrofit_model", "fetch_model", "convert_model")
 """Stages that may make a base model."""
 LOGS = {
@@ -37,6 +38,11 @@ LOGS = {
     "report_retrieval": "report_retrieval.log",
 }
 """Log of each stage below the study's folder of logs, with the wildcards of its rule."""
+
+
+def stages_of(trained: bool) -> list[str]:
+    """Stages of a cell whose method trains something, or nothing."""
+    return [stage for stage in CELL_STAGES if stage != "finetune_cell" or trained]
 
 
 class Paths:
