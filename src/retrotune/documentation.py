@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from retrotune.data.datasets import SPECS
-from retrotune.data.scores import METRICS
+from retrotune.data.scores import title_of
 from retrotune.runtime.files import write_text
 from retrotune.study.config import Config
 
@@ -55,7 +55,8 @@ def dataset_table() -> str:
         tested = ", else ".join(official.test)
         layouts = ", ".join(f"`{name}`" for name in spec.layouts)
         lines.append(
-            f"| `{spec.name}` | {files} | {official.train} / {tested} | {source} | {METRICS[spec.metric]} | {layouts} |"
+            f"| `{spec.name}` | {files} | {official.train} / {tested} | {source} | {title_of(spec.metric)} "
+            f"| {layouts} |"
         )
     return "\n".join(lines) + "\n"
 

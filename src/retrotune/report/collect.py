@@ -40,6 +40,7 @@ class Result:
     family: str
     size: str
     instruct: bool
+    kind: str
     trained: bool
     metric: str
     status: str
@@ -50,6 +51,7 @@ class Result:
     predict: dict[str, Any]
     departures: list[str] = field(default_factory=list)
     retrieval_gate: float | None = None
+    replicate_of: str | None = None
     fingerprint: str | None = None
     """Digest of the base model's weights: cells of one model must not rest on different ones unsaid."""
 

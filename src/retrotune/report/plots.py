@@ -13,7 +13,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from retrotune.data.scores import METRICS
+from retrotune.data.scores import title_of
 from retrotune.report.collect import Result, load_results
 from retrotune.report.rows import grouped, human, in_order, mean_score, unique
 from retrotune.runtime.files import atomic_write, write_text
@@ -74,7 +74,7 @@ def points(results: Sequence[Result]) -> pd.DataFrame:
             if score is None:
                 continue
             scores.append(score)
-            name = METRICS.get(same[0].metric, same[0].metric)
+            name = title_of(same[0].metric)
             low, high = _interval(same)
             rows.append({"panel": dataset, "axis": name, **base, "score": score, "low": low, "high": high})
         if len(datasets) > 1 and len(scores) == len(datasets):

@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from retrotune.data.scores import METRICS
+from retrotune.data.scores import title_of
 from retrotune.report.collect import FAMILIES, Result, load_results
 from retrotune.report.cost import cost_table, write_cell_costs
 from retrotune.report.render import Table, Value, to_text, write_table
@@ -57,7 +57,7 @@ def comparison_table(results: Sequence[Result], max_listed: int | None = None) -
         known = [value for value in values if value is not None]
         average = statistics.fmean(known) if len(known) == len(datasets) else None
         rows.append([*key, *map(_or_failed, values, of_datasets), average])
-    metric_of = {result.dataset: METRICS.get(result.metric, result.metric) for result in results}
+    metric_of = {result.dataset: title_of(result.metric) for result in results}
     table = Table(
         title="Scores by model and method",
         columns=[*labels, *(f"{dataset} ({metric_of[dataset]})" for dataset in datasets), "Average"],
@@ -85,7 +85,7 @@ def retrieval_table(results: Sequence[Result]) -> Table | None:
     if len(retrievals) < 2:
         return None
     labels, label_of = row_labels(results)
-    groups = grouped(in_order(results), lambda r: (*label_of(r), f"{r.dataset} ({METRICS.get(r.metric, r.metric)})"))
+    groups = grouped(in_order(results), lambda r: (*label_of(r), f"{r.dataset} ({title_of(r.metric)})"))
     rows: list[list[Value]] = []
     for key, members in groups.items():
         values = [mean_score([member for member in members if member.retrieval == name]) for name in retrievals]

@@ -1,7 +1,7 @@
-"""Scores of one answer, from 0 to 100: token F1, exact match, multiple choice and ROUGE. `data.scores` names them.
+"""Scores of one answer, from 0 to 100, as the official evaluators give them. `data.scores` names the parts.
 
 Every score here, and so every value in `scores.jsonl`, `metrics.json` and the tables, is on the scale 0 to 100 on
-which papers print them, and higher is better. Texts are compared after the normalization of the SQuAD evaluation.
+which papers print them, and higher is better.
 """
 
 import functools
@@ -9,105 +9,167 @@ import re
 import string
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
+from retrotune.data.datasets.base import LETTERS, Reference
+from retrotune.data.scores import ROUGES
 from retrotune.errors import DataError
 
+Normalization = Callable[[str], str]
+
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
-_LETTER = re.compile(r"\(?([a-z])(?:[).:]|$)", re.IGNORECASE)
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+# TriviaQA's evaluator puts blanks for punctuation, `_` among it, and for typographic apostrophes.
+_BLANKS = str.maketrans(dict.fromkeys(string.punctuation + "‘’´`", " "))
+_UNMARKED = re.compile(r"^[*_`]*[(\[]?[*_`]*([A-Za-z])[*_`]*(?:[)\]]|[*_`]+|$|(?=[.,:;]))")
+"""A letter at the start of an answer: alone, in brackets, in Markdown marks, or before punctuation."""
 
 
 def normalize(text: str) -> str:
-    """Lower-case, drop punctuation and the articles, collapse white space.
+    """SQuAD 1.1: lower-case, drop ASCII punctuation, then the articles; collapse white space."""
+    return _without_articles(text.lower().translate(_NO_PUNCTUATION))
 
-    As SQuAD's evaluation does, with two additions for text that is not plain ASCII: compatible code points are made
-    one (NFKC: full-width digits, ligatures), and all of Unicode's punctuation is dropped, typographic quotes too.
-    """
-    text = unicodedata.normalize("NFKC", text).lower()
-    text = "".join(
-        char for char in text if char not in string.punctuation and not unicodedata.category(char).startswith("P")
-    )
+
+def normalize_triviaqa(text: str) -> str:
+    """TriviaQA's: punctuation, typographic apostrophes and `_` become blanks, so that words stay apart."""
+    return _without_articles(text.lower().translate(_BLANKS))
+
+
+def normalize_unicode(text: str) -> str:
+    """Kinder to text beyond ASCII: compatible code points are one (NFKC), all of Unicode's punctuation goes."""
+    text = unicodedata.normalize("NFKC", text).lower().translate(_NO_PUNCTUATION)
+    return _without_articles("".join(char for char in text if not unicodedata.category(char).startswith("P")))
+
+
+def _without_articles(text: str) -> str:
     return " ".join(_ARTICLES.sub(" ", text).split())
 
 
-def _f1(prediction: str, answer: str) -> float:
-    predicted, wanted = normalize(prediction).split(), normalize(answer).split()
-    if not predicted or not wanted:
-        return 100.0 * (predicted == wanted)
-    shared = (Counter(predicted) & Counter(wanted)).total()
-    return 200.0 * shared / (len(predicted) + len(wanted))
-
-
-def token_f1(prediction: str, answers: Sequence[str]) -> float:
-    """Harmonic mean of token precision and recall (bags of words) against the best of the answers."""
-    return max(_f1(prediction, answer) for answer in answers)
-
-
-def token_f1_first(prediction: str, answers: Sequence[str]) -> float:
-    """Token F1 against the first answer only, as the public scorer of the paper's authors computes it."""
-    return _f1(prediction, answers[0])
-
-
-def exact_match(prediction: str, answers: Sequence[str]) -> float:
+def exact_match(prediction: str, answers: Sequence[str], normalization: Normalization = normalize) -> float:
     """100 if the normalized prediction equals any normalized answer."""
-    return 100.0 * (normalize(prediction) in {normalize(answer) for answer in answers})
+    return 100.0 * (normalization(prediction) in {normalization(answer) for answer in answers})
 
 
-def multiple_choice(prediction: str, answers: Sequence[str], options: Sequence[str]) -> float:
-    """100 if the prediction is the right option: its text, its letter (`B`, `(B)`, `B.`), or letter and text.
+def token_f1(
+    prediction: str, answers: Sequence[str], normalization: Normalization = normalize, both_empty: float = 0.0
+) -> float:
+    """Harmonic mean of token precision and recall (bags of words) against the best of the answers.
 
-    A prediction whose text equals an option counts as that option, even where it could be read as a letter. The letter
-    decides where letter and text disagree.
+    `both_empty` is the score where nothing is left of both: 0 for SQuAD 1.1, 100 for SQuAD 2.0 and SCROLLS.
     """
-    right = {normalize(answer) for answer in answers}
-    chosen = normalize(prediction)
-    if chosen in {normalize(option) for option in options} | right:
-        return 100.0 * (chosen in right)
-    letter = _LETTER.match(prediction.strip())
-    if letter is None:
-        return 0.0
-    place = ord(letter.group(1).lower()) - ord("a")
-    return 100.0 * (place < len(options) and normalize(options[place]) in right)
+    predicted = Counter(normalization(prediction).split())
+    return max(_f1(predicted, Counter(normalization(answer).split()), both_empty) for answer in answers)
 
 
-@functools.lru_cache(maxsize=1)
-def _rouge_scorer():  # type: ignore[no-untyped-def]
+def _f1(predicted: Counter[str], wanted: Counter[str], both_empty: float) -> float:
+    if not predicted and not wanted:
+        return both_empty
+    return 200.0 * (predicted & wanted).total() / (predicted.total() + wanted.total())
+
+
+def best_answer(prediction: str, answers: Sequence[str]) -> int:
+    """Place of the answer with the highest token F1, the first among equals."""
+    scores = [token_f1(prediction, [answer]) for answer in answers]
+    return scores.index(max(scores))
+
+
+def contains(prediction: str, answers: Sequence[str]) -> float:
+    """100 if the normalized prediction holds a normalized answer as whole words; an empty answer is in none."""
+    text = f" {normalize(prediction)} "
+    return 100.0 * any(f" {wanted} " in text for wanted in map(normalize, answers) if wanted)
+
+
+def choice(prediction: str, options: Sequence[str]) -> int | None:
+    """Place of the option that a prediction names; None if it names none.
+
+    It names an option by its text, as it is or normalized; else by its letter alone, in brackets or Markdown marks, or
+    before punctuation and a reason. The letter decides where letter and text disagree.
+    """
+    text = prediction.strip()
+    for form in (str.casefold, normalize):
+        places = [place for place, option in enumerate(options) if form(option.strip()) == form(text)]
+        if places and form(text):
+            return places[0]
+    found = _UNMARKED.match(text)
+    if found is None:
+        return None
+    place = LETTERS.index(found.group(1).upper())
+    return place if place < len(options) else None
+
+
+def accuracy(prediction: str, answers: Sequence[str], options: Sequence[str]) -> float:
+    """100 if the option that the prediction names is the right one; 0 if it names none."""
+    place = choice(prediction, options)
+    return 100.0 * (place is not None and normalize(options[place]) in {normalize(answer) for answer in answers})
+
+
+@functools.lru_cache(maxsize=2)
+def _rouge_scorer(stemmed: bool):  # type: ignore[no-untyped-def]
     from rouge_score.rouge_scorer import RougeScorer
 
-    return RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
+    return RougeScorer(list(ROUGES), use_stemmer=stemmed)
 
 
-def rouge(prediction: str, answers: Sequence[str]) -> dict[str, float]:
-    """ROUGE-1, -2 and -L (F-measures, Porter stemmer) with their geometric and arithmetic means.
+@functools.lru_cache(maxsize=4)
+def rouge(prediction: str, answers: tuple[str, ...], stemmed: bool = False) -> dict[str, float]:
+    """ROUGE-1, -2 and -L F-measures. Of several answers each takes its own best one, as in SCROLLS.
 
-    Of several answers the one with the highest ROUGE-1 counts for all values, as in the authors' script. The geometric
-    mean is what InstructRetro and the long-context study print for QMSum; the arithmetic one is the script's average.
-    rouge-score knows only ASCII letters and digits: text in other scripts has ROUGE 0, as in published values.
+    `stemmed`: with Porter's stemmer, and all three against the answer with the highest ROUGE-1, as in the script of the
+    paper's authors. rouge-score knows only ASCII letters and digits: text in other scripts has ROUGE 0, as in published
+    values.
     """
-    scored = [_rouge_scorer().score(answer, prediction) for answer in answers]
-    best = max(scored, key=lambda score: score["rouge1"].fmeasure)
-    values = {name: 100.0 * float(score.fmeasure) for name, score in best.items()}
-    product = values["rouge1"] * values["rouge2"] * values["rougeL"]
-    return {
-        **values,
-        "rouge_geometric": product ** (1 / 3),
-        "rouge_arithmetic": sum(values.values()) / 3,
-    }
+    found = [
+        {
+            name: 100.0 * float(score.fmeasure)
+            for name, score in _rouge_scorer(stemmed).score(answer, prediction).items()
+        }
+        for answer in answers
+    ]
+    if stemmed:
+        return max(found, key=lambda scores: scores["rouge1"])
+    return {name: max(scores[name] for scores in found) for name in ROUGES}
 
 
-def score_prediction(prediction: str, answers: Sequence[str], options: Sequence[str] = ()) -> dict[str, float]:
-    """All scores of one prediction, 0 to 100, by metric name; `multiple_choice` only for questions with options.
+@dataclass(frozen=True)
+class Answered:
+    """A prediction and what it is held against."""
 
-    Which of them is the dataset's primary one says `DatasetSpec.metric`. Raises `DataError` without answers.
+    prediction: str
+    answers: tuple[str, ...]
+    options: tuple[str, ...] = ()
+
+
+def _rouge_of(name: str, stemmed: bool, answered: Answered) -> float:
+    return rouge(answered.prediction, answered.answers, stemmed)[name]
+
+
+PARTS: dict[str, Callable[[Answered], float]] = {
+    "exact_match": lambda a: exact_match(a.prediction, a.answers),
+    "f1": lambda a: token_f1(a.prediction, a.answers),
+    "f1_scrolls": lambda a: token_f1(a.prediction, a.answers, both_empty=100.0),
+    "f1_first": lambda a: token_f1(a.prediction, a.answers[:1], both_empty=100.0),
+    "contains": lambda a: contains(a.prediction, a.answers),
+    "triviaqa_exact_match": lambda a: exact_match(a.prediction, a.answers, normalize_triviaqa),
+    "triviaqa_f1": lambda a: token_f1(a.prediction, a.answers, normalize_triviaqa),
+    "exact_match_unicode": lambda a: exact_match(a.prediction, a.answers, normalize_unicode),
+    "f1_unicode": lambda a: token_f1(a.prediction, a.answers, normalize_unicode, both_empty=100.0),
+    "accuracy": lambda a: accuracy(a.prediction, a.answers, a.options),
+    "parsable": lambda a: 100.0 * (choice(a.prediction, a.options) is not None),
+    **{name: functools.partial(_rouge_of, name, False) for name in ROUGES},
+    **{f"{name}_stemmed": functools.partial(_rouge_of, name, True) for name in ROUGES},
+}
+"""Every part by its name. `f1_first` is that of the public scorer of the paper's authors."""
+
+
+def score_prediction(prediction: str, reference: Reference, parts: Sequence[str]) -> dict[str, float]:
+    """The named parts of one prediction's scores, 0 to 100, to four digits.
+
+    Raises `DataError` without answers, and without options where a part needs them.
     """
-    if not answers:
+    if not reference.answers:
         raise DataError(f"a question without answers cannot be scored (prediction {prediction[:80]!r})")
-    scores = {
-        "exact_match": exact_match(prediction, answers),
-        "f1": token_f1(prediction, answers),
-        "f1_first": token_f1_first(prediction, answers),
-        **rouge(prediction, answers),
-    }
-    if options:
-        scores["multiple_choice"] = multiple_choice(prediction, answers, options)
-    return {name: round(value, 4) for name, value in scores.items()}
+    if not reference.options and any(part in parts for part in ("accuracy", "parsable")):
+        raise DataError(f"question {reference.question_id!r} has no options and cannot be scored by accuracy")
+    answered = Answered(prediction, reference.answers, reference.options)
+    return {part: round(PARTS[part](answered), 4) for part in parts}

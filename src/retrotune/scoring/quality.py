@@ -5,7 +5,7 @@ answer, by `holds_answer`. Where evidence is marked (Qasper), hit@k is the share
 among the best k, and MRR the mean of 1 / rank of the first one. All values are from 0 to 100.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from retrotune.retrieval.search.answers import evidence_places, holds_answer
 from retrotune.retrieval.search.opening import open_finder
 from retrotune.runtime.files import sha256, write_json
 from retrotune.runtime.log import logger
-from retrotune.scoring.statistics import bootstrap_interval
+from retrotune.scoring.statistics import cluster_of, score_estimate
 from retrotune.study.stages import MeasureRetrievalParams
 
 RANKS = (1, 5, 20, 100)
@@ -39,8 +39,9 @@ def measure_retrieval(
     """Search the best `depth` passages of every question and write what they are worth to `out`.
 
     Searches as `cache_neighbors` does, only deeper: at most all passages of the corpus, or of the question's document.
-    Each k of `RANKS` is reported up to the most passages that a question got. `metrics` holds value, 95 % bootstrap
-    interval and number of questions. Raises as `cache_neighbors` does, and `DataError` without questions.
+    Each k of `RANKS` is reported up to the most passages that a question got. `metrics` holds value, 95 % interval and
+    number of questions; questions about one document are a cluster. Raises as `cache_neighbors` does, and `DataError`
+    without questions.
     """
     own_documents = params.own_documents
     questions = with_references(load_examples(examples), references)
@@ -50,7 +51,7 @@ def measure_retrieval(
     finder = open_finder(params.retriever, table, embeddings, None if own_documents else index)
     depth = min(params.depth, table.rows)
     answers: list[int | None] = []
-    golds: list[int | None] = []
+    golds: list[tuple[int, int | None]] = []
     most = 0
     for start in range(0, len(questions), QUESTIONS_AT_ONCE):
         part = questions[start : start + QUESTIONS_AT_ONCE]
@@ -58,12 +59,15 @@ def measure_retrieval(
         most = max(most, int((rows >= 0).sum(axis=1).max()))
         answers += _first_answers(rows, part, table)
         if own_documents:
-            golds += _first_golds(rows, part, table)
+            golds += [(start + number, place) for number, place in _first_golds(rows, part, table)]
     ranks = [k for k in RANKS if k <= most]
-    values = {f"answer_recall@{k}": _within(answers, k) for k in ranks}
+    every = [cluster_of(question.question_id, question.doc_id) for question in questions]
+    values = {f"answer_recall@{k}": (_within(answers, k), every) for k in ranks}
     if golds:
-        values |= {f"gold_hit@{k}": _within(golds, k) for k in ranks}
-        values["gold_mrr"] = [0.0 if place is None else 100 / (place + 1) for place in golds]
+        marked = [every[number] for number, _ in golds]
+        places = [place for _, place in golds]
+        values |= {f"gold_hit@{k}": (_within(places, k), marked) for k in ranks}
+        values["gold_mrr"] = [0.0 if place is None else 100 / (place + 1) for place in places], marked
     write_json(
         out,
         {
@@ -74,11 +78,11 @@ def measure_retrieval(
             "questions": len(questions),
             "depth": most,
             "passages": table.rows,
-            "metrics": {name: _summarize(scores, params.bootstrap_samples) for name, scores in values.items()},
+            "metrics": {name: _summarize(*value) for name, value in values.items()},
             "inputs": {"examples": sha256(examples), "references": sha256(references), "passages": table.sha256},
         },
     )
-    means = ", ".join(f"{name} {sum(scores) / len(scores):.1f}" for name, scores in values.items())
+    means = ", ".join(f"{name} {sum(scores) / len(scores):.1f}" for name, (scores, _) in values.items())
     logger.info("%s on %s, %d questions: %s", retrieval, dataset, len(questions), means)
 
 
@@ -91,18 +95,16 @@ def _first_answers(rows: Any, questions: Sequence[Example], table: PassageTable)
     ]
 
 
-def _first_golds(rows: Any, questions: Sequence[Example], table: PassageTable) -> list[int | None]:
-    """Place of the first passage with evidence, of the questions whose evidence is in their document's text."""
+def _first_golds(rows: Any, questions: Sequence[Example], table: PassageTable) -> Iterator[tuple[int, int | None]]:
+    """(question, place of its first passage with evidence) where the evidence is in the document's text."""
     owns = [table.rows_of(example.doc_id).tolist() if example.doc_id else [] for example in questions]
     marked = [number for number, example in enumerate(questions) if example.evidence]
     texts = table.texts([row for number in marked for row in owns[number]])
-    found: list[int | None] = []
     for number in marked:
         own = owns[number]
         golds = {own[place] for place in evidence_places([texts[row] for row in own], questions[number].evidence)}
         if golds:
-            found.append(next((place for place, row in enumerate(rows[number].tolist()) if row in golds), None))
-    return found
+            yield number, next((place for place, row in enumerate(rows[number].tolist()) if row in golds), None)
 
 
 def _within(places: Sequence[int | None], k: int) -> list[float]:
@@ -110,6 +112,7 @@ def _within(places: Sequence[int | None], k: int) -> list[float]:
     return [100.0 * (place is not None and place < k) for place in places]
 
 
-def _summarize(scores: Sequence[float], samples: int) -> dict[str, Any]:
-    low, high = bootstrap_interval(scores, samples) or (None, None)
-    return {"value": sum(scores) / len(scores), "ci_low": low, "ci_high": high, "n": len(scores)}
+def _summarize(scores: Sequence[float], clusters: Sequence[str]) -> dict[str, Any]:
+    estimate = score_estimate([[score] for score in scores], clusters)
+    low, high = estimate.interval() or (None, None)
+    return {"value": estimate.value, "ci_low": low, "ci_high": high, "n": len(scores)}

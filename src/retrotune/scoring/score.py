@@ -6,7 +6,7 @@ Neither a model nor a GPU is needed, so that a new metric or interval asks for n
 import importlib.metadata
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,13 @@ import yaml
 
 from retrotune import __version__
 from retrotune.data.datasets.base import Reference
+from retrotune.data.scores import METRICS, parts_of
 from retrotune.errors import DataError, ResultError
 from retrotune.preparing.examples import load_references
 from retrotune.runtime.files import read_jsonl, read_result, sha256, write_json, write_jsonl, write_text
 from retrotune.runtime.log import log_configuration, logger
-from retrotune.scoring.metrics import score_prediction
-from retrotune.scoring.statistics import bootstrap_interval
+from retrotune.scoring.metrics import best_answer, score_prediction
+from retrotune.scoring.statistics import cluster_of, score_estimate
 from retrotune.study.cells import Cell
 from retrotune.study.stages import VERSIONS, ScoreParams
 
@@ -46,14 +47,15 @@ def score_cell(
     """Score a cell's answers: a line per question in `out_scores`, their means in `out_metrics`, written last.
 
     Existence of the latter is the proof that the cell is done. `config.yaml` beside it says what each stage used.
-    `train_json` is None for zeroshot. Scores are from 0 to 100, with 95 % bootstrap intervals of their means over
-    questions. What prediction says of the base model and of the files that it read (their sha256) is taken over.
-    Raises `ResultError` if predictions are empty, repeated, of other questions than the references', or not scored by
-    the primary metric.
+    `train_json` is None for zeroshot. Scores are from 0 to 100, with 95 % intervals over documents or, in the open
+    domain, over questions. What prediction says of the base model and of the files that it read (their sha256) is taken
+    over. Raises `ResultError` if predictions are empty, repeated, of other questions than the references', or cannot be
+    scored by one of the metrics.
     """
-    log_configuration({**vars(cell), "metric": params.metric, "bootstrap_samples": params.bootstrap_samples})
+    log_configuration({**vars(cell), "metrics": ", ".join(params.metrics)})
     known = load_references(references)
-    rows = _scored(predictions, known, params.metric)
+    rows = _scored(predictions, known, parts_of(params.metrics))
+    headline = params.metrics[0]
     predicted = read_result(predict_json)
     trained = None if train_json is None else read_result(train_json)
     model, inputs = predicted.pop("model"), predicted.pop("inputs")
@@ -65,7 +67,7 @@ def score_cell(
     }
     write_jsonl(out_scores, rows)
     write_text(Path(out_metrics).with_name("config.yaml"), yaml.safe_dump(used, sort_keys=False))
-    names = list(rows[0]["scores"])
+    metrics = {name: summarize(rows, name, primary=name == headline) for name in params.metrics}
     write_json(
         out_metrics,
         {
@@ -78,11 +80,11 @@ def score_cell(
                 "departures": model["departures"] + _gate_departure(cell.model, predicted),
                 **({"trust_remote_code": True} if model.get("trust_remote_code") else {}),
             },
-            "metrics": {
-                name: summarize(
-                    [row["scores"][name] for row in rows], params.bootstrap_samples, primary=name == params.metric
-                )
-                for name in names
+            "metrics": metrics,
+            "by_type": {
+                kind: summarize([row for row in rows if row["type"] == kind], headline)
+                for kind in dict.fromkeys(row["type"] for row in rows)
+                if kind is not None
             },
             "train": trained,
             "predict": predicted,
@@ -95,19 +97,24 @@ def score_cell(
             "versions": versions(),
         },
     )
-    value = sum(row["scores"][params.metric] for row in rows) / len(rows)
-    logger.info("%s: %s %.2f over %d questions", cell.name, params.metric, value, len(rows))
+    logger.info("%s: %s %.2f over %d questions", cell.name, headline, metrics[headline]["value"], len(rows))
 
 
-def summarize(values: list[float], samples: int, primary: bool) -> dict[str, Any]:
-    """One metric's entry: mean, interval, number of questions, and what the number means."""
-    interval = bootstrap_interval(values, samples)
-    low, high = interval if interval else (None, None)
+def summarize(rows: Sequence[Mapping[str, Any]], metric: str, primary: bool = False) -> dict[str, Any]:
+    """One metric's entry: value, interval, number of questions and of clusters, and what the number means."""
+    used = METRICS[metric]
+    estimate = score_estimate(
+        [[row["scores"][part] for part in used.parts] for row in rows],
+        [cluster_of(row["question_id"], row["doc_id"]) for row in rows],
+        used.combination,
+    )
+    low, high = estimate.interval() or (None, None)
     return {
-        "value": sum(values) / len(values),
+        "value": estimate.value,
         "ci_low": low,
         "ci_high": high,
-        "n": len(values),
+        "n": len(rows),
+        "clusters": estimate.num_clusters,
         "higher_is_better": True,
         "primary": primary,
     }
@@ -123,8 +130,12 @@ def _gate_departure(model: str, predicted: Mapping[str, Any]) -> list[str]:
     return [f"{model} scales what it reads from neighbors (retrieval_gate {gate:g})"]
 
 
-def _scored(predictions: str | Path, references: Mapping[str, Reference], metric: str) -> list[dict[str, Any]]:
-    """A row per prediction, in the order of the predictions: question_id, doc_id, scores by metric."""
+def _scored(predictions: str | Path, references: Mapping[str, Reference], parts: Sequence[str]) -> list[dict[str, Any]]:
+    """A row per prediction, in the order of the predictions: question_id, doc_id, type, scores by part.
+
+    `type` is that of the annotator's answer that the prediction is nearest to, as Qasper's evaluator groups scores;
+    None where answers have no types.
+    """
     rows: list[dict[str, Any]] = []
     seen: set[str] = set()
     remedy = "delete it and predict the cell again"
@@ -140,8 +151,12 @@ def _scored(predictions: str | Path, references: Mapping[str, Reference], metric
         if not isinstance(record.get("prediction"), str):
             raise ResultError(f"{place}: question {question_id!r} has no prediction; {remedy}")
         reference = references[question_id]
-        scores = _scores(record, reference, metric, place)
-        rows.append({"question_id": question_id, "doc_id": reference.doc_id, "scores": scores})
+        try:
+            scores = score_prediction(record["prediction"], reference, parts)
+        except DataError as error:
+            raise ResultError(f"{place}: {error}; the references lack them: prepare the dataset again") from error
+        kind = reference.types[best_answer(record["prediction"], reference.answers)] if reference.types else None
+        rows.append({"question_id": question_id, "doc_id": reference.doc_id, "type": kind, "scores": scores})
         seen.add(question_id)
     if not rows:
         raise ResultError(f"{predictions}: holds no prediction; {remedy}")
@@ -150,18 +165,6 @@ def _scored(predictions: str | Path, references: Mapping[str, Reference], metric
             f"{predictions}: lacks {len(missing)} of {len(references)} questions, first {missing[0]!r}; {remedy}"
         )
     return rows
-
-
-def _scores(record: Mapping[str, Any], reference: Reference, metric: str, place: str) -> dict[str, float]:
-    try:
-        scores = score_prediction(record["prediction"], reference.answers, reference.options)
-    except DataError as error:
-        raise ResultError(f"{place}: {error}; the references lack them: prepare the dataset again") from error
-    if metric not in scores:
-        raise ResultError(
-            f"{place}: question {reference.question_id!r} cannot be scored by {metric}, only by {', '.join(scores)}"
-        )
-    return scores
 
 
 def versions() -> dict[str, Any]:

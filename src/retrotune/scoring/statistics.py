@@ -1,22 +1,234 @@
-"""Confidence intervals of mean scores."""
+"""Intervals of scores, and of what is computed from scores: delete-one-cluster jackknife with Student's t.
 
-from collections.abc import Sequence
+Questions about one document are a *cluster*: what one of them says of a model, the others say too. Every interval here
+leaves out whole clusters, never single questions of one (clustered standard errors: Miller 2024, arXiv 2411.00640).
+The same code serves means and functions of means (`retrotune.data.scores`), because each left-out value is computed
+from sums. Questions of several datasets are independent, and so are *runs*: a model trained again with another seed.
+
+Shape letters: C cells, G clusters, Q questions, P parts of a metric, K combinations of scores.
+"""
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from retrotune.data.scores import Combination, combine
+
+LEVEL = 0.95
+POWER = 0.8
+_NOTHING = 1e-18
+"""A variance, in squared points, that is rounding and no spread."""
+
+Array = np.ndarray[Any, np.dtype[Any]]
 
 
-def bootstrap_interval(scores: Sequence[float], samples: int, seed: int = 0) -> tuple[float, float] | None:
-    """95 % percentile bootstrap interval (low, high) of the mean over questions, in the unit of the scores.
+def t_quantile(probability: float, df: float) -> float:
+    """Quantile of Student's t; of the normal distribution for infinite degrees of freedom."""
+    from scipy.special import ndtri, stdtrit
 
-    It says how far the mean would move with other questions of the same kind; it knows nothing of other training seeds.
-    None where nothing can be said: no resamples asked for, or fewer than two scores.
+    return float(ndtri(probability) if math.isinf(df) else stdtrit(df, probability))
+
+
+def t_two_sided(statistic: float, df: float) -> float:
+    """Probability of a value of Student's t at least as far from 0."""
+    from scipy.special import ndtr, stdtr
+
+    below = -abs(statistic)
+    return float(2 * (ndtr(below) if math.isinf(df) else stdtr(df, below)))
+
+
+@dataclass(frozen=True)
+class Stratum:
+    """Scores of cells on the same questions of one dataset, summed by cluster.
+
+    `sums_CGP` are sums over a cluster's questions, `sizes_G` the questions of each. Some cells, questions in clusters,
+    parts.
     """
-    if samples == 0 or len(scores) < 2:
-        return None
-    import numpy as np
-    from scipy.stats import bootstrap
 
-    data = (np.asarray(scores, dtype=np.float64),)
-    # the batch bounds the memory of a resample matrix: 50 x 11,313 float64 of TriviaQA's test split are 4.5 MB
-    interval = bootstrap(
-        data, np.mean, n_resamples=samples, batch=50, confidence_level=0.95, method="percentile", rng=seed
-    ).confidence_interval
-    return float(interval.low), float(interval.high)
+    sums_CGP: Array
+    sizes_G: Array
+    combination: Combination = "mean"
+
+    @classmethod
+    def of(cls, parts_CQP: Array, clusters: Sequence[Hashable], combination: Combination = "mean") -> "Stratum":
+        """From scores per question; `clusters` names the cluster of each question."""
+        places = {name: place for place, name in enumerate(dict.fromkeys(clusters))}
+        cluster_Q = np.array([places[name] for name in clusters])
+        sums_GCP = np.zeros((len(places), parts_CQP.shape[0], parts_CQP.shape[2]))
+        np.add.at(sums_GCP, cluster_Q, np.asarray(parts_CQP, dtype=np.float64).transpose(1, 0, 2))
+        sizes_G = np.bincount(cluster_Q, minlength=len(places)).astype(np.float64)
+        return cls(sums_GCP.transpose(1, 0, 2), sizes_G, combination)
+
+    @property
+    def num_clusters(self) -> int:
+        """G."""
+        return len(self.sizes_G)
+
+    @property
+    def num_questions(self) -> int:
+        """Q."""
+        return int(self.sizes_G.sum())
+
+    @cached_property
+    def scores_C(self) -> Array:
+        """Each cell's score over all questions."""
+        return self.scores_of(self.sums_CGP.sum(axis=1), self.sizes_G.sum())
+
+    @cached_property
+    def left_out_CG(self) -> Array:
+        """Each cell's score without each cluster in turn; needs two clusters."""
+        totals_C1P = self.sums_CGP.sum(axis=1, keepdims=True)
+        return self.scores_of(totals_C1P - self.sums_CGP, self.sizes_G.sum() - self.sizes_G)
+
+    def scores_of(self, sums_XP: Array, sizes_X: Array | float) -> Array:
+        """Scores from sums and numbers of questions, over any leading axes."""
+        means_XP = sums_XP / np.asarray(sizes_X)[..., None]
+        # a difference of sums may fall below 0 by rounding, of which there is no root
+        return np.asarray(combine(self.combination, list(np.moveaxis(np.maximum(means_XP, 0), -1, 0))))
+
+
+@dataclass(frozen=True)
+class Spread:
+    """One independent part of an estimate's variance, with its degrees of freedom."""
+
+    variance: float
+    df: float
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value, in points, with what is known of its spread.
+
+    `lowest` and `highest` bound what it could be at all; `num_clusters` is the number that varied.
+    """
+
+    value: float
+    spreads: tuple[Spread, ...]
+    num_clusters: int
+    num_questions: int
+    lowest: float = 0.0
+    highest: float = 100.0
+    means_K: tuple[float, ...] = field(default=())
+    """The combinations of which `value` is the least; the value itself where there is one."""
+
+    @property
+    def variance(self) -> float:
+        """Squared standard error."""
+        return sum(spread.variance for spread in self.spreads)
+
+    @property
+    def se(self) -> float:
+        """Standard error, in points."""
+        return math.sqrt(self.variance)
+
+    @property
+    def df(self) -> float:
+        """Degrees of freedom of the standard error (Welch and Satterthwaite)."""
+        weights = sum(spread.variance**2 / spread.df for spread in self.spreads if spread.variance > 0)
+        return self.variance**2 / weights if weights > 0 else math.inf
+
+    def interval(self, level: float = LEVEL) -> tuple[float, float] | None:
+        """The bounds at a confidence level; None where a single cluster says nothing of spread.
+
+        Where no cluster differs from another, the spread is unknown rather than none: the bounds are then what could be
+        if every cluster that is unlike the ones seen, of which there may be a share of 1 - (1 - level)^(1/G), were at
+        the extreme. For a score of 0 that is the exact binomial bound over clusters.
+        """
+        if not self.spreads:
+            return None
+        if self.variance <= _NOTHING:
+            share = 1 - ((1 - level) / 2) ** (1 / self.num_clusters)
+            low, high = (
+                self.value - share * (self.value - self.lowest),
+                self.value + share * (self.highest - self.value),
+            )
+        else:
+            half = t_quantile((1 + level) / 2, self.df) * self.se
+            low, high = self.value - half, self.value + half
+        return max(low, self.lowest), min(high, self.highest)
+
+    def p_value(self, null: float = 0.0) -> float | None:
+        """Two-sided p by Student's t that the value is `null`; None where nothing is known of spread."""
+        if not self.spreads:
+            return None
+        if self.variance <= _NOTHING:
+            return 1.0 if abs(self.value - null) < 1e-9 else 2 * 0.5**self.num_clusters
+        return t_two_sided((self.value - null) / self.se, self.df)
+
+    def detectable(self, level: float = LEVEL, power: float = POWER) -> float | None:
+        """The smallest true difference that a test at this level would have found with this power, in points."""
+        if not self.spreads or self.variance <= _NOTHING:
+            return None
+        return (t_quantile((1 + level) / 2, self.df) + t_quantile(power, self.df)) * self.se
+
+
+def estimate(strata: Sequence[Stratum], weights: Sequence[Array], runs: Sequence[Spread] = ()) -> Estimate:
+    """The least of K combinations of scores: `weights[s]` is K x C, of the cells of stratum s. K = 1: the combination.
+
+    Clusters are left out one at a time; strata are independent. `runs` adds the variance between trainings.
+    """
+    parts_SK = np.array([weights_KC @ stratum.scores_C for stratum, weights_KC in zip(strata, weights, strict=True)])
+    whole_K = parts_SK.sum(axis=0)
+    spreads = []
+    for stratum, weights_KC, own_K in zip(strata, weights, parts_SK, strict=True):
+        if stratum.num_clusters < 2 or not np.any(weights_KC):
+            continue
+        left_KG = weights_KC @ stratum.left_out_CG + (whole_K - own_K)[:, None]
+        left_G = left_KG.min(axis=0)
+        count = len(left_G)
+        spreads.append(Spread(float((count - 1) / count * ((left_G - left_G.mean()) ** 2).sum()), count - 1))
+    used = [stratum for stratum, weights_KC in zip(strata, weights, strict=True) if np.any(weights_KC)]
+    positive = sum(np.maximum(weights_KC, 0).sum(axis=1) for weights_KC in weights)
+    negative = sum(np.minimum(weights_KC, 0).sum(axis=1) for weights_KC in weights)
+    complete = len(spreads) == len(used)
+    return Estimate(
+        float(whole_K.min()),
+        (*spreads, *runs) if complete else (),
+        sum(stratum.num_clusters for stratum in used),
+        sum(stratum.num_questions for stratum in used),
+        float(100 * np.min(negative)),
+        float(100 * np.max(positive)),
+        tuple(map(float, whole_K)),
+    )
+
+
+def cluster_of(question_id: str, doc_id: str | None) -> str:
+    """The cluster of a question: its document, else (open domain) the question alone."""
+    return f"question {question_id}" if doc_id is None else f"document {doc_id}"
+
+
+def score_estimate(
+    parts_QP: Sequence[Sequence[float]] | Array, clusters: Sequence[Hashable], combination: Combination = "mean"
+) -> Estimate:
+    """A single cell's score: parts per question, and the cluster of each question."""
+    stratum = Stratum.of(np.asarray(parts_QP, dtype=np.float64)[None], clusters, combination)
+    return estimate([stratum], [np.ones((1, 1))])
+
+
+def run_spread(values: Sequence[float]) -> Spread | None:
+    """Variance of the mean of several runs' values, s^2 / n; None for a single run, which says nothing of it."""
+    if len(values) < 2:
+        return None
+    return Spread(float(np.var(values, ddof=1)) / len(values), len(values) - 1)
+
+
+def holm(p_values: Mapping[str, float], alpha: float = 1 - LEVEL) -> dict[str, tuple[float, float]]:
+    """(adjusted p, level of a simultaneous interval) of each test, by Holm's step-down procedure.
+
+    The test with the i-th smallest p of m gets the level 1 - alpha / (m - i + 1); from the first that is not below its
+    own alpha on, all get the level of that one.
+    """
+    order = sorted(p_values, key=lambda name: p_values[name])
+    adjusted: dict[str, tuple[float, float]] = {}
+    highest, stopped = 0.0, None
+    for place, name in enumerate(order):
+        left = len(order) - place
+        highest = max(highest, min(1.0, left * p_values[name]))
+        if stopped is None and highest > alpha:
+            stopped = left
+        adjusted[name] = highest, 1 - alpha / (stopped or left)
+    return {name: adjusted[name] for name in p_values}

@@ -30,6 +30,7 @@ from retrotune.study.stages import (
     FetchParams,
     FinetuneParams,
     MeasureRetrievalParams,
+    MethodLabels,
     ModelLabels,
     PredictParams,
     PrepareTestParams,
@@ -208,7 +209,6 @@ def _measure(config: Config, wildcards: Wildcards) -> StageParams:
         **searching,
         depth=min(depth, entry.top_k) if searching["retriever"].kind == "degraded" else depth,
         own_documents=not config.is_open_domain(wildcards["dataset"]),
-        bootstrap_samples=config.evaluation.bootstrap_samples,
     )
 
 
@@ -307,8 +307,7 @@ def _predict(config: Config, wildcards: Wildcards) -> StageParams:
 
 @_resolver("score_cell")
 def _score(config: Config, wildcards: Wildcards) -> StageParams:
-    metric = config.datasets[wildcards["dataset"]].record.metric
-    return ScoreParams(metric=metric, bootstrap_samples=config.evaluation.bootstrap_samples)
+    return ScoreParams(metrics=config.metrics_of(wildcards["dataset"]))
 
 
 # report -------------------------------------------------------------------------------------------------------------
@@ -324,8 +323,13 @@ def collecting(config: Config, wildcards: Wildcards | None = None) -> CollectPar
             name: ModelLabels(**{key: getattr(model, key) for key in ModelLabels.model_fields})
             for name, model in models.items()
         },
-        methods={cell.method: config.methods[cell.method].trained for cell in cells},
-        datasets={cell.dataset: config.datasets[cell.dataset].record.metric for cell in cells},
+        methods={
+            cell.method: MethodLabels(
+                kind=config.methods[cell.method].kind, trained=config.methods[cell.method].trained
+            )
+            for cell in cells
+        },
+        datasets={cell.dataset: config.metrics_of(cell.dataset)[0] for cell in cells},
     )
 
 

@@ -200,11 +200,10 @@ class MeasureRetrievalParams(Searching):
     """The search that measures a retrieval, `depth` passages per question."""
 
     stage = "measure_retrieval"
-    version = 2
+    version = 3
 
     depth: PositiveInt
     own_documents: bool
-    bootstrap_samples: Count
 
 
 # base models --------------------------------------------------------------------------------------------------------
@@ -318,10 +317,10 @@ class ScoreParams(StageParams):
     """What scores a cell's answers."""
 
     stage = "score_cell"
-    version = 5
+    version = 6
 
-    metric: str
-    bootstrap_samples: Count
+    metrics: tuple[str, ...]
+    """The headline first."""
 
 
 # report -------------------------------------------------------------------------------------------------------------
@@ -332,6 +331,7 @@ class ModelLabels(Entry):
     size: str
     instruct: bool = False
     retrieval_gate: float | None = None
+    replicate_of: str | None = None
 
 
 class CellLabels(ModelLabels):
@@ -342,20 +342,28 @@ class CellLabels(ModelLabels):
     dataset: str
     retrieval: str
     seed: int
+    kind: str
     trained: bool
     metric: str
 
 
+class MethodLabels(Entry):
+    """What tables and claims say of a method."""
+
+    kind: str
+    trained: bool
+
+
 class CollectParams(StageParams):
-    """The study's cells in order, their models and methods (are they trained?), and the datasets' primary metrics."""
+    """The study's cells in order, their models and methods, and the datasets' headline metrics."""
 
     stage = "collect_metrics"
-    version = 3
+    version = 4
 
     study: str
     cells: tuple[tuple[str, str, str, str, int], ...]
     models: dict[str, ModelLabels]
-    methods: dict[str, bool]
+    methods: dict[str, MethodLabels]
     datasets: dict[str, str]
 
     def labels(self) -> Iterator[CellLabels]:
@@ -367,8 +375,8 @@ class CollectParams(StageParams):
                 dataset=dataset,
                 retrieval=retrieval,
                 seed=seed,
-                trained=self.methods[method],
                 metric=self.datasets[dataset],
+                **dict(self.methods[method]),
                 **dict(self.models[model]),
             )
 

@@ -287,8 +287,9 @@ INSTRUCT_LONG = Template(
 class DatasetSpec:
     """Everything that the other rooms need to know of a dataset.
 
-    `version` is raised whenever splits or answers change such that scores do. `metric` is the primary metric, one of
-    `retrotune.data.scores`; another is refused with a `ConfigError` before anything runs that could not be scored.
+    `version` is raised whenever splits or answers change such that scores do. `metrics` are those of
+    `retrotune.data.scores` that its answers are scored by, the official evaluator's first: it is the headline. Another
+    is refused with a `ConfigError` before anything runs that could not be scored.
     `templates` are its prompt variants: `base` for models that continue text, `instruct` for those that follow orders.
     `gold`: a passage can hold an answer, which is not so of summaries. `demo` is the dataset's part of the demo world;
     None: it has none.
@@ -298,7 +299,7 @@ class DatasetSpec:
     version: int
     citation: str
     open_domain: bool
-    metric: str
+    metrics: tuple[str, ...]
     max_new_tokens: int
     layouts: dict[str, Layout]
     templates: dict[str, Template]
@@ -306,8 +307,14 @@ class DatasetSpec:
     demo: Demo | None = None
 
     def __post_init__(self) -> None:
-        if self.metric not in METRICS:
-            raise ConfigError(f"dataset {self.name}: metric {self.metric!r} is unknown; known: {', '.join(METRICS)}")
+        for metric in self.metrics:
+            if metric not in METRICS:
+                raise ConfigError(f"dataset {self.name}: metric {metric!r} is unknown; known: {', '.join(METRICS)}")
+
+    @property
+    def metric(self) -> str:
+        """The headline metric."""
+        return self.metrics[0]
 
     def layout(self, name: str) -> Layout:
         """The layout called `name`; `ConfigError` if the dataset has no such layout."""

@@ -141,7 +141,7 @@ SPEC = DatasetSpec(
     version=1,
     citation="Kočiský et al. 2018, The NarrativeQA Reading Comprehension Challenge (arXiv 1712.07040)",
     open_domain=False,
-    metric="f1",
+    metrics=("f1_scrolls", "f1_first", "exact_match", "contains", "f1_unicode"),
     max_new_tokens=100,
     layouts={
         "official": Layout(

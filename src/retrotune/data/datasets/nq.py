@@ -70,7 +70,7 @@ SPEC = DatasetSpec(
     version=1,
     citation="Kwiatkowski et al. 2019, Natural Questions; Lee et al. 2019 (arXiv 1906.00300) for the open form",
     open_domain=True,
-    metric="exact_match",
+    metrics=("exact_match", "f1", "contains", "exact_match_unicode"),
     max_new_tokens=32,
     layouts={
         # Papers report NQ-open.dev as the test set.

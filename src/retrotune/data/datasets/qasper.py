@@ -163,7 +163,7 @@ SPEC = DatasetSpec(
     version=1,
     citation="Dasigi et al. 2021, A Dataset of Information-Seeking Questions Anchored in Papers (arXiv 2105.03011)",
     open_domain=False,
-    metric="f1",
+    metrics=("f1", "f1_first", "exact_match", "contains", "f1_unicode"),
     max_new_tokens=100,
     layouts={
         "official": Layout(

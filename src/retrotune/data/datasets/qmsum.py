@@ -23,6 +23,7 @@ from retrotune.data.demo.facts import COLLEAGUE
 from retrotune.data.demo.layouts import Demo, Scenes
 from retrotune.data.demo.names import Split
 from retrotune.data.demo.scenes import listing
+from retrotune.data.scores import ROUGES, STEMMED
 from retrotune.runtime.files import write_jsonl
 
 _QUERIES = ("general_query_list", "specific_query_list")
@@ -116,7 +117,7 @@ SPEC = DatasetSpec(
     version=1,
     citation="Zhong et al. 2021, QMSum (arXiv 2104.05938)",
     open_domain=False,
-    metric="rouge_geometric",
+    metrics=("rouge_geometric", *ROUGES, "rouge_arithmetic_stemmed", *STEMMED),
     max_new_tokens=256,
     layouts={
         "official": Layout(

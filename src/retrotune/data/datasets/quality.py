@@ -110,7 +110,7 @@ SPEC = DatasetSpec(
     version=1,
     citation="Pang et al. 2022, QuALITY: Question Answering with Long Input Texts, Yes! (arXiv 2112.08608)",
     open_domain=False,
-    metric="multiple_choice",
+    metrics=("accuracy", "parsable", "exact_match"),
     max_new_tokens=100,
     layouts={
         # The test labels were never released: papers report dev.

@@ -56,7 +56,7 @@ SPEC = DatasetSpec(
     version=1,
     citation="Rajpurkar et al. 2016, SQuAD: 100,000+ Questions for Machine Comprehension of Text (arXiv 1606.05250)",
     open_domain=False,
-    metric="f1",
+    metrics=("f1", "exact_match", "contains"),
     max_new_tokens=32,
     layouts={
         # The test split is not public: papers report dev.

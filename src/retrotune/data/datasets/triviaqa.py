@@ -86,7 +86,7 @@ SPEC = DatasetSpec(
     version=1,
     citation="Joshi et al. 2017, TriviaQA (arXiv 1705.03551)",
     open_domain=True,
-    metric="exact_match",
+    metrics=("triviaqa_exact_match", "triviaqa_f1", "contains", "exact_match"),
     max_new_tokens=32,
     layouts={
         # Papers on open-domain answering report the dev split, as the test answers were never released.

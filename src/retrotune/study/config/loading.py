@@ -8,9 +8,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from retrotune.data.scores import METRICS
 from retrotune.errors import ConfigError
 from retrotune.study.config.base import PAPER_SIZES
-from retrotune.study.config.models import BaseTraining, ModelEntry, RetrofittingEntry
+from retrotune.study.config.models import SOURCES, BaseTraining, ModelEntry, RetrofittingEntry
 from retrotune.study.config.reading import read_yaml
 from retrotune.study.config.study import Config
 
@@ -34,6 +35,8 @@ def load_config(raw: Mapping[str, Any]) -> Config:
         *_control_problems(config),
         *_retrofit_problems(config),
         *_window_problems(config),
+        *_metric_problems(config),
+        *_replicate_problems(config),
     ]
     if problems:
         raise ConfigError("the configuration has errors:\n  " + "\n  ".join(problems))
@@ -117,6 +120,46 @@ def _keys_at(location: Sequence[str]) -> list[str]:
 def _unknown(place: str, name: str | None, known: Mapping[str, Any] | tuple[str, ...], kind: str) -> Iterator[str]:
     if name is not None and name not in known:
         yield f"{place}: no entry {name!r} in `{kind}`; {nearest(name, list(known))}"
+
+
+def _metric_problems(config: Config) -> Iterator[str]:
+    """Metrics that are unknown, or that a dataset's questions cannot be scored by."""
+    for dataset, metrics in config.evaluation.metrics.items():
+        place = f"evaluation.metrics.{dataset}"
+        if dataset not in config.datasets:
+            yield from _unknown(place, dataset, config.datasets, "datasets")
+            continue
+        has_options = any(METRICS[name].needs_options for name in config.datasets[dataset].record.metrics)
+        for name in metrics:
+            if name not in METRICS:
+                yield f"{place}: unknown metric {name!r}; {nearest(name, list(METRICS))}"
+            elif METRICS[name].needs_options and not has_options:
+                yield f"{place}: {name} needs questions with options, which {dataset} has not"
+
+
+def _replicate_problems(config: Config) -> Iterator[str]:
+    """Replicates of nothing, of another replicate, or of a model that differs in more than its training, or in nothing.
+
+    A replicate that was the same model would say that trainings do not vary.
+    """
+    for name, entry in config.models.items():
+        original = entry.replicate_of
+        place = f"models.{name}.replicate_of"
+        if original is None:
+            continue
+        if original not in config.models:
+            yield from _unknown(place, original, config.models, "models")
+            continue
+        model = config.models[original]
+        if model.replicate_of is not None or original == name:
+            yield f"{place}: {original!r} is a replicate itself: name the model that both replicate"
+            continue
+        for key in ("family", "size", "instruct", "retrieval_gate", "precision"):
+            if getattr(model, key) != getattr(entry, key):
+                yield f"{place}: {key} is {getattr(entry, key)}, that of {original} is {getattr(model, key)}"
+        sources = [{key: getattr(one, key) for key in (*SOURCES, "retrofitting")} for one in (model, entry)]
+        if sources[0] == sources[1]:
+            yield f"{place}: made as {original} is, to the last weight: give it a training of another seed"
 
 
 def _look_alikes(config: Config) -> Iterator[str]:

@@ -238,6 +238,11 @@ class ModelEntry(Entry):
         None, description="source: another entry of `models`, a GPT, trained further with or without retrieval"
     )
     retrofitting: Name | None = Field(None, description="entry of `retrofittings`; needed with `retrofit_from`")
+    replicate_of: Name | None = Field(
+        None,
+        description="another entry of `models` that is the same but for its training's seed: one row of tables, whose "
+        "runs say how much scores vary between trainings",
+    )
     instruct: bool = Field(False, description="instruction-tuned: prompts use the instruct variant")
     retrieval_gate: float | None = Field(
         None,

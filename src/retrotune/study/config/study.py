@@ -1,5 +1,7 @@
 """A study: named entries, the grid over their names, and how cells are scored."""
 
+from typing import Annotated
+
 from pydantic import Field
 
 from retrotune.entries import Count, Entry, FolderToFill, Name, Place, PositiveInt, Seed
@@ -23,7 +25,14 @@ class Evaluation(Entry):
     """How cells are scored."""
 
     batch_size: PositiveInt = Field(16, description="questions per generation batch")
-    bootstrap_samples: Count = Field(1000, description="resamples for the 95 % confidence intervals; 0: none")
+    metrics: dict[Name, Annotated[tuple[Name, ...], Field(min_length=1)]] = Field(
+        default_factory=dict,
+        description="metrics by entry of `datasets`, the headline first, such as {nq: [contains]}; the dataset's own "
+        "follow",
+    )
+    resamples: PositiveInt = Field(
+        10_000, description="resamples of permutation and bootstrap tests; more where a table has many tests"
+    )
     retrieval_depth: Count = Field(
         100, description="passages per test question searched to measure retrieval quality; 0: not measured"
     )
@@ -123,6 +132,11 @@ class Config(Entry):
     def raw(self) -> str:
         """Folder of raw files."""
         return self.data_root or f"{self.resources}/raw"
+
+    def metrics_of(self, dataset: str) -> tuple[str, ...]:
+        """Metrics that a dataset is scored by, each once: the study's own, then the dataset's; the headline first."""
+        chosen = self.evaluation.metrics.get(dataset, ())
+        return tuple(dict.fromkeys((*chosen, *self.datasets[dataset].record.metrics)))
 
     def is_open_domain(self, dataset: str) -> bool:
         """Whether a dataset's questions retrieve from a corpus rather than from their own document."""
