@@ -184,7 +184,8 @@ def _report_so_far(paths: Paths, results: Sequence[Result]) -> str:
     from retrotune.report.tables import make_tables
 
     collected = paths.so_far("tables/results.json")
-    write_results(paths.name, results, paths.so_far("tables/metrics.csv"), collected)
+    scores = paths.so_far("tables/scores.parquet")
+    write_results(paths, results, paths.so_far("tables/metrics.csv"), collected, scores)
     make_tables(collected, paths.so_far("tables"))
     plot_scaling(collected, [paths.so_far(f"figures/scaling.{suffix}") for suffix in ("svg", "pdf", "png")])
     return collected
