@@ -137,7 +137,7 @@ RECIPE = {
     "no_passage_share": 0.5, "sequence_length": 256, "batch_size": 3, "steps": 7,
     "learning_rate": 0.5, "embedding_learning_rate": 0.4, "weight_decay": 0.3, "warmup_steps": 2,
     "emphasis.cue": "So", "emphasis.other_weight": 0.5, "optimizer": "muon",
-    "precision": "bfloat16", "activation_checkpointing": True, "seed": 3,
+    "muon_precision": "float32", "precision": "bfloat16", "activation_checkpointing": True, "seed": 3,
 }  # fmt: skip
 RESOURCES = {"gpus": 2, "cpus": 3, "mem_mb": 9, "runtime": 9}
 

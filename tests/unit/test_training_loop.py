@@ -18,7 +18,7 @@ from retrotune.training.checkpoints import last_checkpoint
 from retrotune.training.course import Course, Schedule
 from retrotune.training.distributed import ALONE
 from retrotune.training.loop import run_training, weighted_loss
-from retrotune.training.optimizers import adamw, cosine_schedule, muon, split_parameters
+from retrotune.training.optimizers import adamw, cosine_schedule, muon, orthogonalized, split_parameters
 from retrotune.training.planned import PlannedBatches, plan_batches, total_weight
 
 ROWS = [[number, number + 1, number + 2, number + 3] for number in range(2, 10)]
@@ -123,6 +123,41 @@ def test_adamw_trains_some_parameters_at_a_rate_of_their_own_and_decays_matrices
             expected = (0.2 if any(value is other for other in apart) else 0.1, 0.3 if value.ndim == 2 else 0.0)
             assert (group["lr"], group["weight_decay"]) == expected
     assert {group["lr"] for group in adamw(model, 0.1, 0.3, (0.9, 0.95), apart).param_groups} == {0.1}
+
+
+@pytest.mark.parametrize("shape", [(6, 6), (4, 10), (10, 4)])
+def test_orthogonalized_moves_singular_values_and_keeps_directions(shape):
+    """Against the polynomial of the singular values of a decomposition, in double precision."""
+    torch.manual_seed(0)
+    matrix = torch.randn(shape, dtype=torch.float64)
+    left, values, right = torch.linalg.svd(matrix, full_matrices=False)
+    values = values / values.norm()
+    a, b, c = coefficients = (3.4445, -4.775, 2.0315)
+    for _ in range(5):
+        values = a * values + b * values**3 + c * values**5
+    found = orthogonalized(matrix, coefficients, 5, 1e-7)
+    assert torch.allclose(found, left @ torch.diag(values) @ right, atol=1e-10)
+    assert ((values > 0.6) & (values < 1.3)).all()
+
+
+def test_muon_in_float32_is_torchs_but_for_the_rounding_of_bfloat16():
+    models = [tiny_model(), tiny_model()]
+    models[1].load_state_dict(models[0].state_dict())
+    first = {name: value.clone() for name, value in models[0].named_parameters()}
+    optimizers = [
+        muon(model, 0.02, 0.01, 0.1, precision) for model, precision in zip(models, ("bfloat16", "float32"), strict=True)
+    ]
+    generator = torch.Generator().manual_seed(3)
+    for _ in range(3):
+        for name, value in models[0].named_parameters():
+            value.grad = torch.randn(value.shape, generator=generator)
+            dict(models[1].named_parameters())[name].grad = value.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    for name, value in models[1].named_parameters():
+        expected, moved = dict(models[0].named_parameters())[name], (value - first[name]).norm()
+        assert (value - expected).norm() < 0.02 * moved, name
+        assert moved > 0
 
 
 def test_schedule_moves_every_part_of_a_combined_optimizer():

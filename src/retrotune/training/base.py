@@ -204,7 +204,7 @@ def train_base_model(
 def _optimizer(model: RetroForCausalLM, recipe: Recipe) -> torch.optim.Optimizer:
     if recipe.optimizer == "muon":
         other_rate = recipe.embedding_learning_rate or recipe.learning_rate
-        return muon(model, recipe.learning_rate, other_rate, recipe.weight_decay)
+        return muon(model, recipe.learning_rate, other_rate, recipe.weight_decay, recipe.muon_precision)
     new = (parameter for module in new_modules(model) for parameter in module.parameters())
     new_rate = recipe.new_learning_rate if isinstance(recipe, RetrofittingRecipe) else None
     return adamw(model, recipe.learning_rate, recipe.weight_decay, (0.9, 0.95), apart=new, rate_apart=new_rate)

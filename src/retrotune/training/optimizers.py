@@ -6,7 +6,7 @@ for embeddings, norms and scalars, whose updates have no such geometry.
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -87,12 +87,64 @@ def adamw(
     )
 
 
-def muon(model: nn.Module, learning_rate: float, other_rate: float, weight_decay: float) -> torch.optim.Optimizer:
-    """Muon with `learning_rate` for hidden matrices, AdamW with `other_rate` and no decay for everything else."""
+class Float32Muon(torch.optim.Muon):
+    """torch's Muon whose updates are made orthogonal in float32; torch does it in bfloat16 always.
+
+    A CPU without bfloat16 takes 1.2 s for the matrices of a RETRO of width 128 with torch's, 0.07 s with this one.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """One update; closures are not supported."""
+        assert closure is None, "Float32Muon takes no closure"
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                state = self.state[parameter]
+                if "momentum_buffer" not in state:
+                    state["momentum_buffer"] = torch.zeros_like(parameter.grad)
+                average = state["momentum_buffer"].lerp_(parameter.grad, 1 - group["momentum"])
+                update = parameter.grad.lerp(average, group["momentum"]) if group["nesterov"] else average
+                update = orthogonalized(update, group["ns_coefficients"], group["ns_steps"], group["eps"])
+                rows, columns = parameter.shape
+                parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                parameter.add_(update, alpha=-group["lr"] * math.sqrt(max(1.0, rows / columns)))
+
+
+def orthogonalized(
+    matrix: torch.Tensor, coefficients: tuple[float, float, float], iterations: int, eps: float
+) -> torch.Tensor:
+    """The matrix with its singular values brought near 1, by Newton-Schulz iterations in its own precision.
+
+    An iteration with the coefficients (a, b, c) takes each singular value x to ax + bx^3 + cx^5.
+    """
+    a, b, c = coefficients
+    tall = matrix.shape[0] > matrix.shape[1]
+    found = matrix.T if tall else matrix
+    found = found / found.norm().clamp(min=eps)
+    for _ in range(iterations):
+        gram = found @ found.T
+        found = torch.addmm(found, torch.addmm(gram, gram, gram, beta=b, alpha=c), found, beta=a)
+    return found.T if tall else found
+
+
+def muon(
+    model: nn.Module,
+    learning_rate: float,
+    other_rate: float,
+    weight_decay: float,
+    precision: Literal["bfloat16", "float32"] = "bfloat16",
+) -> torch.optim.Optimizer:
+    """Muon with `learning_rate` for hidden matrices, AdamW with `other_rate` and no decay for everything else.
+
+    Muon's updates are made orthogonal in `precision`.
+    """
     matrices, others = split_parameters(model)
+    of_matrices = torch.optim.Muon if precision == "bfloat16" else Float32Muon
     return CombinedOptimizer(
         [
-            torch.optim.Muon(matrices, lr=learning_rate, weight_decay=weight_decay),
+            of_matrices(matrices, lr=learning_rate, weight_decay=weight_decay),
             torch.optim.AdamW(others, lr=other_rate, betas=(0.9, 0.95), weight_decay=0.0),
         ]
     )

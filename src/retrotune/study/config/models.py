@@ -69,6 +69,9 @@ class Recipe(Entry):
     optimizer: Literal["adamw", "muon"] = Field("adamw", description="muon: Muon for matrices, AdamW for the rest")
     learning_rate: float = Field(3e-4, gt=0, description="peak rate (of matrices, with muon)")
     embedding_learning_rate: float | None = Field(None, gt=0, description="muon only: rate of everything else")
+    muon_precision: Literal["bfloat16", "float32"] = Field(
+        "bfloat16", description="muon only: of what makes updates orthogonal; float32 for CPUs without bfloat16"
+    )
     weight_decay: float = Field(0.1, ge=0, description="decoupled weight decay")
     warmup_steps: Count = Field(50, description="linear warm-up, at most half of the steps; then cosine to a tenth")
     emphasis: Emphasis | None = Field(None, description="loss weights by position; null: all tokens alike")
