@@ -73,9 +73,3 @@ def test_work_on_models_lies_with_the_models_not_with_a_study():
     one, two = Paths("resources/x", "results", "one"), Paths("resources/x", "elsewhere", "two")
     assert one.model_work("{model}") == two.model_work("{model}") == "resources/x/work/models/{model}"
     assert one.work("m") != two.work("m")
-
-
-def test_miniature_has_the_papers_main_grid(repository):
-    config = read_config(repository / "config" / "miniature.yaml")
-    cells = expand_grid(config)
-    assert config.models.keys() == {cell.model for cell in cells}

@@ -145,7 +145,8 @@ def test_muon_in_float32_is_torchs_but_for_the_rounding_of_bfloat16():
     models[1].load_state_dict(models[0].state_dict())
     first = {name: value.clone() for name, value in models[0].named_parameters()}
     optimizers = [
-        muon(model, 0.02, 0.01, 0.1, precision) for model, precision in zip(models, ("bfloat16", "float32"), strict=True)
+        muon(model, 0.02, 0.01, 0.1, precision)
+        for model, precision in zip(models, ("bfloat16", "float32"), strict=True)
     ]
     generator = torch.Generator().manual_seed(3)
     for _ in range(3):
