@@ -30,7 +30,7 @@ def examples(dataset: str, own_documents: bool, questions: int = QUESTIONS) -> l
 
 
 def study(folder: Path, models: Mapping[str, Mapping[str, Any]], **keys: Any) -> Config:
-    """A study in `folder`: nq (open domain) and narrativeqa, methods zeroshot, ptuning and lora, unless `keys` differ."""
+    """A study in `folder`: nq (open domain), narrativeqa; zeroshot, ptuning, lora; unless `keys` differ."""
     raw = {
         "study": "made-up",
         "results_dir": str(folder / "results"),
