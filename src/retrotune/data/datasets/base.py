@@ -307,6 +307,8 @@ class DatasetSpec:
     demo: Demo | None = None
 
     def __post_init__(self) -> None:
+        if not self.metrics:
+            raise ConfigError(f"dataset {self.name}: no metric; known: {', '.join(METRICS)}")
         for metric in self.metrics:
             if metric not in METRICS:
                 raise ConfigError(f"dataset {self.name}: metric {metric!r} is unknown; known: {', '.join(METRICS)}")
