@@ -7,6 +7,7 @@ rule collect_metrics:
     output:
         csv=PATHS.report("tables/metrics.csv"),
         json=PATHS.report("tables/results.json"),
+        scores=PATHS.report("tables/scores.parquet"),
     log:
         PATHS.log("collect_metrics"),
     conda:

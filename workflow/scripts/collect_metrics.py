@@ -10,4 +10,5 @@ with stage_log(snakemake.log[0]):
         Paths.of(load_config(snakemake.config)),
         snakemake.output.csv,
         snakemake.output.json,
+        snakemake.output.scores,
     )

@@ -10,10 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from retrotune.data.scores import METRICS
 from retrotune.errors import ResultError
 from retrotune.runtime.files import atomic_write, read_result, sha256, write_json
 from retrotune.runtime.lifecycle import End, read_end
 from retrotune.runtime.log import logger
+from retrotune.scoring.contrasts import Runs
+from retrotune.scoring.sheets import Sheet, read_sheets, write_scores
 from retrotune.study.cells import Cell
 from retrotune.study.config import Config
 from retrotune.study.paths import CELL_STAGES, MODEL_STAGES, Paths
@@ -56,9 +59,14 @@ class Result:
     """Digest of the base model's weights: cells of one model must not rest on different ones unsaid."""
 
     @property
+    def cell(self) -> Cell:
+        """The cell's coordinates."""
+        return Cell(self.model, self.method, self.dataset, self.retrieval, self.seed)
+
+    @property
     def name(self) -> str:
         """The cell's name in messages."""
-        return Cell(self.model, self.method, self.dataset, self.retrieval, self.seed).name
+        return self.cell.name
 
     @property
     def arm(self) -> str:
@@ -74,12 +82,16 @@ class Result:
         return self.metrics.get(self.metric) if self.status == "done" else None
 
 
-def collect_metrics(params: CollectParams, paths: Paths, out_csv: str | Path, out_json: str | Path) -> None:
-    """Gather the study's `metrics.json` files: a row per cell and metric in `out_csv`, a record per cell in `out_json`.
+def collect_metrics(
+    params: CollectParams, paths: Paths, out_csv: str | Path, out_json: str | Path, out_scores: str | Path
+) -> None:
+    """Gather the study's results: a row per cell and metric in `out_csv`, a record per cell in `out_json`.
 
-    A missing, unreadable or failed cell keeps its row, with a status and no value.
+    `out_scores` has the scores of each question (`scoring.sheets`). A missing, unreadable or failed cell keeps its row,
+    with a status and no value.
     """
-    write_results(params.study, [_result(paths, labels) for labels in params.labels()], out_csv, out_json)
+    results = [_result(paths, labels) for labels in params.labels()]
+    write_results(paths, results, out_csv, out_json, out_scores)
 
 
 def read_cells(config: Config) -> list[Result]:
@@ -88,13 +100,18 @@ def read_cells(config: Config) -> list[Result]:
     return [_result(paths, labels) for labels in collecting(config).labels()]
 
 
-def write_results(study: str, results: Sequence[Result], out_csv: str | Path, out_json: str | Path) -> None:
-    """Write a row per cell and metric to `out_csv` and a record per cell to `out_json`."""
+def write_results(
+    paths: Paths, results: Sequence[Result], out_csv: str | Path, out_json: str | Path, out_scores: str | Path
+) -> None:
+    """Write results as `collect_metrics` does, of any cells."""
     with atomic_write(out_csv) as temporary, open(temporary, "w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow([*_COORDINATES, "status", "metric", *VALUES])
         writer.writerows(_rows(results))
-    write_json(out_json, {"study": study, "results": [vars(result) for result in results]})
+    done_cells = [result.cell for result in results if result.primary is not None]
+    metrics = dict.fromkeys(name for result in results for name in result.metrics if name in METRICS)
+    write_scores(out_scores, ((cell, paths.cell(cell, "scores.jsonl")) for cell in done_cells), metrics)
+    write_json(out_json, {"study": paths.name, "results": [vars(result) for result in results]})
     done = sum(result.status == "done" for result in results)
     logger.info("collected %d cells: %d done, %d not", len(results), done, len(results) - done)
 
@@ -102,6 +119,17 @@ def write_results(study: str, results: Sequence[Result], out_csv: str | Path, ou
 def load_results(path: str | Path) -> list[Result]:
     """Read what `collect_metrics` wrote to `out_json`."""
     return [Result(**record) for record in read_result(path)["results"]]
+
+
+def load_sheets(path: str | Path, results: Sequence[Result]) -> dict[str, Sheet]:
+    """Scores of each question of those `results` that are done, from what `collect_metrics` wrote to `out_scores`."""
+    done = [result for result in results if result.primary is not None]
+    return read_sheets(path, {result.dataset: result.metric for result in done}, [result.cell for result in done])
+
+
+def runs_of(results: Sequence[Result]) -> Runs:
+    """Which results are runs of one row."""
+    return Runs.of({result.model: result.replicate_of for result in results})
 
 
 def holds(path: str | Path, results: Sequence[Result]) -> bool:
@@ -178,7 +206,12 @@ def _result(paths: Paths, labels: CellLabels) -> Result:
 
 
 def _check_scored(metrics: Path, inputs: Mapping[str, str | None]) -> None:
-    """Raise `ResultError` if the cell's answers were made anew since they were scored."""
+    """Raise `ResultError` if scores are not those that the result was made of, or answers were made anew since."""
+    scores = metrics.with_name("scores.jsonl")
+    if not scores.is_file() or sha256(scores) != inputs.get("scores"):
+        raise ResultError(
+            f"{scores}: missing, or not what {metrics.name} was made of: delete {metrics} and run snakemake"
+        )
     predictions = metrics.with_name("predictions.jsonl")
     if not predictions.exists() or predictions.stat().st_mtime <= metrics.stat().st_mtime:
         return
