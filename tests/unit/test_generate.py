@@ -150,7 +150,7 @@ class Study:
                     "ptuning": {"kind": "ptuning", "num_virtual_tokens": 5, "encoder_hidden_size": 8},
                 },
                 "max_length": 128,
-                "evaluation": {"batch_size": batch_size, "bootstrap_samples": 50},
+                "evaluation": {"batch_size": batch_size},
                 "grid": {"retrievals": ["bm25"]},
             }
         )
