@@ -7,6 +7,7 @@ import math
 import re
 import string
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -14,8 +15,9 @@ from hypothesis import strategies as st
 from nltk.stem.porter import PorterStemmer
 from rouge_score.rouge_scorer import RougeScorer
 
+from retrotune.data.corpora.records import BadRecords
 from retrotune.data.datasets import SPECS
-from retrotune.data.datasets.base import Reference
+from retrotune.data.datasets.base import LETTERS, Example, Reference
 from retrotune.data.scores import METRICS, ROUGES, STEMMED, combine, parts_of, title_of
 from retrotune.errors import DataError
 from retrotune.scoring import metrics as scoring
@@ -453,3 +455,32 @@ def test_a_choice_is_one_of_the_options(prediction: str, options: list[str]) -> 
 def test_an_answer_matches_itself(text: str) -> None:
     found = scored(text, [text], "exact_match", "triviaqa_exact_match", "exact_match_unicode", "f1_scrolls")
     assert set(found.values()) == {100.0}
+
+
+# real files ---------------------------------------------------------------------------------------------------------
+
+
+def real_examples(folder: Path, dataset: str) -> list[Example]:
+    layout = SPECS[dataset].layouts["official"]
+    split, file = layout.find_test(folder)
+    return [example for record in layout.read(file, split, BadRecords(skip=True)) for _, example in record.placed]
+
+
+@pytest.mark.parametrize("dataset", ["nq", "triviaqa", "qasper", "quality", "qmsum"])
+def test_real_references_are_right_answers(shared: Path, dataset: str) -> None:
+    """Each reference scores 100 by the headline's parts; so no evaluator's normalization leaves nothing of one."""
+    parts = METRICS[SPECS[dataset].metric].parts
+    examples = real_examples(shared / "data" / dataset, dataset)
+    assert examples
+    for example in examples:
+        for answer in example.answers:
+            found = scored(answer, example.answers, *parts, options=example.options)
+            assert set(found.values()) == {100.0}, (example.question_id, answer)
+
+
+def test_real_options_are_told_apart(shared: Path) -> None:
+    for example in real_examples(shared / "data" / "quality", "quality"):
+        for place, option in enumerate(example.options):
+            letter = LETTERS[place]
+            said = (option, f"{option}.", letter, f"({letter}) {option}", f"**{letter}**", f"{letter}. {option}")
+            assert [choice(text, example.options) for text in said] == [place] * len(said), option

@@ -14,7 +14,7 @@ from retrotune.data.datasets import SPECS
 from retrotune.data.datasets.base import LETTERS, Reference
 from retrotune.data.scores import METRICS, STEMMED, parts_of
 from retrotune.errors import ConfigError, DataError
-from retrotune.scoring.metrics import best_answer, score_prediction
+from retrotune.scoring.metrics import answer_type, score_prediction
 from retrotune.scoring.score import summarize
 from retrotune.study.config import nearest
 
@@ -88,12 +88,11 @@ def _rows(path: Path, metrics: tuple[str, ...], bad: BadRecords) -> Iterator[dic
                 scores = score_prediction(prediction, reference, parts)
             except DataError as error:
                 raise BadRecordError(str(error)) from error
-            kind = reference.types[best_answer(prediction, reference.answers)] if reference.types else None
             yield {
                 "place": place,
                 "question_id": reference.question_id,
                 "doc_id": reference.doc_id,
-                "type": kind,
+                "type": answer_type(prediction, reference),
                 "scores": scores,
             }
 

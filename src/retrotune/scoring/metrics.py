@@ -86,6 +86,14 @@ def best_answer(prediction: str, answers: Sequence[str]) -> int:
     return scores.index(max(scores))
 
 
+def answer_type(prediction: str, reference: Reference) -> str | None:
+    """The type of the answer that the prediction is nearest to, as Qasper's evaluator groups scores.
+
+    None where answers have no types.
+    """
+    return reference.types[best_answer(prediction, reference.answers)] if reference.types else None
+
+
 def contains(prediction: str, answers: Sequence[str]) -> float:
     """100 if the normalized prediction holds a normalized answer as whole words; an empty answer is in none."""
     text = f" {normalize(prediction)} "
