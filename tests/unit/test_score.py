@@ -13,9 +13,8 @@ import yaml
 from retrotune.data.datasets import SPECS, Example
 from retrotune.errors import ConfigError, DataError, ResultError
 from retrotune.preparing.examples import load_examples, with_references, write_examples, write_references
-from retrotune.runtime.files import read_json, read_jsonl, sha256, write_json, write_jsonl
+from retrotune.runtime.files import read_json, read_jsonl, sha256, write_json
 from retrotune.scoring import score as scoring
-from retrotune.scoring.metrics import score_prediction
 from retrotune.scoring.score import score_cell
 from retrotune.study.cells import Cell
 from retrotune.study.stages import ScoreParams
@@ -24,7 +23,7 @@ CELL = Cell("gpt-a", "lora", "nq", "bm25", 3)
 EXAMPLES = [Example(f"q{number}", "Who?", ("Tamo", f"answer {number}"), doc_id=f"d{number}") for number in range(9)]
 SAID = [{"question_id": example.question_id, "prediction": "Tamo" if place % 3 else "Dana", "text": " Tamo"}
         for place, example in enumerate(EXAMPLES)]  # fmt: skip
-PARAMS = ScoreParams(metric="exact_match", bootstrap_samples=50)
+PARAMS = ScoreParams(metrics=("exact_match", "f1"))
 INPUTS = {"examples": "a", "model": "b", "neighbors": None}
 PREDICTED = {
     "num_questions": 9,
@@ -47,7 +46,7 @@ class Files:
         write_references(self.references, EXAMPLES)
 
     def write(self, said: list[Any], **predicted: Any) -> None:
-        write_jsonl(self.predictions, said)
+        self.predictions.write_text("".join(f"{json.dumps(line)}\n" for line in said))
         write_json(self.root / "predict.json", {**PREDICTED, **predicted})
 
     def score(self, params: ScoreParams = PARAMS, trained: Path | None = None) -> Any:
@@ -67,9 +66,10 @@ def test_a_line_per_question(files: Files) -> None:
         {
             "question_id": example.question_id,
             "doc_id": example.doc_id,
-            "scores": score_prediction(said["prediction"], example.answers),
+            "type": None,
+            "scores": {"exact_match": 100.0 * (place % 3 > 0), "f1": 100.0 * (place % 3 > 0)},
         }
-        for example, said in zip(EXAMPLES, SAID, strict=True)
+        for place, example in enumerate(EXAMPLES)
     ]
 
 
@@ -84,7 +84,9 @@ def test_metrics(files: Files) -> None:
     entry = found["metrics"]["exact_match"]
     assert entry["value"] == pytest.approx(100 * 6 / 9)
     assert entry["ci_low"] <= entry["value"] <= entry["ci_high"]
-    assert entry["n"] == 9
+    assert (entry["n"], entry["clusters"]) == (9, 9)
+    assert found["scale"] == "0 to 100"
+    assert found["by_type"] == {}
     assert [name for name, one in found["metrics"].items() if one["primary"]] == ["exact_match"]
     made = {"predictions": files.predictions, "references": files.references, "scores": files.scores}
     assert found["inputs"] == {**INPUTS, **{name: sha256(path) for name, path in made.items()}}
@@ -106,9 +108,72 @@ def test_what_each_stage_used_stands_beside(files: Files) -> None:
     assert "finetune_cell" not in yaml.safe_load((files.root / "config.yaml").read_text())
 
 
-def test_without_resamples_there_is_no_interval(files: Files) -> None:
-    entry = files.score(PARAMS.model_copy(update={"bootstrap_samples": 0}))["metrics"]["f1"]
-    assert (entry["ci_low"], entry["ci_high"]) == (None, None)
+def test_questions_about_one_document_are_a_cluster(files: Files) -> None:
+    write_references(
+        files.references, [replace(example, doc_id=f"d{int(example.question_id[1]) // 3}") for example in EXAMPLES]
+    )
+    entry = files.score()["metrics"]["exact_match"]
+    assert (entry["n"], entry["clusters"]) == (9, 3)
+    # each document has two right answers of three: what differs between them is not known
+    assert entry["ci_high"] - entry["ci_low"] > 50
+    write_references(files.references, [replace(example, doc_id="d") for example in EXAMPLES])
+    entry = files.score()["metrics"]["exact_match"]
+    assert (entry["ci_low"], entry["ci_high"], entry["clusters"]) == (None, None, 1)
+    write_references(files.references, [replace(example, doc_id=None) for example in EXAMPLES])
+    assert files.score()["metrics"]["exact_match"]["clusters"] == 9, "in the open domain each question is its own"
+
+
+def answered(
+    files: Files, said: list[tuple[str, tuple[str, ...], tuple[str, ...]]], options: tuple[str, ...] = ()
+) -> None:
+    """Files of a cell with these predictions, answers and their types."""
+    examples = [
+        Example(f"q{number}", "Who?", answers, f"d{number}", options, types=types)
+        for number, (_, answers, types) in enumerate(said)
+    ]
+    files.write(
+        [{"question_id": f"q{number}", "prediction": prediction} for number, (prediction, *_) in enumerate(said)]
+    )
+    write_references(files.references, examples)
+
+
+def test_qaspers_scores_by_the_type_of_the_best_annotator(files: Files) -> None:
+    """The type of a question's answer depends on what was predicted; the first of equally good annotators counts."""
+    both = ("a rare corpus", "No"), ("extractive", "boolean")
+    answered(
+        files,
+        [
+            ("corpus", *both),  # F1 of 1 token in 2: 2/3, extractive
+            ("No", *both),  # 1, boolean
+            ("Rome", *both),  # 0 from either: the first, extractive
+            ("No", ("No", "No"), ("abstractive", "boolean")),  # 1 from both: the first
+            ("Oslo", ("Unanswerable",), ("none",)),
+        ],
+    )  # fmt: skip
+    found = files.score(ScoreParams(metrics=SPECS["qasper"].metrics))
+    assert found["metrics"]["f1"]["value"] == pytest.approx((200 / 3 + 100 + 0 + 100 + 0) / 5, abs=1e-3)
+    values = {kind: (entry["value"], entry["n"]) for kind, entry in found["by_type"].items()}
+    assert values == {
+        "extractive": (pytest.approx(100 / 3, abs=1e-3), 2),
+        "boolean": (100, 1),
+        "abstractive": (100, 1),
+        "none": (0, 1),
+    }
+    rows = [record for _, record in read_jsonl(files.scores)]
+    assert [row["type"] for row in rows] == ["extractive", "boolean", "extractive", "abstractive", "none"]
+
+
+def test_quality_scores_its_hard_subset_apart(files: Files) -> None:
+    options = ("a baker", "the mayor")
+    said = [("A", "hard"), ("B", "hard"), ("the mayor", "easy"), ("nobody", "hard"), ("(B)", "easy")]
+    answered(files, [(text, ("the mayor",), (kind,)) for text, kind in said], options)
+    found = files.score(ScoreParams(metrics=SPECS["quality"].metrics))
+    assert found["metrics"]["accuracy"]["value"] == 60
+    assert found["metrics"]["parsable"]["value"] == 80
+    assert {kind: entry["value"] for kind, entry in found["by_type"].items()} == {
+        "hard": pytest.approx(100 / 3, abs=1e-3),
+        "easy": 100,
+    }
 
 
 @pytest.mark.parametrize(
@@ -122,6 +187,7 @@ def test_without_resamples_there_is_no_interval(files: Files) -> None:
         ([*SAID, ["q0", "Tamo"]], "predictions.jsonl:10: no question"),
         ([{"question_id": "q0"}, *SAID[1:]], "predictions.jsonl:1: question 'q0' has no prediction"),
         ([{"question_id": "q0", "prediction": None}, *SAID[1:]], "jsonl:1: question 'q0' has no prediction"),
+        ([{"question_id": "q0", "prediction": float("nan")}, *SAID[1:]], "jsonl:1: question 'q0' has no prediction"),
         ([], "holds no prediction"),
     ],
 )  # fmt: skip
@@ -145,7 +211,9 @@ def test_references_that_miss_a_question_or_its_answers_are_refused(files: Files
     with pytest.raises(ResultError, match="predictions.jsonl:1: question 'q0' is not in the references"):
         files.score()
     write_references(files.references, [replace(EXAMPLES[0], answers=()), *EXAMPLES[1:]])
-    with pytest.raises(ResultError, match="predictions.jsonl:1: .*without answers.*prepare the dataset again"):
+    with pytest.raises(
+        ResultError, match="predictions.jsonl:1: question 'q0' has no answers.*; prepare the dataset again"
+    ):
         files.score()
     files.references.unlink()
     with pytest.raises(DataError, match="references.parquet: no such file"):
@@ -161,15 +229,22 @@ def test_measures_of_retrieval_need_the_references_too(files: Files) -> None:
 
 
 def test_a_metric_that_does_not_apply_is_refused(files: Files) -> None:
-    with pytest.raises(ResultError, match="question 'q0' cannot be scored by multiple_choice, only by exact_match, f1"):
-        files.score(PARAMS.model_copy(update={"metric": "multiple_choice"}))
+    with pytest.raises(ResultError, match="question 'q0' has no options, which accuracy needs"):
+        files.score(ScoreParams(metrics=("accuracy",)))
     assert not files.metrics.exists()
 
 
-@pytest.mark.parametrize("metric", ["", "accuracy", "F1"])
+@pytest.mark.parametrize("metric", ["", "multiple_choice", "F1"])
 def test_a_dataset_without_a_known_metric_is_refused_when_it_is_declared(metric: str) -> None:
     with pytest.raises(ConfigError, match=rf"dataset nq: metric '{metric}' is unknown; known: exact_match, "):
-        replace(SPECS["nq"], metric=metric)
+        replace(SPECS["nq"], metrics=("f1", metric))
+    with pytest.raises(ConfigError, match="dataset nq: no metric; known: exact_match, "):
+        replace(SPECS["nq"], metrics=())
+
+
+def test_an_empty_prediction_is_scored(files: Files) -> None:
+    files.write([{**SAID[0], "prediction": ""}, *SAID[1:]])
+    assert files.score()["metrics"]["exact_match"]["value"] == pytest.approx(100 * 6 / 9)
 
 
 def test_a_gate_is_stated_beside_the_result(files: Files) -> None:

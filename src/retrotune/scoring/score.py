@@ -19,7 +19,7 @@ from retrotune.errors import DataError, ResultError
 from retrotune.preparing.examples import load_references
 from retrotune.runtime.files import read_jsonl, read_result, sha256, write_json, write_jsonl, write_text
 from retrotune.runtime.log import log_configuration, logger
-from retrotune.scoring.metrics import best_answer, score_prediction
+from retrotune.scoring.metrics import answer_type, score_prediction
 from retrotune.scoring.statistics import cluster_of, score_estimate
 from retrotune.study.cells import Cell
 from retrotune.study.stages import VERSIONS, ScoreParams
@@ -131,11 +131,7 @@ def _gate_departure(model: str, predicted: Mapping[str, Any]) -> list[str]:
 
 
 def _scored(predictions: str | Path, references: Mapping[str, Reference], parts: Sequence[str]) -> list[dict[str, Any]]:
-    """A row per prediction, in the order of the predictions: question_id, doc_id, type, scores by part.
-
-    `type` is that of the annotator's answer that the prediction is nearest to, as Qasper's evaluator groups scores;
-    None where answers have no types.
-    """
+    """A row per prediction, in the order of the predictions: question_id, doc_id, type, scores by part."""
     rows: list[dict[str, Any]] = []
     seen: set[str] = set()
     remedy = "delete it and predict the cell again"
@@ -154,8 +150,8 @@ def _scored(predictions: str | Path, references: Mapping[str, Reference], parts:
         try:
             scores = score_prediction(record["prediction"], reference, parts)
         except DataError as error:
-            raise ResultError(f"{place}: {error}; the references lack them: prepare the dataset again") from error
-        kind = reference.types[best_answer(record["prediction"], reference.answers)] if reference.types else None
+            raise ResultError(f"{place}: {error}; prepare the dataset again") from error
+        kind = answer_type(record["prediction"], reference)
         rows.append({"question_id": question_id, "doc_id": reference.doc_id, "type": kind, "scores": scores})
         seen.add(question_id)
     if not rows:
