@@ -50,11 +50,11 @@ def score_cell(
     scored by one of the metrics.
     """
     log_configuration({**vars(cell), "metrics": ", ".join(params.metrics)})
+    predicted = read_record(PredictRecord, predict_json).model_dump()
+    trained = None if train_json is None else read_record(TrainRecord, train_json).model_dump()
     known = load_references(references)
     rows = _scored(predictions, known, parts_of(params.metrics))
     headline = params.metrics[0]
-    predicted = read_record(PredictRecord, predict_json).model_dump()
-    trained = None if train_json is None else read_record(TrainRecord, train_json).model_dump()
     model, inputs = predicted.pop("model"), predicted.pop("inputs")
     used = {
         **({} if trained is None else {"finetune_cell": trained.pop("params")}),

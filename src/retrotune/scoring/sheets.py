@@ -14,9 +14,10 @@ import numpy as np
 
 from retrotune.data.scores import METRICS, combine, parts_of
 from retrotune.errors import ResultError
-from retrotune.runtime.files import read_jsonl, read_parquet, write_parquet_parts
+from retrotune.runtime.files import read_parquet, write_parquet_parts
 from retrotune.scoring.statistics import Array, Stratum, cluster_of
 from retrotune.study.cells import COORDINATES, Cell
+from retrotune.study.records import read_scores
 
 _QUESTION = ("question_id", "doc_id", "type")
 
@@ -103,10 +104,10 @@ def write_scores(path: str | Path, scores: Iterable[tuple[Cell, str | Path]], me
     )
 
     def table(cell: Cell, file: str | Path) -> Any:
-        records = [record for _, record in read_jsonl(file)]
+        records = read_scores(file)
         columns: dict[str, list[Any]] = {name: [getattr(cell, name)] * len(records) for name in COORDINATES}
-        columns |= {name: [record[name] for record in records] for name in _QUESTION}
-        columns |= {part: [record["scores"].get(part) for record in records] for part in parts}
+        columns |= {name: [getattr(record, name) for record in records] for name in _QUESTION}
+        columns |= {part: [record.scores.get(part) for record in records] for part in parts}
         return pa.table({name: pa.array(columns[name], schema.field(name).type) for name in schema.names}, schema)
 
     write_parquet_parts(path, (table(cell, file) for cell, file in scores), schema)
