@@ -9,7 +9,7 @@ from retrotune.errors import ResultError
 from retrotune.report.present import changed, digest_of, used_files
 from retrotune.study.cells import Cell
 from retrotune.study.paths import Paths
-from retrotune.study.records import Made, MetricValue, MetricsRecord, Software, read_metrics
+from retrotune.study.records import Made, MetricsRecord, MetricValue, Software, read_metrics
 
 SHOWN_DIGITS = 12
 

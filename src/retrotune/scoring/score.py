@@ -21,6 +21,7 @@ from retrotune.scoring.statistics import cluster_of, score_estimate
 from retrotune.study.cells import Cell
 from retrotune.study.records import (
     MetricsRecord,
+    Prediction,
     PredictRecord,
     TrainRecord,
     checked,
@@ -136,7 +137,7 @@ def _scored(predictions: str | Path, references: Mapping[str, Reference], parts:
     None where answers have no types.
     """
     rows: list[dict[str, Any]] = []
-    remedy = "delete it and predict the cell again"
+    remedy = Prediction.remedy
     for line, record in read_predictions(predictions):
         place, question_id = f"{predictions}:{line}", record.question_id
         if question_id not in references:

@@ -92,12 +92,12 @@ def read_cell_scores(path: str | Path, parts: Sequence[str]) -> tuple[Sequence[s
 
     `ResultError` if a part is not in it: another study scored the cell by other metrics.
     """
-    records = [record for _, record in read_jsonl(path)]
+    records = read_scores(path)
     try:
-        values = [[record["scores"][part] for part in parts] for record in records]
+        values = [[record.scores[part] for part in parts] for record in records]
     except KeyError as error:
         raise ResultError(f"{path}: no scores by {error.args[0]}; run snakemake, which scores it again") from error
-    ids, docs = ([record[name] for record in records] for name in ("question_id", "doc_id"))
+    ids, docs = [record.question_id for record in records], [record.doc_id for record in records]
     return ids, docs, np.array(values, dtype=np.float64).reshape(len(records), len(parts))
 
 

@@ -56,7 +56,7 @@ class Prediction(Line):
     """A line of `predictions.jsonl`: what the model said to one test question. Lines come in the order of questions."""
 
     name = "predictions.jsonl"
-    remedy = "delete it and run snakemake, which predicts the cell again"
+    remedy = "delete it and predict the cell again"
 
     question: str = Field(description="its text")
     prediction: str = Field(description="the answer after post-processing, which is scored; empty if none was found")
@@ -391,7 +391,8 @@ def _said(error: ValidationError) -> str:
     more = f" (and {len(others)} more)" if others else ""
     match first["type"]:
         case "json_invalid":
-            return f"not valid JSON ({first['ctx']['error']}); truncated or damaged?"
+            said = re.sub(r" at line \d+ column \d+$", "", first["ctx"]["error"])
+            return f"not valid JSON ({said}); truncated or damaged?"
         case "missing":
             return f"lacks the key {key}{more}"
         case "extra_forbidden":
