@@ -12,7 +12,7 @@ from typing import Any
 
 from retrotune.data.scores import METRICS
 from retrotune.errors import ResultError
-from retrotune.report.present import check_present, different_data, used_files
+from retrotune.report.present import Used, check_present, different_data, used_files
 from retrotune.runtime.files import atomic_write, read_result, sha256, write_json
 from retrotune.runtime.lifecycle import End, read_end
 from retrotune.runtime.log import logger
@@ -193,6 +193,7 @@ def _result(paths: Paths, labels: CellLabels) -> Result:
     cell = Cell(labels.model, labels.method, labels.dataset, labels.retrieval, labels.seed)
     path = Path(paths.cell(cell, "metrics.json"))
     found: MetricsRecord | None = None
+    used: list[Used] = []
     if not path.exists():
         status, problem = _unfinished(paths, cell)
     else:
@@ -204,7 +205,8 @@ def _result(paths: Paths, labels: CellLabels) -> Result:
                     f"{path}: belongs to cell {found.cell.cell.name}; delete the cell's folder and run it again"
                 )
             _check_scored(path, found.inputs)
-            check_present(paths, cell, found, path)
+            used = used_files(paths, cell, found)
+            check_present(path, used)
         except ResultError as error:
             status, problem = "outdated" if isinstance(error, OutdatedError) else "damaged", str(error)
             found = None if status == "damaged" else found
@@ -223,7 +225,7 @@ def _result(paths: Paths, labels: CellLabels) -> Result:
         departures=found.model.departures,
         fingerprint=found.model.fingerprint,
         provenance={
-            "inputs": {used.name: used.digest for used in used_files(paths, cell, found)},
+            "inputs": {file.name: file.digest for file in used},
             "stages": found.versions.stages,
             "software": {
                 stage: None if made is None else made.model_dump()["software"] for stage, made in found.makers.items()

@@ -5,7 +5,8 @@ such a result is outdated, and has no score in tables, figures and tests.
 """
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,13 +45,13 @@ def used_files(paths: Paths, cell: Cell, found: MetricsRecord) -> list[Used]:
     return [used for used in files if used.digest is not None]
 
 
-def check_present(paths: Paths, cell: Cell, found: MetricsRecord, metrics: Path) -> None:
-    """Raise `OutdatedError` if a file that the result rests on has other contents by now.
+def check_present(metrics: Path, files: Iterable[Used]) -> None:
+    """Raise `OutdatedError` if one of the files that a result rests on has other contents by now.
 
     Only files that were written after the result are read, so that thousands of cells take no time.
     """
     written = metrics.stat().st_mtime_ns
-    for used in used_files(paths, cell, found):
+    for used in files:
         time = changed(used.path)
         if time is not None and time > written and digest_of(used.path, time) != used.digest:
             raise OutdatedError(
@@ -62,7 +63,7 @@ def check_present(paths: Paths, cell: Cell, found: MetricsRecord, metrics: Path)
 def changed(path: str) -> int | None:
     """When a file was written last, in nanoseconds; None if it is not there."""
     try:
-        return Path(path).stat().st_mtime_ns
+        return os.stat(path).st_mtime_ns  # noqa: PTH116 (a third of the time of pathlib's, in thousands of cells)
     except OSError:
         return None
 
