@@ -63,8 +63,8 @@ def _parts(name: str) -> str:
 
 def _makers(found: MetricsRecord) -> Iterator[str]:
     for stage, made in found.makers.items():
-        yield f"{stage} version {found.versions.stages[stage]}, the present one: {_maker(made)}"
-    yield f"devices: {found.predict.device} in prediction"
+        device = f", on {found.predict.device}" if stage == "predict_cell" else ""
+        yield f"{stage} version {found.versions.stages[stage]}, the present one: {_maker(made)}{device}"
 
 
 def _maker(made: Made | None) -> str:

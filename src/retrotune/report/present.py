@@ -74,6 +74,11 @@ def digest_of(path: str, time: int) -> str:
     return sha256(path)
 
 
+def cells_of(count: int) -> str:
+    """How many cells, in words."""
+    return "1 cell" if count == 1 else f"{count} cells"
+
+
 def different_data(cells: Sequence[Cell], inputs: Sequence[Mapping[str, Any]]) -> Iterator[tuple[int, str]]:
     """(place, problem) of cells that rest on other data than others of their dataset, or of their retrieval too.
 
@@ -87,7 +92,7 @@ def different_data(cells: Sequence[Cell], inputs: Sequence[Mapping[str, Any]]) -
                 groups.setdefault(shared, {}).setdefault(digest, []).append(place)
     for (name, *owner), found in groups.items():
         if len(found) > 1:
-            counts = ", ".join(f"{digest[:12]} in {len(places)} cells" for digest, places in found.items())
+            counts = ", ".join(f"{digest[:12]} in {cells_of(len(places))}" for digest, places in found.items())
             for place in sorted(place for places in found.values() for place in places):
                 yield (
                     place,

@@ -5,6 +5,7 @@ from operator import itemgetter
 from typing import Any
 
 from retrotune.report.collect import Result
+from retrotune.report.present import cells_of
 from retrotune.report.rows import grouped
 
 NAMED = 3
@@ -88,7 +89,7 @@ def _counted(scored: Sequence[Result], of: Callable[[dict[str, Any]], str | None
 
 
 def _listed(counts: dict[str, int]) -> str:
-    return ", ".join(f"{value} in {count} {'cell' if count == 1 else 'cells'}" for value, count in counts.items())
+    return ", ".join(f"{value} in {cells_of(count)}" for value, count in counts.items())
 
 
 def _of(cells: Sequence[Result], all_cells: Sequence[Result]) -> str:
