@@ -1,4 +1,4 @@
-"""The `retrotune` command: a study's plan, status, tables and prompts, checks of its neighbors, conversion, docs."""
+"""The `retrotune` command: a study's plan, status, tables and prompts; scores, checked neighbors, conversion, docs."""
 
 import argparse
 import json
@@ -225,6 +225,13 @@ def plan(arguments: argparse.Namespace) -> None:
         print(as_table(rows, rates, {collection.name: collection.counted for collection in collections}))
 
 
+def show_scores(arguments: argparse.Namespace) -> None:
+    """Print the scores of a file of predictions as JSON, with 95 % intervals."""
+    from retrotune.scoring.file import score_file
+
+    print(json.dumps(score_file(arguments.file, arguments.metric), indent=2))
+
+
 def write_docs(arguments: argparse.Namespace) -> None:
     """Generate `config/schema.json` and the tables of `config/README.md`, `docs/datasets.md` and `docs/files.md`."""
     from retrotune.documentation import write_documentation
@@ -332,6 +339,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _add_study(seen)
     seen.add_argument("--json", action="store_true", help="print JSON")
     seen.set_defaults(run=show_prompt)
+    score = commands.add_parser("score", help="score a file of predictions by a metric, or as a dataset is scored")
+    score.add_argument("file", metavar="FILE.jsonl", help="a record with prediction and answers on each line")
+    score.add_argument(
+        "--metric", required=True, metavar="NAME", help="em, f1, accuracy, contains, rouge, another, or a dataset"
+    )
+    score.set_defaults(run=show_scores)
     docs = commands.add_parser(
         "docs", help="generate the configuration's schema, and tables of keys, datasets and files"
     )

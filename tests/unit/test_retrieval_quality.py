@@ -49,7 +49,7 @@ def files(tmp_path: Path) -> dict[str, Path]:
 
 
 def measured(files: dict[str, Path], own: bool, depth: int = 100, retriever: RetrieverEntry = BM25) -> dict[str, Any]:
-    params = MeasureRetrievalParams(retriever=retriever, depth=depth, own_documents=own, bootstrap_samples=200)
+    params = MeasureRetrievalParams(retriever=retriever, depth=depth, own_documents=own)
     inputs = [files[name] for name in ("test", "references", "passages")]
     measure_retrieval(params, "r", "d", *inputs, files["out"])
     return read_json(files["out"])

@@ -146,7 +146,7 @@ def _scored(predictions: str | Path, references: Mapping[str, Reference], parts:
         try:
             scores = score_prediction(record.prediction, reference, parts)
         except DataError as error:
-            raise ResultError(f"{place}: {error}; the references lack them: prepare the dataset again") from error
+            raise ResultError(f"{place}: {error}; prepare the dataset again") from error
         kind = reference.types[best_answer(record.prediction, reference.answers)] if reference.types else None
         rows.append({"question_id": question_id, "doc_id": reference.doc_id, "type": kind, "scores": scores})
     if not rows:
