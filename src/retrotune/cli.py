@@ -101,7 +101,7 @@ def show_status(arguments: argparse.Namespace) -> None:
 
 
 def show_explanation(arguments: argparse.Namespace) -> None:
-    """Print a cell's inputs, configuration, state, what would run and why, and the commands to run it alone."""
+    """Print a cell's inputs, state, numbers, what would run and why, and the commands to run it alone."""
     from retrotune.report.explain import explain_cell
 
     config = merged_config(arguments.configfile, arguments.config)
@@ -233,7 +233,7 @@ def show_scores(arguments: argparse.Namespace) -> None:
 
 
 def write_docs(arguments: argparse.Namespace) -> None:
-    """Generate `config/schema.json` and the key tables of `config/README.md`."""
+    """Generate `config/schema.json` and the tables of `config/README.md`, `docs/datasets.md` and `docs/files.md`."""
     from retrotune.documentation import write_documentation
 
     for path in write_documentation(arguments.folder):
@@ -317,7 +317,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     status = commands.add_parser("status", help="show done, running, queued, failed and missing cells")
     _add_study(status)
     status.set_defaults(run=show_status)
-    explain = commands.add_parser("explain", help="show a cell's inputs, why it would run, and how to run it alone")
+    explain = commands.add_parser(
+        "explain", help="show where a cell's numbers come from, why it would run, and how to run it alone"
+    )
     explain.add_argument("cell", metavar="CELL", help="MODEL/METHOD/DATASET/RETRIEVAL/seedN")
     _add_study(explain)
     explain.set_defaults(run=show_explanation)
@@ -343,7 +345,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--metric", required=True, metavar="NAME", help="em, f1, accuracy, contains, rouge, another, or a dataset"
     )
     score.set_defaults(run=show_scores)
-    docs = commands.add_parser("docs", help="generate the configuration's schema and key tables")
+    docs = commands.add_parser(
+        "docs", help="generate the configuration's schema, and tables of keys, datasets and files"
+    )
     docs.add_argument("folder", nargs="?", default="config")
     docs.set_defaults(run=write_docs)
     verification = commands.add_parser("verify-neighbors", help="check neighbor caches, search a sample of them again")

@@ -6,12 +6,15 @@ from pathlib import Path
 
 import pytest
 import yaml
+from record_cases import metric as value_of
+from record_cases import metrics_record, question_scores, write_result
 from snakemake.cli import parse_args, parse_config
 from snakemake.settings.types import ConfigSettings
 from test_config import SMALL
 
 from retrotune.cli import main, merged_config
 from retrotune.data.datasets import get_spec
+from retrotune.data.scores import parts_of
 from retrotune.errors import ConfigError
 from retrotune.report.collect import collect_metrics, load_results
 from retrotune.report.tables import make_tables
@@ -35,17 +38,20 @@ def study(tmp_path, monkeypatch):
 
 
 def finish(cell, score=40.0):
-    """A cell's result, as far as tables need it."""
+    """A cell's result."""
     metric = get_spec(CONFIG.datasets[cell.dataset].reader).metric
-    entry = {"value": score, "ci_low": None, "ci_high": None, "n": 9, "higher_is_better": True, "primary": True}
-    result = {"cell": vars(cell), "status": "done", "metrics": {metric: entry}, "inputs": {}}
-    write_json(PATHS.cell(cell, "metrics.json"), result)
+    trained = cell.method != "zeroshot"
+    model = {"num_parameters": None, "fingerprint": None, "departures": []}
+    record = metrics_record(cell, trained, model=model, metrics={metric: value_of(score, ci_low=None, ci_high=None)})
+    lines = [question_scores("q1", **dict.fromkeys(parts_of([metric]), score))]
+    write_result(PATHS.cell(cell), record, lines)
 
 
 def workflow_report(config=CONFIG):
     """What the workflow's own rules write."""
     params = resolve(config, "collect_metrics", {})
-    collect_metrics(params, PATHS, PATHS.report("tables/metrics.csv"), PATHS.report("tables/results.json"))
+    written = (PATHS.report(f"tables/{name}") for name in ("metrics.csv", "results.json", "scores.parquet"))
+    collect_metrics(params, PATHS, *written)
     make_tables(PATHS.report("tables/results.json"), PATHS.report("tables"))
 
 

@@ -1,38 +1,31 @@
 """Scores of a cell, made from predictions and references alone: what is kept, and input that cannot be scored."""
 
 import json
-import subprocess
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from record_cases import READ, predict_record, predicting, prediction, train_record, training
 
 from retrotune.data.datasets import SPECS, Example
 from retrotune.errors import ConfigError, DataError, ResultError
 from retrotune.preparing.examples import load_examples, with_references, write_examples, write_references
 from retrotune.runtime.files import read_json, read_jsonl, sha256, write_json
-from retrotune.scoring import score as scoring
 from retrotune.scoring.score import score_cell
 from retrotune.study.cells import Cell
-from retrotune.study.stages import ScoreParams
+from retrotune.study.records import MetricsRecord, read_metrics
+from retrotune.study.stages import VERSIONS, ScoreParams
 
 CELL = Cell("gpt-a", "lora", "nq", "bm25", 3)
 EXAMPLES = [Example(f"q{number}", "Who?", ("Tamo", f"answer {number}"), doc_id=f"d{number}") for number in range(9)]
-SAID = [{"question_id": example.question_id, "prediction": "Tamo" if place % 3 else "Dana", "text": " Tamo"}
-        for place, example in enumerate(EXAMPLES)]  # fmt: skip
+SAID = [prediction(example.question_id, "Tamo" if place % 3 else "Dana") for place, example in enumerate(EXAMPLES)]
 PARAMS = ScoreParams(metrics=("exact_match", "f1"))
-INPUTS = {"examples": "a", "model": "b", "neighbors": None}
-PREDICTED = {
-    "num_questions": 9,
-    "seconds": 1.5,
-    "retrieval_gate": None,
-    "model": {"num_parameters": 5, "departures": [], "params": {"version": 2, "family": "gpt"}, "fingerprint": "f1"},
-    "inputs": INPUTS,
-    "params": {"version": 5, "batch_size": 4},
-}
+FACTS = {"num_parameters": 5, "departures": [], "params": {"version": 2, "family": "gpt"}, "fingerprint": "f1"}
+PREDICTED = predict_record(num_questions=9, model=FACTS, params={"version": VERSIONS["predict_cell"], "batch_size": 4})
 
 
 class Files:
@@ -74,12 +67,12 @@ def test_a_line_per_question(files: Files) -> None:
 
 
 def test_metrics(files: Files) -> None:
-    write_json(files.root / "train.json", {"steps": 2, "params": {"version": 3}})
+    write_json(files.root / "train.json", train_record(steps=2))
     found = files.score(trained=files.root / "train.json")
     assert found["cell"] == {"model": "gpt-a", "method": "lora", "dataset": "nq", "retrieval": "bm25", "seed": 3}
     assert found["status"] == "done"
-    assert found["train"] == {"steps": 2}
-    assert found["predict"] == {"num_questions": 9, "seconds": 1.5, "retrieval_gate": None}
+    assert found["train"] == training(steps=2)
+    assert found["predict"] == predicting(num_questions=9)
     assert found["model"] == {"num_parameters": 5, "fingerprint": "f1", "departures": []}
     entry = found["metrics"]["exact_match"]
     assert entry["value"] == pytest.approx(100 * 6 / 9)
@@ -89,18 +82,25 @@ def test_metrics(files: Files) -> None:
     assert found["by_type"] == {}
     assert [name for name, one in found["metrics"].items() if one["primary"]] == ["exact_match"]
     made = {"predictions": files.predictions, "references": files.references, "scores": files.scores}
-    assert found["inputs"] == {**INPUTS, **{name: sha256(path) for name, path in made.items()}}
+    assert found["inputs"] == {**READ, **{name: sha256(path) for name, path in made.items()}}
     assert torch.__version__.startswith(found["versions"]["torch"].split("+")[0])
+    assert found["versions"]["stages"] == {
+        name: VERSIONS[name] for name in ("finetune_cell", "predict_cell", "score_cell")
+    }
     named = {"stages", "retrotune", "transformers", "peft", "faiss", "python", "platform", "git"}
     assert found["versions"].keys() >= named
+    written = MetricsRecord.model_validate(found)
+    assert written == read_metrics(files.metrics)
+    assert abs(datetime.fromisoformat(written.finished) - datetime.now(UTC)) < timedelta(minutes=5)
 
 
 def test_what_each_stage_used_stands_beside(files: Files) -> None:
-    write_json(files.root / "train.json", {"params": {"version": 3, "recipe": {"epochs": 1.0}}})
+    trained = {"version": VERSIONS["finetune_cell"], "recipe": {"epochs": 1.0}}
+    write_json(files.root / "train.json", train_record(params=trained))
     files.score(trained=files.root / "train.json")
     assert yaml.safe_load((files.root / "config.yaml").read_text()) == {
-        "finetune_cell": {"version": 3, "recipe": {"epochs": 1.0}},
-        "predict_cell": {"version": 5, "batch_size": 4},
+        "finetune_cell": trained,
+        "predict_cell": PREDICTED["params"],
         "score_cell": PARAMS.recorded(),
         "base_model": {"version": 2, "family": "gpt"},
     }
@@ -131,9 +131,7 @@ def answered(
         Example(f"q{number}", "Who?", answers, f"d{number}", options, types=types)
         for number, (_, answers, types) in enumerate(said)
     ]
-    files.write(
-        [{"question_id": f"q{number}", "prediction": prediction} for number, (prediction, *_) in enumerate(said)]
-    )
+    files.write([prediction(f"q{number}", text) for number, (text, *_) in enumerate(said)])
     write_references(files.references, examples)
 
 
@@ -182,12 +180,10 @@ def test_quality_scores_its_hard_subset_apart(files: Files) -> None:
         (SAID[:-1], "lacks 1 of 9 questions, first 'q8'; delete it and predict the cell again"),
         ([*SAID[:-1], SAID[0]], "predictions.jsonl:9: question 'q0' appears twice"),
         ([*SAID[:-1], {**SAID[-1], "question_id": "q77"}], "jsonl:9: question 'q77' is not in the references"),
-        ([*SAID, {"prediction": "x"}], "predictions.jsonl:10: question None is not in the references"),
-        ([*SAID, {"question_id": ["q0"]}], r"jsonl:10: question \['q0'\] is not in the references"),
-        ([*SAID, ["q0", "Tamo"]], "predictions.jsonl:10: no question"),
-        ([{"question_id": "q0"}, *SAID[1:]], "predictions.jsonl:1: question 'q0' has no prediction"),
-        ([{"question_id": "q0", "prediction": None}, *SAID[1:]], "jsonl:1: question 'q0' has no prediction"),
-        ([{"question_id": "q0", "prediction": float("nan")}, *SAID[1:]], "jsonl:1: question 'q0' has no prediction"),
+        ([*SAID, {**SAID[0], "question_id": None}], "predictions.jsonl:10: question_id is None, but should be a valid"),
+        ([*SAID, ["q0", "Tamo"]], "predictions.jsonl:10: .* should be an object"),
+        ([prediction("q0", None), *SAID[1:]], 'jsonl:1: question "q0": prediction is None, but should be a valid'),
+        ([prediction("q0", float("nan")), *SAID[1:]], 'jsonl:1: question "q0": prediction is nan, but should be a'),
         ([], "holds no prediction"),
     ],
 )  # fmt: skip
@@ -201,9 +197,22 @@ def test_predictions_that_are_not_whole_are_refused(files: Files, said: list[Any
 
 def test_a_line_that_was_cut_is_named(files: Files) -> None:
     files.predictions.write_bytes(files.predictions.read_bytes()[:-20])
-    with pytest.raises(DataError, match="predictions.jsonl:9: not valid JSON"):
+    with pytest.raises(ResultError, match='predictions.jsonl:9: question "q8": not valid JSON'):
         files.score()
     assert not files.metrics.exists()
+
+
+@pytest.mark.parametrize("name", ["predict.json", "train.json"])
+def test_what_another_version_predicted_or_trained_is_not_scored(files: Files, name: str) -> None:
+    stage, record = ("predict_cell", PREDICTED) if name == "predict.json" else ("finetune_cell", train_record())
+    trained = files.root / "train.json"
+    write_json(trained, train_record())
+    for change, said in ((1, "made by a later retrotune"), (-1, f"made by {stage} version")):
+        write_json(files.root / name, {**record, "params": {"version": VERSIONS[stage] + change}})
+        with pytest.raises(ResultError, match=f"{name}: {said}"):
+            files.score(trained=trained)
+    assert not files.metrics.exists()
+    assert not files.scores.exists()
 
 
 def test_references_that_miss_a_question_or_its_answers_are_refused(files: Files) -> None:
@@ -256,24 +265,6 @@ def test_a_gate_is_stated_beside_the_result(files: Files) -> None:
     ):
         files.write(SAID, retrieval_gate=gate)
         assert files.score()["model"]["departures"] == stated
-
-
-def test_the_commit_of_the_checkout_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def git(*arguments: str) -> str:
-        named = ["git", "-c", "user.name=A", "-c", "user.email=a@b", "-C", str(tmp_path), *arguments]
-        return subprocess.run(named, check=True, capture_output=True, text=True).stdout.strip()
-
-    git("init", "-q")
-    code = tmp_path / "score.py"
-    code.write_text("x = 1")
-    monkeypatch.setattr(scoring, "__file__", str(code))
-    assert scoring.versions()["git"] is None, "a checkout that does not track the file"
-    git("add", "score.py")
-    git("commit", "-qm", "first")
-    (tmp_path / "untracked").touch()
-    assert scoring.versions()["git"] == {"commit": git("rev-parse", "HEAD"), "dirty": False}
-    code.write_text("x = 2")
-    assert scoring.versions()["git"] == {"commit": git("rev-parse", "HEAD"), "dirty": True}
 
 
 def test_scores_are_the_same_to_the_byte(files: Files) -> None:

@@ -317,7 +317,7 @@ class ScoreParams(StageParams):
     """What scores a cell's answers."""
 
     stage = "score_cell"
-    version = 6
+    version = 7
 
     metrics: tuple[str, ...]
     """The headline first."""
@@ -358,7 +358,7 @@ class CollectParams(StageParams):
     """The study's cells in order, their models and methods, and the datasets' headline metrics."""
 
     stage = "collect_metrics"
-    version = 4
+    version = 5
 
     study: str
     cells: tuple[tuple[str, str, str, str, int], ...]
