@@ -15,10 +15,12 @@ from retrotune.report.collect import Result, holds, read_cells, write_results
 from retrotune.runtime.log import setup_logging
 from retrotune.study.config import Config, Select, check_settings, load_config, read_yaml
 from retrotune.study.paths import Paths
+from retrotune.study.resolve import claim_testing
 
 STUDY_OPTIONS = (("--configfile", "--configfiles"), ("--config", "-C"))
 """Snakemake's names of the options that say which study is meant."""
 NAMES = {
+    "compare": (2, ""),
     "explain": (1, ""),
     "prompt": (2, ""),
     "verify-neighbors": (sys.maxsize, r"\.parquet$|\bneighbors-\d+\.json$"),
@@ -65,6 +67,7 @@ def show_tables(arguments: argparse.Namespace) -> None:
     The latter is written, with the other tables and figures, to a folder of its own, because Snakemake takes whatever
     lies in the workflow's folders for what the workflow made there. Missing cells are dashes.
     """
+    from retrotune.report.claims import format_claims
     from retrotune.report.tables import format_table
 
     config = merged_config(arguments.configfile, arguments.config)
@@ -78,10 +81,12 @@ def show_tables(arguments: argparse.Namespace) -> None:
         print(format_table(finished))
     else:
         folder = paths.so_far()
-        print(format_table(_report_so_far(paths, results)))
+        print(format_table(_report_so_far(config, results)))
         cells = "selected cells" if selected else "cells"
         print(f"\n{done} of {len(results)} {cells} are done: these are the tables so far, snakemake makes the study's.")
-    print(f"\ntables:  {folder}/tables/comparison.{{html,md,tex,csv}}, cost.html")
+    if config.claims:
+        print(f"\n{format_claims(f'{folder}/tables', claim_testing(config))}")
+    print(f"\ntables:  {folder}/tables/comparison.{{html,md,tex,csv}}, claims.html, cost.html")
     print(f"figures: {folder}/figures/scaling.{{svg,pdf,png}}")
     print(f"cells:   {paths.report('cells')}/MODEL/METHOD/DATASET/RETRIEVAL/seedN/predictions.jsonl")
 
@@ -106,6 +111,19 @@ def show_explanation(arguments: argparse.Namespace) -> None:
     config = merged_config(arguments.configfile, arguments.config)
     options = [item for key in ("configfile", "config") for item in _option(key, getattr(arguments, key))]
     print(explain_cell(config, arguments.cell, options))
+
+
+def show_comparison(arguments: argparse.Namespace) -> None:
+    """Print how two arms differ on the same questions, and the questions that changed most."""
+    from dataclasses import asdict
+
+    from retrotune.report.comparison import as_text, compare
+
+    config = merged_config(arguments.configfile, arguments.config)
+    compared = compare(
+        config, read_cells(config), arguments.first, arguments.second, arguments.common, arguments.questions
+    )
+    print(json.dumps(asdict(compared), indent=2, ensure_ascii=False) if arguments.json else as_text(compared))
 
 
 def show_prompt(arguments: argparse.Namespace) -> None:
@@ -178,15 +196,19 @@ def _add_study(command: argparse.ArgumentParser) -> None:
     command.add_argument(*setting, nargs="*", action=_Once, default=[], metavar="KEY=VALUE", help="as for snakemake")
 
 
-def _report_so_far(paths: Paths, results: Sequence[Result]) -> str:
+def _report_so_far(config: Config, results: Sequence[Result]) -> str:
     """Write tables and figures of `results` into the folder of unfinished studies; the path of its results.json."""
+    from retrotune.report.claims import judge_claims
     from retrotune.report.plots import plot_scaling
     from retrotune.report.tables import make_tables
 
+    paths = Paths.of(config)
     collected = paths.so_far("tables/results.json")
     scores = paths.so_far("tables/scores.parquet")
     write_results(paths, results, paths.so_far("tables/metrics.csv"), collected, scores)
     make_tables(collected, paths.so_far("tables"))
+    if config.claims:
+        judge_claims(claim_testing(config), collected, scores, paths.so_far("tables"))
     plot_scaling(collected, [paths.so_far(f"figures/scaling.{suffix}") for suffix in ("svg", "pdf", "png")])
     return collected
 
@@ -271,6 +293,13 @@ def _positive(text: str) -> int:
     return number
 
 
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{text} is no number of questions: write 0 or more")
+    return number
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status. Errors that a user can mend print without a traceback."""
     parser = argparse.ArgumentParser(prog="retrotune", description=__doc__)
@@ -293,6 +322,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     explain.add_argument("cell", metavar="CELL", help="MODEL/METHOD/DATASET/RETRIEVAL/seedN")
     _add_study(explain)
     explain.set_defaults(run=show_explanation)
+    compared = commands.add_parser("compare", help="say how two cells or selections differ on the same questions")
+    compared.add_argument("first", metavar="A", help="a cell, or ATTRIBUTE=VALUE,... such as model=retro-s,method=lora")
+    compared.add_argument("second", metavar="B", help="what A is compared with")
+    _add_study(compared)
+    compared.add_argument(
+        "--questions", type=_count, default=5, metavar="N", help="changed questions shown per dataset"
+    )
+    compared.add_argument("--common", action="store_true", help="compare on common questions where sets differ")
+    compared.add_argument("--json", action="store_true", help="print JSON")
+    compared.set_defaults(run=show_comparison)
     seen = commands.add_parser("prompt", help="show what a cell's model saw of one test question, and its answer")
     seen.add_argument("cell", metavar="CELL", help="MODEL/METHOD/DATASET/RETRIEVAL/seedN, or a path in its folder")
     seen.add_argument("question", metavar="QUESTION", help="its id, or a part of its text that no other holds")

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from retrotune.report.collect import Result, load_results, load_sheets
-from retrotune.report.matching import Grid, Match, NotTestableError, match
-from retrotune.report.render import Table, Value, write_table
+from retrotune.report.claim_cells import Grid, Match, NotTestableError, match
+from retrotune.report.render import Table, Value, to_text, write_table
 from retrotune.runtime.files import read_result, write_json
 from retrotune.runtime.log import logger
 from retrotune.scoring.contrasts import Outcome, outcome
@@ -69,14 +69,11 @@ class Judgement:
         }
 
 
-def test_claims(params: ClaimTestParams, results_json: str | Path, scores: str | Path, folder: str | Path) -> None:
+def judge_claims(params: ClaimTestParams, results_json: str | Path, scores: str | Path, folder: str | Path) -> None:
     """Write `claims` into `folder` as json, csv, md, tex and html: the study's claims, each with its verdict."""
     results = load_results(results_json)
     judgements = judge(params, results, load_sheets(scores, results))
     write_claims(params, judgements, folder)
-
-
-test_claims.__test__ = False  # type: ignore[attr-defined]  # no test of pytest's
 
 
 def judge(params: ClaimTestParams, results: Sequence[Result], sheets: Mapping[str, Sheet]) -> list[Judgement]:
@@ -145,7 +142,7 @@ def verdict(claim: Claim, interval: tuple[float, float]) -> str:
 
 # tables -------------------------------------------------------------------------------------------------------------
 def write_claims(params: ClaimTestParams, judgements: Sequence[Judgement], folder: str | Path) -> None:
-    """Write judgements as `test_claims` does."""
+    """Write judgements as `judge_claims` does."""
     records = [judgement.record() for judgement in judgements]
     write_table(claims_table(records), folder, "claims")
     write_json(Path(folder) / "claims.json", {"uses": params.recorded(), "claims": records})
@@ -156,10 +153,15 @@ def write_claims(params: ClaimTestParams, judgements: Sequence[Judgement], folde
 _VERDICTS = (SUPPORTED, CONTRADICTED, UNDECIDED, NOT_TESTABLE)
 
 
-def read_claims_table(folder: str | Path, params: ClaimTestParams) -> Table | None:
-    """The compact table of what `test_claims` wrote into `folder`; None if that was of other claims."""
-    found = read_result(Path(folder) / "claims.json")
-    return compact_table(found["claims"]) if found["uses"] == params.recorded() else None
+def format_claims(folder: str | Path, params: ClaimTestParams) -> str:
+    """For the terminal, the verdicts that `judge_claims` wrote into `folder`; another line if it tested other claims."""
+    path = Path(folder) / "claims.json"
+    if not path.exists():
+        return f"{path} is not there: run snakemake, which tests the claims"
+    found = read_result(path)
+    if found["uses"] != params.recorded():
+        return f"{path} is of other claims than the study has: run snakemake, which tests them again"
+    return to_text(compact_table(found["claims"]))
 
 
 def compact_table(records: Sequence[Mapping[str, Any]]) -> Table:

@@ -55,7 +55,7 @@ def _swapped(stratum: Stratum, first_N: Array, second_N: Array, weights_N: Array
     size = stratum.sizes_G.sum()
     if stratum.sums_CGP.shape[2] == 1:  # a mean: all pairs are one difference per cluster
         moved_G = np.tensordot(weights_N, moved_NGP[:, :, 0], axes=1) / size
-        return np.asarray((2 * swap_RG - 1) @ moved_G)
+        return np.asarray(2 * (swap_RG @ moved_G) - moved_G.sum())
     moved_RNP = np.tensordot(swap_RG, moved_NGP, axes=([1], [1]))
     first_RN = stratum.scores_of(sums_NGP[0].sum(axis=1) + moved_RNP, size)
     second_RN = stratum.scores_of(sums_NGP[1].sum(axis=1) - moved_RNP, size)
@@ -80,9 +80,11 @@ def bootstrap_p(
             if not len(used):
                 continue
             clusters = stratum.num_clusters
+            # of this size counting draws takes a fifth of the time of numpy's multinomial
             drawn_RG = rng.integers(0, clusters, (count, clusters)) + np.arange(count)[:, None] * clusters
             times_RG = np.bincount(drawn_RG.ravel(), minlength=count * clusters).reshape(count, clusters)
-            sums_RCP = np.tensordot(times_RG.astype(np.float64), stratum.sums_CGP[used], axes=([1], [1]))
+            times_RG = times_RG.astype(np.float64)
+            sums_RCP = np.tensordot(times_RG, stratum.sums_CGP[used], axes=([1], [1]))
             scores_RC = stratum.scores_of(sums_RCP, (times_RG @ stratum.sizes_G)[:, None])
             effects_RK += scores_RC @ weights_KC[:, used].T
         moved_R = np.abs(effects_RK.min(axis=1) - observed)
