@@ -149,7 +149,7 @@ def match(claim: Claim, grid: Grid) -> Match:
     except NotTestableError as error:
         error.excluded = excluded
         raise
-    used = {cell.name for combination in found.combinations for cell in combination.weights}
+    used = {cell.name for weights in found.combinations for cell in weights}
     return replace(found, excluded={name: reason for name, reason in excluded.items() if name not in used})
 
 
@@ -229,7 +229,7 @@ def _rows(
         without = next((place for place in places if grid.results[place].primary is None), None)
         rows.setdefault(row, ([], []))[without is not None].append(places)
         if without is not None:
-            lacking |= {place: f"matched with {grid.results[without].name}, which has no score" for place in places}
+            lacking |= dict.fromkeys(places, f"matched with {grid.results[without].name}, which has no score")
     for place in unique(place for places in chosen for place in places):
         result = grid.results[place]
         if result.primary is None:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from retrotune.report.collect import Result, load_results, load_sheets
 from retrotune.report.claim_cells import Grid, Match, NotTestableError, match
+from retrotune.report.collect import Result, load_results, load_sheets
 from retrotune.report.render import Table, Value, to_text, write_table
 from retrotune.runtime.files import read_result, write_json
 from retrotune.runtime.log import logger
@@ -154,7 +154,7 @@ _VERDICTS = (SUPPORTED, CONTRADICTED, UNDECIDED, NOT_TESTABLE)
 
 
 def format_claims(folder: str | Path, params: ClaimTestParams) -> str:
-    """For the terminal, the verdicts that `judge_claims` wrote into `folder`; another line if it tested other claims."""
+    """Verdicts for the terminal, as `judge_claims` wrote them into `folder`; a remark if those are of other claims."""
     path = Path(folder) / "claims.json"
     if not path.exists():
         return f"{path} is not there: run snakemake, which tests the claims"
@@ -246,9 +246,12 @@ def _notes(records: Sequence[Mapping[str, Any]]) -> list[str]:
     if partly := [record for record in tested if 0 < record["borrowed"] < 1]:
         listed = ", ".join(f"{record['name']} {record['borrowed']:.0%}" for record in partly)
         notes.append(
-            f"Cells trained once take the variance between trainings of those trained several times; their share: {listed}."
+            "Cells trained once take the variance between trainings of those trained several times; their share: "
+            f"{listed}."
         )
-    notes += [f"Not testable here: {record['says']} {_sentence(record['problem'])}" for record in records if record["problem"]]
+    notes += [
+        f"Not testable here: {record['says']} {_sentence(record['problem'])}" for record in records if record["problem"]
+    ]
     return notes
 
 

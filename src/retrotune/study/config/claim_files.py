@@ -28,7 +28,7 @@ def read_claims(paths: Sequence[str]) -> dict[str, Claim]:
         except ValidationError as error:
             problems += [f"{path}: {line}" for line in explained(error, claims_schema())]
             continue
-        for name, claim in claims_here.items():
+        for name in claims_here:
             if name in found_in:
                 problems.append(f"{path}: {name}: {found_in[name]} has a claim of this name: rename one")
             found_in.setdefault(name, path)

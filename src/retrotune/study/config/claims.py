@@ -4,7 +4,7 @@ A claim compares cells with a margin. It chooses cells by their attributes, and 
 study does not have makes a claim not testable there, and is no error.
 """
 
-from typing import TYPE_CHECKING, Annotated, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias, TypeVar, get_args
 
 from pydantic import Field, model_validator
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 else:
     MethodKind = Literal[tuple(METHODS)]
     RetrieverKind = Literal[(*get_args(RetrieverEntry.model_fields["kind"].annotation), NO_RETRIEVER)]
-OneOrMore = T | Annotated[tuple[T, ...], Field(min_length=1)]
+OneOrMore: TypeAlias = Annotated[tuple[T, ...], Field(min_length=1)] | T
 Rank = PositiveInt | Literal["smallest", "middle", "largest"]
 """Of a size among those of a study: 1 is the smallest. Of two middle ones the larger is meant."""
 RANKS = ("size_rank", "size_from", "size_to")

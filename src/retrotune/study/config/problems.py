@@ -1,4 +1,4 @@
-"""What is wrong with values as pydantic says it, as lines that people can act on: the key's path and the nearest key."""
+"""What pydantic found wrong, as lines that people can act on: the key's path, what is wrong, the nearest known one."""
 
 import difflib
 import re
