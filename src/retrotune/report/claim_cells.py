@@ -65,7 +65,7 @@ class Grid:
 
     def _attributes(self, result: Result) -> dict[str, Any]:
         chosen_by = {
-            "kind": result.kind,
+            "method_kind": result.kind,
             "trained": result.trained,
             "retriever_kind": self.retrievers[result.retrieval],
         }
@@ -73,7 +73,7 @@ class Grid:
 
     def chosen(self, term: Term, within: Selector) -> list[int]:
         """Places of the cells that a term chooses; `NotTestableError` if there are none, or ranks are not known."""
-        wanted = [*_wanted(within).items(), *_wanted(term.selector).items()]
+        wanted = [*within.wanted().items(), *term.selector.wanted().items()]
         found = [n for n, own in enumerate(self.attributes) if all(own[key] in values for key, values in wanted)]
         ranks = [*within.ranks().items(), *term.selector.ranks().items()]
         if found and ranks:
@@ -115,11 +115,6 @@ class Grid:
                 and (key != "size_rank" or place == number)
             }
         return set(places)
-
-
-def _wanted(selector: Selector) -> dict[str, frozenset[object]]:
-    """Values that a selector asks for, by the names that `matching` has for attributes."""
-    return {"kind" if key == "method_kind" else key: values for key, values in selector.wanted().items()}
 
 
 def _shown(value: object) -> str:
@@ -263,7 +258,7 @@ def _why_unmatched(terms: Sequence[Term], within: Selector) -> str:
 
 def _matched_on(one: Term, other: Term, within: Selector) -> list[str]:
     """Attributes in which cells of two terms must agree."""
-    first, second = _wanted(one.selector), _wanted(other.selector)
+    first, second = one.selector.wanted(), other.selector.wanted()
     differing = {key for key in first.keys() | second.keys() if first.get(key) != second.get(key)}
     differing |= {"size"} if one.selector.ranks() != other.selector.ranks() else set()
     # what is not trained is the same with every seed
@@ -276,7 +271,7 @@ def _untrained(*selectors: Selector) -> bool:
     """Whether all that is chosen trains nothing."""
     return any(
         selector.trained is False
-        or ((kinds := _wanted(selector).get("kind")) and not any(METHODS[str(k)].schema.trained for k in kinds))
+        or ((kinds := selector.wanted().get("method_kind")) and not any(METHODS[str(k)].schema.trained for k in kinds))
         for selector in selectors
     )
 

@@ -27,6 +27,7 @@ _FREES: dict[str, set[str]] = {
     "model": {"family", "size", "instruct", "retrieval_gate", "replicate"},
     "kind": {"method"},
     "trained": {"method"},
+    "method_kind": {"method"},
     "retriever_kind": {"retrieval"},
 }
 """What may differ too where an attribute differs: a name follows from what it names."""
