@@ -86,7 +86,7 @@ def judged(
 ) -> dict[str, Judgement]:
     """Claims by name, tested; `says` is filled in."""
     params = ClaimTestParams(
-        claims=check_claims({name: {"says": f"{name} holds.", **claim} for name, claim in claims.items()}),
+        claims=check_claims({name: {"says": f"{name} holds.", **claim} for name, claim in claims.items()}).items(),
         retrievals=RETRIEVERS,
         resamples=2000,
     )

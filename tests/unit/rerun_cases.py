@@ -341,7 +341,9 @@ Job = tuple[str, tuple[tuple[str, str], ...]]
 
 def jobs(config: Config) -> Iterator[Job]:
     """Stage and wildcards of each job that a study needs, some of them repeatedly; downloads as if it had no world."""
-    yield from ((stage, ()) for stage in ("collect_metrics", "make_tables", "plot_scaling", "test_claims", "report_retrieval"))
+    yield from (
+        (stage, ()) for stage in ("collect_metrics", "make_tables", "plot_scaling", "test_claims", "report_retrieval")
+    )
     for world in (config.world, None):
         for artifact in Artifacts(config.model_copy(update={"world": world})).all():
             if artifact.stage is not None and ("download", "None") not in artifact.names:

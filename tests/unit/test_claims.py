@@ -267,7 +267,7 @@ def test_ranks_need_parameters_and_questions_of_several_documents():
     known = problem(results, kind="slope", of={"family": "retro", "size_from": 4})
     assert known == "of: no cell of this study has family retro; size_from 4"
     params = ClaimTestParams(
-        claims=check_claims({"one": {"says": "x", **FAMILIES}}), retrievals={"found": "bm25"}, resamples=9
+        claims=[*check_claims({"one": {"says": "x", **FAMILIES}}).items()], retrievals={"found": "bm25"}, resamples=9
     )
     pair = [cell("gpt", "a"), cell("retro", "a")]
     sheets = {
@@ -299,7 +299,7 @@ def test_texts_are_escaped_in_every_form(tmp_path):
     claims = check_claims(
         {"one": {**FAMILIES, "says": SPECIAL}, "two": {**FAMILIES, "says": SPECIAL, "of": {"model": "x"}}}
     )
-    params = ClaimTestParams(claims=claims, retrievals={"found": "dense"}, resamples=99)
+    params = ClaimTestParams(claims=claims.items(), retrievals={"found": "dense"}, resamples=99)
     results = grid()
     write_claims(params, judge(params, results, sheets_of(results, lambda cell: 40)), tmp_path)
     page = (tmp_path / "claims.html").read_text()
@@ -330,10 +330,10 @@ def test_tables_say_what_the_verdicts_rest_on():
     assert "supported" in printed
     assert "one holds." in printed
     assert "+6.0" in printed
-    assert "Not testable here: two holds. Of: no cell of this study has model x." in printed
+    assert "Not testable here: two holds. (of: no cell of this study has model x)" in printed
     assert "trained with one seed" in printed
     table = claims_table(records)
     row = dict(zip(table.columns, table.rows[0], strict=True))
-    assert (row["Says"], row["Pairs"], row["Questions"], row["Clusters"]) == ("above 0", "8 of 8", 180, 60)
+    assert (row["Expected"], row["Pairs"], row["Questions"], row["Clusters"]) == ("above 0", "8 of 8", 180, 60)
     assert row["Detectable"] == records[0]["detectable"] > 0
     assert json.loads(json.dumps(records)) is not None

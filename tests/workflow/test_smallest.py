@@ -187,7 +187,14 @@ def test_the_snakemake_report(finished):
     done = finished.run("--report", "report.html")
     assert done.returncode == 0, done.stdout + done.stderr
     page = (finished.folder / "report.html").read_text()
-    for part in ("comparison.html", "claims.html", "cost.html", "scaling.svg", "retrieval_quality.html", "retrieval_quality.svg"):
+    for part in (
+        "comparison.html",
+        "claims.html",
+        "cost.html",
+        "scaling.svg",
+        "retrieval_quality.html",
+        "retrieval_quality.svg",
+    ):
         assert part in page, part
 
 
@@ -221,7 +228,14 @@ def test_retrofitted_models_come_from_the_same_gpt_and_the_same_tokens(finished)
 
 def test_what_a_retrofit_depends_on(finished):
     finished.run()
-    cells = {"predict_cell": 2, "score_cell": 2, "collect_metrics": 1, "make_tables": 1, "plot_scaling": 1, "test_claims": 1}
+    cells = {
+        "predict_cell": 2,
+        "score_cell": 2,
+        "collect_metrics": 1,
+        "make_tables": 1,
+        "plot_scaling": 1,
+        "test_claims": 1,
+    }
     longer = 'retrofittings={"fitting": {"steps": 4}}'
     assert finished.plan("--config", longer) == {"retrofit_model": 2, **cells}
     other = {"family": "retro", "size": "small", "retrofit_from": "gpt-small", "retrofitting": "fitting"}

@@ -79,9 +79,11 @@ def judge_claims(params: ClaimTestParams, results_json: str | Path, scores: str 
 def judge(params: ClaimTestParams, results: Sequence[Result], sheets: Mapping[str, Sheet]) -> list[Judgement]:
     """Test all claims together, in their order."""
     grid = Grid(results, params.retrievals)
+    # fine enough for the smallest level that Holm's procedure may ask for
+    resamples = max(params.resamples, round(10 * len(params.claims) / (1 - LEVEL)))
     found: dict[str, tuple[Match, Outcome]] = {}
     judgements: dict[str, Judgement] = {}
-    for name, claim in params.claims.items():
+    for name, claim in params.claims:
         try:
             matched = match(claim, grid)
         except NotTestableError as error:
@@ -93,7 +95,7 @@ def judge(params: ClaimTestParams, results: Sequence[Result], sheets: Mapping[st
             grid.runs,
             null=claim.margin,
             pairs=matched.pairs,
-            resamples=params.resamples,
+            resamples=resamples,
         )
         if tested.p is None:
             problem = "a dataset's questions are all about one document, which says nothing of their spread"
@@ -101,15 +103,15 @@ def judge(params: ClaimTestParams, results: Sequence[Result], sheets: Mapping[st
         else:
             found[name] = matched, tested
     adjusted = holm({name: float(tested.p or 0) for name, (_, tested) in found.items()})
+    claims = dict(params.claims)
     for name, (matched, tested) in found.items():
-        claim = params.claims[name]
         p, level = adjusted[name]
         interval = tested.estimate.interval(level)
         assert interval is not None, "what has a p has an interval"
         judgements[name] = Judgement(
             name,
-            claim,
-            verdict(claim, interval),
+            claims[name],
+            verdict(claims[name], interval),
             None,
             matched,
             tested,
@@ -118,7 +120,7 @@ def judge(params: ClaimTestParams, results: Sequence[Result], sheets: Mapping[st
             p,
             matched.excluded,
         )
-    return [judgements[name] for name in params.claims]
+    return [judgements[name] for name, _ in params.claims]
 
 
 def direction(claim: Claim) -> str:
@@ -200,7 +202,7 @@ def claims_table(records: Sequence[Mapping[str, Any]]) -> Table:
     return Table(
         title="Claims and what this study says of them",
         columns=[
-            "Verdict", "Claim", "Says", "Effect", "Interval", "p", "p (Holm)", "Detectable", "Pairs", "Questions",
+            "Verdict", "Claim", "Expected", "Effect", "Interval", "p", "p (Holm)", "Detectable", "Pairs", "Questions",
             "Clusters",
         ],
         rows=rows,
@@ -233,7 +235,7 @@ def _notes(records: Sequence[Mapping[str, Any]]) -> list[str]:
     if tested:
         notes.append(
             f"Supported or contradicted: the interval lies wholly on one side of the margin. The intervals of all "
-            f"{len(tested)} tested claims together hold with {LEVEL:.0%} (Holm)."
+            f"{len(tested)} tested claims together hold with {100 * LEVEL:g} % (Holm)."
         )
     if any(record["kind"] == "slope" for record in tested):
         notes.append("Effects of slopes are points per doubling of the number of parameters.")
@@ -249,11 +251,5 @@ def _notes(records: Sequence[Mapping[str, Any]]) -> list[str]:
             "Cells trained once take the variance between trainings of those trained several times; their share: "
             f"{listed}."
         )
-    notes += [
-        f"Not testable here: {record['says']} {_sentence(record['problem'])}" for record in records if record["problem"]
-    ]
+    notes += [f"Not testable here: {record['says']} ({record['problem']})" for record in records if record["problem"]]
     return notes
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:] + "."

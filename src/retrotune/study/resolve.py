@@ -352,7 +352,7 @@ def claim_testing(config: Config, wildcards: Wildcards | None = None) -> ClaimTe
 
     retrievals = dict.fromkeys(cell.retrieval for cell in expand_grid(config))
     return ClaimTestParams(
-        claims=read_claims(config.claims),
+        claims=tuple(read_claims(config.claims).items()),
         retrievals={name: kind_of(name) for name in retrievals},
         resamples=config.evaluation.resamples,
     )

@@ -397,12 +397,12 @@ class PlotScalingParams(StageParams):
 
 
 class ClaimTestParams(StageParams):
-    """Claims by name, and the kind of retriever of each retrieval that cells use."""
+    """Claims with their names, in order, and the kind of retriever of each retrieval that cells use."""
 
     stage = "test_claims"
     version = 1
 
-    claims: dict[str, Claim]
+    claims: tuple[tuple[str, Claim], ...]
     retrievals: dict[str, str]
     resamples: PositiveInt
 
