@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from retrotune.entries import LARGEST_SEED
-from retrotune.errors import ConfigError, RetrievalError, RetrotuneError
+from retrotune.errors import ConfigError, ResultError, RetrievalError, RetrotuneError
 from retrotune.report.collect import Result, holds, read_cells, write_results
 from retrotune.runtime.log import setup_logging
 from retrotune.study.config import Config, Select, check_settings, load_config, read_yaml
@@ -67,7 +67,6 @@ def show_tables(arguments: argparse.Namespace) -> None:
     The latter is written, with the other tables and figures, to a folder of its own, because Snakemake takes whatever
     lies in the workflow's folders for what the workflow made there. Missing cells are dashes.
     """
-    from retrotune.report.claims import format_claims
     from retrotune.report.tables import format_table
 
     config = merged_config(arguments.configfile, arguments.config)
@@ -81,14 +80,27 @@ def show_tables(arguments: argparse.Namespace) -> None:
         print(format_table(finished))
     else:
         folder = paths.so_far()
-        print(format_table(_report_so_far(config, results)))
+        print(format_table(_report_so_far(paths, results)))
         cells = "selected cells" if selected else "cells"
         print(f"\n{done} of {len(results)} {cells} are done: these are the tables so far, snakemake makes the study's.")
     if config.claims:
-        print(f"\n{format_claims(f'{folder}/tables', claim_testing(config))}")
+        print(f"\n{_verdicts(config, folder, is_finished=folder == paths.study)}")
     print(f"\ntables:  {folder}/tables/comparison.{{html,md,tex,csv}}, claims.html, cost.html")
     print(f"figures: {folder}/figures/scaling.{{svg,pdf,png}}")
     print(f"cells:   {paths.report('cells')}/MODEL/METHOD/DATASET/RETRIEVAL/seedN/predictions.jsonl")
+
+
+def _verdicts(config: Config, folder: str, is_finished: bool) -> str:
+    """Verdicts of the study's claims: those of the workflow, or of what is done so far."""
+    from retrotune.report.claims import format_claims, judge_claims
+
+    tables, params = f"{folder}/tables", claim_testing(config)
+    if not is_finished:
+        try:
+            judge_claims(params, f"{tables}/results.json", f"{tables}/scores.parquet", tables)
+        except ResultError as error:
+            return f"the claims are not tested: {error}"
+    return format_claims(tables, params)
 
 
 def show_status(arguments: argparse.Namespace) -> None:
@@ -196,19 +208,15 @@ def _add_study(command: argparse.ArgumentParser) -> None:
     command.add_argument(*setting, nargs="*", action=_Once, default=[], metavar="KEY=VALUE", help="as for snakemake")
 
 
-def _report_so_far(config: Config, results: Sequence[Result]) -> str:
+def _report_so_far(paths: Paths, results: Sequence[Result]) -> str:
     """Write tables and figures of `results` into the folder of unfinished studies; the path of its results.json."""
-    from retrotune.report.claims import judge_claims
     from retrotune.report.plots import plot_scaling
     from retrotune.report.tables import make_tables
 
-    paths = Paths.of(config)
     collected = paths.so_far("tables/results.json")
     scores = paths.so_far("tables/scores.parquet")
     write_results(paths, results, paths.so_far("tables/metrics.csv"), collected, scores)
     make_tables(collected, paths.so_far("tables"))
-    if config.claims:
-        judge_claims(claim_testing(config), collected, scores, paths.so_far("tables"))
     plot_scaling(collected, [paths.so_far(f"figures/scaling.{suffix}") for suffix in ("svg", "pdf", "png")])
     return collected
 

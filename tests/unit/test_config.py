@@ -207,7 +207,7 @@ def test_generated_documentation_is_current(repository):
     folder = repository / "config"
     assert (folder / "schema.json").read_text() == schema_text(), "run `make docs`"
     pages = generated_parts(folder)
-    assert [page.name for page in pages] == ["README.md", "datasets.md"]
+    assert [page.name for page in pages] == ["README.md", "datasets.md", "claims.md"]
     for page, part in pages.items():
         assert page.read_text() == with_generated(page.read_text(), part), "run `make docs`"
     assert yaml.safe_load((folder / "config.yaml").read_text())["study"] == "demo"
