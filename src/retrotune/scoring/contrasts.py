@@ -106,6 +106,8 @@ def outcome(
             p = found.p_value(null)
         elif pairs is not None and null == 0:
             p = permutation_p(strata, [_paired(sheet, pairs) for sheet in used], resamples, seed)
+        elif not found.varies:
+            p = found.p_value(null)
         else:
             p = bootstrap_p(strata, weights, null, resamples, seed)
     return Outcome(found, p, fewest, borrowed)
