@@ -237,7 +237,7 @@ def test_what_a_study_lacks_is_not_testable_there():
     assert unlike.startswith("no cells of the grid match: they differ in one of")
     assert "size" in unlike
     one_size = problem(grid(sizes=("a",)), kind="slope", of={"family": "gpt"})
-    assert one_size == "none of the 4 matched pairs of the grid has scores of two sizes"
+    assert one_size == "a slope needs two sizes, but the 4 matched pairs with scores are of one size"
     both = problem(grid(), kind="difference", of={"trained": True}, against={"method_kind": "lora"})
     assert both == "of and against both choose gpt-a/lora/qasper/found/seed0 and 7 cells more"
 

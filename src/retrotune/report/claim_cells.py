@@ -162,8 +162,9 @@ def _match(claim: Claim, grid: Grid, excluded: dict[str, str]) -> Match:
         combinations.append(_combined(terms, there, weights, grid))
         if not weights:
             raise NotTestableError(
-                f"none of the {len(rows)} matched pairs of the grid has scores"
-                + (" of two sizes" if isinstance(claim, SlopeClaim) else "")
+                f"a slope needs two sizes, but the {len(there)} matched pairs with scores are of one size"
+                if there
+                else f"none of the {len(rows)} matched pairs of the grid has scores"
             )
     if num_pairs < claim.needs * num_expected:
         raise NotTestableError(

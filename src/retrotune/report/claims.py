@@ -169,14 +169,14 @@ def format_claims(folder: str | Path, params: ClaimTestParams) -> str:
 def compact_table(records: Sequence[Mapping[str, Any]]) -> Table:
     """Verdicts for the terminal."""
     rows: list[list[Value]] = [
-        [record["verdict"], record["says"], _effect(record), _interval(record)] for record in records
+        [record["verdict"], record["says"], record["effect"], _interval(record)] for record in records
     ]
     return Table(
         title="Claims and what this study says of them",
         columns=["Verdict", "Claim", "Effect", "Interval"],
         rows=rows,
         num_labels=2,
-        formats=["", ""],
+        formats=["+.1f", ""],
         notes=_notes(records),
     )
 
@@ -188,7 +188,7 @@ def claims_table(records: Sequence[Mapping[str, Any]]) -> Table:
             record["verdict"],
             record["says"],
             _side(record),
-            _effect(record),
+            record["effect"],
             _interval(record),
             record["p"],
             record["p_adjusted"],
@@ -207,7 +207,7 @@ def claims_table(records: Sequence[Mapping[str, Any]]) -> Table:
         ],
         rows=rows,
         num_labels=3,
-        formats=["", "", ".4f", ".4f", ".1f", "", "d", "d"],
+        formats=["+.1f", "", ".4f", ".4f", ".1f", "", "d", "d"],
         notes=[
             *_notes(records),
             "Detectable: the smallest distance from the margin that this test would have found with a power of 80 %. "
@@ -219,10 +219,6 @@ def claims_table(records: Sequence[Mapping[str, Any]]) -> Table:
 
 def _side(record: Mapping[str, Any]) -> str:
     return f"{record['direction']} {record['margin']:g}"
-
-
-def _effect(record: Mapping[str, Any]) -> str | None:
-    return None if record["effect"] is None else f"{record['effect']:+.1f}"
 
 
 def _interval(record: Mapping[str, Any]) -> str | None:
