@@ -9,7 +9,9 @@ import pytest
 from claim_cases import PARAMETERS, cell, grid, judged, sheets_of
 
 from retrotune.report.claims import claims_table, compact_table, judge, write_claims
+from retrotune.report.collect import runs_of
 from retrotune.report.render import to_text
+from retrotune.scoring.contrasts import outcome
 from retrotune.study.config.claim_files import check_claims
 from retrotune.study.stages import ClaimTestParams
 
@@ -209,6 +211,26 @@ def test_replicates_are_runs_of_one_row_and_their_spread_counts():
     assert one.verdict == "supported"
     assert several.verdict == "undecided", "what one training shows, three may take back"
     assert several.outcome.p == pytest.approx(several.outcome.estimate.p_value(0))
+
+
+def test_replicates_of_some_methods_only():
+    """Trainings of the base model differ by 8, and each gains 10 with either method: their gain does not vary."""
+    results = []
+    for number, methods in enumerate((("zeroshot", "lora", "ptuning"), ("zeroshot", "lora"), ("zeroshot", "lora"))):
+        named = {"model": f"gpt-a-r{number}", "replicate_of": "gpt-a"} if number else {}
+        results += [cell("gpt", "a", method, **named) for method in methods]
+
+    def score(cell):
+        return 30 + 8 * (int(cell.model[-1]) if cell.replicate_of else 0) + 10 * cell.trained
+
+    claim = {"kind": "difference", "of": {"trained": True}, "against": {"trained": False}}
+    found = judged(results, score, noise=0.5, one=claim)["one"]
+    assert found.outcome.estimate.value == pytest.approx(10)
+    assert found.match.num_pairs == 2
+    assert found.outcome.estimate.se < 1, "what cells of one training share is no spread of their difference"
+    assert found.verdict == "supported"
+    same = outcome(sheets_of(results, score, 0.5), found.match.combinations, runs_of(results), pairs=found.match.pairs)
+    assert same.estimate.se == pytest.approx(found.outcome.estimate.se), "pairs say the same"
 
 
 def test_a_failed_run_leaves_the_pair_to_the_others():

@@ -125,11 +125,13 @@ def _shown(value: object) -> str:
 class Match:
     """What a claim rests on, and what is left out, with the reason.
 
-    `combinations` are weights of cells; of several combinations the least counts. `pairs` are the weighted pairs of
-    cells of a plain difference. `num_pairs` of the `num_expected` pairs of the grid have scores.
+    `combinations` are weights of cells; of several combinations the least counts. `parts` are those of each pair in
+    them. `pairs` are the weighted pairs of cells of a plain difference. `num_pairs` of the `num_expected` pairs of the
+    grid have scores.
     """
 
     combinations: list[dict[Cell, float]]
+    parts: list[list[dict[Cell, float]]]
     pairs: list[WeightedPair] | None
     num_pairs: int
     num_expected: int
@@ -176,6 +178,7 @@ def _match(claim: Claim, grid: Grid, excluded: dict[str, str]) -> Match:
     )
     return Match(
         [combination.weights for combination in combinations],
+        [combination.parts for combination in combinations],
         combinations[0].pairs if plain else None,
         num_pairs,
         num_expected,
@@ -303,6 +306,7 @@ def _matched(
 
 class _Combination(NamedTuple):
     weights: dict[Cell, float]
+    parts: list[dict[Cell, float]]
     pairs: list[WeightedPair]
 
 
@@ -311,16 +315,20 @@ def _combined(
 ) -> _Combination:
     """Weights of cells: of each pair its weight, spread evenly over its runs."""
     weights: dict[Cell, float] = defaultdict(float)
-    pairs = []
+    parts, pairs = [], []
     for row, weight in weight_of.items():
         share = weight / len(rows[row])
+        part: dict[Cell, float] = defaultdict(float)
         for places in rows[row]:
             cells = [grid.results[place].cell for place in places]
             for term, cell in zip(terms, cells, strict=True):
-                weights[cell] += term.sign * share
+                part[cell] += term.sign * share
             if len(cells) == 2:
                 pairs.append((cells[0], cells[1], share))
-    return _Combination({cell: weight for cell, weight in weights.items() if weight}, pairs)
+        for cell, own in part.items():
+            weights[cell] += own
+        parts.append(dict(part))
+    return _Combination({cell: weight for cell, weight in weights.items() if weight}, parts, pairs)
 
 
 def _slopes(rows: Mapping[Row, Tuples], grid: Grid, excluded: dict[str, str]) -> dict[Row, float]:

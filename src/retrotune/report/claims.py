@@ -95,6 +95,7 @@ def judge(params: ClaimTestParams, results: Sequence[Result], sheets: Mapping[st
             grid.runs,
             null=claim.margin,
             pairs=matched.pairs,
+            parts=matched.parts,
             resamples=resamples,
         )
         if tested.p is None:
