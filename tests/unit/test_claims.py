@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from claim_cases import PARAMETERS, cell, grid, judged, sheets_of
 
+from retrotune.errors import ResultError
 from retrotune.report.claims import claims_table, compact_table, judge, write_claims
 from retrotune.report.collect import runs_of
 from retrotune.report.render import to_text
@@ -299,6 +300,22 @@ def test_ranks_need_parameters_and_questions_of_several_documents():
     found = judge(params, pair, sheets)[0]
     assert (found.verdict, found.outcome) == ("not testable here", None)
     assert "one document" in found.problem
+
+
+def test_cells_of_a_model_that_was_made_anew_are_not_compared():
+    results = grid(sizes=("a",), fingerprint="first")
+    results[0] = replace(results[0], fingerprint="second")
+    reason = problem(results, **FAMILIES)
+    assert reason.startswith("cells of gpt-a rest on different base models")
+
+
+def test_a_cell_without_scores_by_question_is_an_error():
+    results = grid()
+    params = ClaimTestParams(
+        claims=[*check_claims({"one": {"says": "x", **FAMILIES}}).items()], retrievals={"found": "bm25"}, resamples=9
+    )
+    with pytest.raises(ResultError, match="retro-b/lora/quality/found/seed0: done, but not in tables/scores.parquet"):
+        judge(params, results, sheets_of(results[:-1], lambda cell: 40))
 
 
 # tables -------------------------------------------------------------------------------------------------------------

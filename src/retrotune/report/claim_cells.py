@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from retrotune.methods import METHODS
 from retrotune.report.collect import Result, runs_of
 from retrotune.report.matching import READ, kept
-from retrotune.report.rows import unique
+from retrotune.report.rows import grouped, unique
 from retrotune.scoring.contrasts import Runs, WeightedPair
 from retrotune.study.cells import Cell
 from retrotune.study.config.claims import (
@@ -147,7 +147,18 @@ def match(claim: Claim, grid: Grid) -> Match:
         error.excluded = excluded
         raise
     used = {cell.name for weights in found.combinations for cell in weights}
+    _refuse_several_bases([result for result in grid.results if result.name in used])
     return replace(found, excluded={name: reason for name, reason in excluded.items() if name not in used})
+
+
+def _refuse_several_bases(results: Sequence[Result]) -> None:
+    """Refuse cells of one model whose base model was made anew in between."""
+    for model, cells in grouped(results, lambda result: result.model).items():
+        if len(unique(cell.fingerprint for cell in cells if cell.fingerprint)) > 1:
+            raise NotTestableError(
+                f"cells of {model} rest on different base models and cannot be compared: run snakemake, which makes the "
+                "older ones again"
+            )
 
 
 def _match(claim: Claim, grid: Grid, excluded: dict[str, str]) -> Match:

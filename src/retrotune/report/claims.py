@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from retrotune.errors import ResultError
 from retrotune.report.claim_cells import Grid, Match, NotTestableError, match
 from retrotune.report.collect import Result, load_results, load_sheets
 from retrotune.report.render import Table, Value, to_text, write_table
@@ -89,6 +90,7 @@ def judge(params: ClaimTestParams, results: Sequence[Result], sheets: Mapping[st
         except NotTestableError as error:
             judgements[name] = Judgement(name, claim, NOT_TESTABLE, str(error), excluded=error.excluded)
             continue
+        _check_scored(matched, sheets)
         tested = outcome(
             sheets,
             matched.combinations,
@@ -122,6 +124,16 @@ def judge(params: ClaimTestParams, results: Sequence[Result], sheets: Mapping[st
             matched.excluded,
         )
     return [judgements[name] for name, _ in params.claims]
+
+
+def _check_scored(matched: Match, sheets: Mapping[str, Sheet]) -> None:
+    """Raise `ResultError` for a cell that is done and has no scores by question: its weight would count for nothing."""
+    for weights in matched.combinations:
+        for cell in weights:
+            if cell.dataset not in sheets or cell not in sheets[cell.dataset].place_of:
+                raise ResultError(
+                    f"{cell.name}: done, but not in tables/scores.parquet; run snakemake, which collects it"
+                )
 
 
 def direction(claim: Claim) -> str:
