@@ -82,12 +82,12 @@ def sheets_of(results: Sequence[Result], score: Score, noise: float = 5.0) -> di
 
 
 def judged(
-    results: Sequence[Result], score: Score, noise: float = 5.0, **claims: dict[str, Any]
+    results: Sequence[Result], score: Score, noise: float = 5.0, resamples: int = 2000, **claims: dict[str, Any]
 ) -> dict[str, Judgement]:
     """Claims by name, tested; `says` is filled in."""
     params = ClaimTestParams(
         claims=check_claims({name: {"says": f"{name} holds.", **claim} for name, claim in claims.items()}).items(),
         retrievals=RETRIEVERS,
-        resamples=2000,
+        resamples=resamples,
     )
     return {found.name: found for found in judge(params, results, sheets_of(results, score, noise))}

@@ -5,8 +5,11 @@ import math
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from claim_cases import PARAMETERS, cell, grid, judged, sheets_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from retrotune.errors import ResultError
 from retrotune.report.claims import claims_table, compact_table, judge, write_claims
@@ -132,6 +135,48 @@ def test_a_slope_keeps_groups_apart_when_cells_are_missing():
     found = judged(lone, lambda cell: log_size(cell), one={"kind": "slope", "of": {}, "needs": 0.5})["one"]
     assert found.match.num_pairs == 2
     assert found.excluded["gpt-b/lora/quality/found/seed0"] == "no other size of its group has scores"
+
+
+def test_a_slope_is_that_of_least_squares_with_a_level_per_group():
+    """Against numpy's least squares, with scores at random and some cells missing."""
+    rng = np.random.default_rng(3)
+    results = grid(("gpt",), tuple(PARAMETERS), ("zeroshot", "lora"))
+    results = [result for number, result in enumerate(results) if number not in (1, 6, 12)]
+    scores = dict(zip((result.name for result in results), rng.uniform(0, 100, len(results)), strict=True))
+    groups = sorted({(result.method, result.dataset) for result in results})
+    design = [[log_size(r), *((r.method, r.dataset) == group for group in groups)] for r in results]
+    expected = np.linalg.lstsq(np.array(design, dtype=float), np.array(list(scores.values())), rcond=None)[0][0]
+    found = judged(results, lambda cell: scores[cell.name], one={"kind": "slope", "of": {}, "needs": 0.1})["one"]
+    assert found.outcome.estimate.value == pytest.approx(expected)
+
+
+@settings(max_examples=30)
+@given(st.data())
+def test_exchanged_sides_say_the_opposite(data):
+    """Whatever the scores and gaps: the effect changes its sign, and `above` becomes `below`."""
+    results = grid(methods=("zeroshot", "lora", "adapter"))
+    status = data.draw(st.lists(st.sampled_from(["done", "done", "missing"]), min_size=24, max_size=24))
+    scores = data.draw(st.lists(st.integers(20, 80), min_size=24, max_size=24))
+    score_of = {result.name: score for result, score in zip(results, scores, strict=True)}
+    results = [
+        replace(result, status=word, metrics=result.metrics if word == "done" else {})
+        for result, word in zip(results, status, strict=True)
+    ]
+    one = {**GAIN, "needs": 0.1}
+    other = {**one, "of": GAIN["against"], "against": GAIN["of"], "direction": "below"}
+    found = judged(results, lambda cell: score_of[cell.name], resamples=20, one=one, other=other)
+    first, second = found["one"], found["other"]
+    assert first.verdict == second.verdict
+    if first.match is None:
+        assert second.match is None
+        return
+    assert first.outcome.estimate.value == pytest.approx(-second.outcome.estimate.value)
+    assert first.match.num_pairs == second.match.num_pairs
+    for weights in first.match.combinations:
+        assert sum(weights.values()) == pytest.approx(0)
+        assert sum(weight for weight in weights.values() if weight > 0) <= 2 + 1e-9
+        done = {result.name for result in results if result.status == "done"}
+        assert {cell.name for cell in weights} <= done
 
 
 def test_a_ranking_is_as_sure_as_its_closest_neighbors():

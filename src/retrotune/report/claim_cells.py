@@ -156,8 +156,8 @@ def _refuse_several_bases(results: Sequence[Result]) -> None:
     for model, cells in grouped(results, lambda result: result.model).items():
         if len(unique(cell.fingerprint for cell in cells if cell.fingerprint)) > 1:
             raise NotTestableError(
-                f"cells of {model} rest on different base models and cannot be compared: run snakemake, which makes the "
-                "older ones again"
+                f"cells of {model} rest on different base models and cannot be compared: run snakemake, which makes "
+                "the older ones again"
             )
 
 
