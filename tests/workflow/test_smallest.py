@@ -204,10 +204,11 @@ def test_a_changed_value_reruns_exactly_what_depends_on_it(finished):
     cells = {"finetune_cell": 1, "predict_cell": 1, "score_cell": 1}
     assert finished.plan("--config", 'methods={"lora-r2": {"kind": "lora", "rank": 3}}') == {**cells, **report}
     measured = {"measure_retrieval": 1, "report_retrieval": 1}
-    assert finished.plan("--config", "evaluation={bootstrap_samples: 10}") == {"score_cell": 10, **measured, **report}
+    assert finished.plan("--config", 'evaluation={metrics: {nq: ["contains"]}}') == {"score_cell": 7, **report}
     assert finished.plan("--config", "evaluation={retrieval_depth: 20}") == measured
     assert finished.plan("--config", "select={dataset: qmsum}") == report
     assert finished.plan("--config", "claims=[]") == {}
+    assert finished.plan("--config", "evaluation={resamples: 10}") == {"test_claims": 1}
     again = {"predict_cell": 10, "score_cell": 10, **report}
     assert finished.plan("--config", "evaluation={batch_size: 3}") == again
     assert finished.plan("--config", 'datasets={"nq": {"prompt": "base"}}') == {}, "what it was, written out"
