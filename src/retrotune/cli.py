@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from retrotune.entries import LARGEST_SEED
-from retrotune.errors import ConfigError, RetrievalError, RetrotuneError
+from retrotune.errors import ConfigError, ResultError, RetrievalError, RetrotuneError
 from retrotune.report.collect import Result, holds, read_cells, write_results
 from retrotune.runtime.log import setup_logging
 from retrotune.study.config import Config, Select, check_settings, load_config, read_yaml
 from retrotune.study.paths import Paths
+from retrotune.study.resolve import claim_testing
 
 STUDY_OPTIONS = (("--configfile", "--configfiles"), ("--config", "-C"))
 """Snakemake's names of the options that say which study is meant."""
@@ -82,9 +83,24 @@ def show_tables(arguments: argparse.Namespace) -> None:
         print(format_table(_report_so_far(paths, results)))
         cells = "selected cells" if selected else "cells"
         print(f"\n{done} of {len(results)} {cells} are done: these are the tables so far, snakemake makes the study's.")
-    print(f"\ntables:  {folder}/tables/comparison.{{html,md,tex,csv}}, cost.html")
+    if config.claims:
+        print(f"\n{_verdicts(config, folder, is_finished=folder == paths.study)}")
+    print(f"\ntables:  {folder}/tables/comparison.{{html,md,tex,csv}}, claims.html, cost.html")
     print(f"figures: {folder}/figures/scaling.{{svg,pdf,png}}")
     print(f"cells:   {paths.report('cells')}/MODEL/METHOD/DATASET/RETRIEVAL/seedN/predictions.jsonl")
+
+
+def _verdicts(config: Config, folder: str, is_finished: bool) -> str:
+    """Verdicts of the study's claims: those of the workflow, or of what is done so far."""
+    from retrotune.report.claims import format_claims, judge_claims
+
+    tables, params = f"{folder}/tables", claim_testing(config)
+    if not is_finished:
+        try:
+            judge_claims(params, f"{tables}/results.json", f"{tables}/scores.parquet", tables)
+        except ResultError as error:
+            return f"the claims are not tested: {error}"
+    return format_claims(tables, params)
 
 
 def show_status(arguments: argparse.Namespace) -> None:

@@ -18,6 +18,7 @@ from retrotune.data.datasets.base import Template
 from retrotune.entries import Count, Entry, Family, PositiveInt
 from retrotune.errors import ConfigError
 from retrotune.study.config import (
+    Claim,
     CorpusEntry,
     Finetuning,
     IndexEntry,
@@ -393,6 +394,17 @@ class PlotScalingParams(StageParams):
 
     stage = "plot_scaling"
     version = 1
+
+
+class ClaimTestParams(StageParams):
+    """Claims with their names, in order, and the kind of retriever of each retrieval that cells use."""
+
+    stage = "test_claims"
+    version = 1
+
+    claims: tuple[tuple[str, Claim], ...]
+    retrievals: dict[str, str]
+    resamples: PositiveInt
 
 
 class ReportRetrievalParams(StageParams):
