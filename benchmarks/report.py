@@ -30,7 +30,7 @@ SIZES = {"xs": 823, "s": 2254, "m": 8523, "l": 21266, "xxl": 42825}
 METHODS = ("zeroshot", "ptuning", "adapter", "lora", "full")
 DATASETS = ("nq", "triviaqa", "narrativeqa", "qasper", "quality", "qmsum")
 OPTIONS = ("a red house", "a green tree", "a blue lake", "a white road")
-WORDS = "alder birch cedar dogwood elm fir ginkgo hazel ironwood juniper larch maple".split()
+WORDS = ["alder", "birch", "cedar", "dogwood", "elm", "fir", "ginkgo", "hazel", "ironwood", "juniper", "larch", "maple"]
 
 
 def study(folder: Path) -> Config:
