@@ -15,6 +15,7 @@ from retrotune.study.cells import Cell, expand_grid
 from retrotune.study.config import Config, CorpusEntry, DatasetEntry, PassageLayout, RetrievalEntry
 from retrotune.study.outside import encoder_files, model_files, raw_digest
 from retrotune.study.raw import corpus_files, raw_files
+from retrotune.study.reporting import beside, table_names
 from retrotune.study.stages import (
     STAGES,
     BaseUse,
@@ -29,6 +30,7 @@ from retrotune.study.stages import (
     EmbedParams,
     FetchParams,
     FinetuneParams,
+    MakeTablesParams,
     MeasureRetrievalParams,
     MethodLabels,
     ModelLabels,
@@ -330,6 +332,14 @@ def collecting(config: Config, wildcards: Wildcards | None = None) -> CollectPar
             for cell in cells
         },
         datasets={cell.dataset: config.metrics_of(cell.dataset)[0] for cell in cells},
+    )
+
+
+@_resolver("make_tables")
+def making_tables(config: Config, wildcards: Wildcards | None = None) -> MakeTablesParams:
+    """What the study's tables use beside results."""
+    return MakeTablesParams(
+        tables=table_names(config), resamples=config.evaluation.resamples, published=tuple(beside(config))
     )
 
 
