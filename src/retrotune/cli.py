@@ -19,6 +19,7 @@ from retrotune.study.paths import Paths
 STUDY_OPTIONS = (("--configfile", "--configfiles"), ("--config", "-C"))
 """Snakemake's names of the options that say which study is meant."""
 NAMES = {
+    "compare": (2, ""),
     "explain": (1, ""),
     "prompt": (2, ""),
     "verify-neighbors": (sys.maxsize, r"\.parquet$|\bneighbors-\d+\.json$"),
@@ -106,6 +107,19 @@ def show_explanation(arguments: argparse.Namespace) -> None:
     config = merged_config(arguments.configfile, arguments.config)
     options = [item for key in ("configfile", "config") for item in _option(key, getattr(arguments, key))]
     print(explain_cell(config, arguments.cell, options))
+
+
+def show_comparison(arguments: argparse.Namespace) -> None:
+    """Print how two arms differ on the same questions, and the questions that changed most."""
+    from dataclasses import asdict
+
+    from retrotune.report.comparison import as_text, compare
+
+    config = merged_config(arguments.configfile, arguments.config)
+    compared = compare(
+        config, read_cells(config), arguments.first, arguments.second, arguments.common, arguments.questions
+    )
+    print(json.dumps(asdict(compared), indent=2, ensure_ascii=False) if arguments.json else as_text(compared))
 
 
 def show_prompt(arguments: argparse.Namespace) -> None:
@@ -271,6 +285,13 @@ def _positive(text: str) -> int:
     return number
 
 
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{text} is no number of questions: write 0 or more")
+    return number
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status. Errors that a user can mend print without a traceback."""
     parser = argparse.ArgumentParser(prog="retrotune", description=__doc__)
@@ -293,6 +314,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     explain.add_argument("cell", metavar="CELL", help="MODEL/METHOD/DATASET/RETRIEVAL/seedN")
     _add_study(explain)
     explain.set_defaults(run=show_explanation)
+    compared = commands.add_parser("compare", help="say how two cells or selections differ on the same questions")
+    compared.add_argument("first", metavar="A", help="a cell, or ATTRIBUTE=VALUE,... such as model=retro-s,method=lora")
+    compared.add_argument("second", metavar="B", help="what A is compared with")
+    _add_study(compared)
+    compared.add_argument(
+        "--questions", type=_count, default=5, metavar="N", help="changed questions shown per dataset"
+    )
+    compared.add_argument("--common", action="store_true", help="compare on common questions where sets differ")
+    compared.add_argument("--json", action="store_true", help="print JSON")
+    compared.set_defaults(run=show_comparison)
     seen = commands.add_parser("prompt", help="show what a cell's model saw of one test question, and its answer")
     seen.add_argument("cell", metavar="CELL", help="MODEL/METHOD/DATASET/RETRIEVAL/seedN, or a path in its folder")
     seen.add_argument("question", metavar="QUESTION", help="its id, or a part of its text that no other holds")

@@ -20,6 +20,8 @@ from retrotune.study.cells import Cell
 
 Weights = Mapping[Cell, float]
 """A linear combination of cells' scores."""
+WeightedPair = tuple[Cell, Cell, float]
+"""Two cells and the weight of the first one's score minus the second one's."""
 
 
 class Run(NamedTuple):
@@ -80,7 +82,7 @@ def outcome(
     runs: Runs,
     *,
     null: float = 0.0,
-    pairs: Sequence[tuple[Cell, Cell, float]] | None = None,
+    pairs: Sequence[WeightedPair] | None = None,
     resamples: int = 0,
     seed: int = 0,
 ) -> Outcome:
@@ -119,7 +121,7 @@ def _placed(sheet: Sheet, combinations: Sequence[Weights]) -> Array:
     return weights_KC
 
 
-def placed_pairs(sheet: Sheet, pairs: Sequence[tuple[Cell, Cell, float]]) -> Pairs:
+def placed_pairs(sheet: Sheet, pairs: Sequence[WeightedPair]) -> Pairs:
     """Those of weighted pairs of cells that a sheet holds, by their places."""
     own = [pair for pair in pairs if pair[0] in sheet.place_of]
     return Pairs(
@@ -174,20 +176,22 @@ def _run_spreads(weights: Weights, scores: Mapping[Cell, float], runs: Runs) -> 
     return spreads, int(fewest), single / total
 
 
-def difference(first: Sequence[Cell], second: Sequence[Cell]) -> tuple[Weights, list[tuple[Cell, Cell, float]]]:
-    """Mean of `first` - `second`, paired one to one: weights of the cells, and the weighted pairs."""
-    share = 1 / len(first)
-    pairs = [(one, other, share) for one, other in zip(first, second, strict=True)]
+def difference(pairs: Sequence[WeightedPair]) -> Weights:
+    """The combination that weighted differences of cells make."""
     weights: dict[Cell, float] = defaultdict(float)
-    for one, other, weight in pairs:
-        weights[one] += weight
-        weights[other] -= weight
-    return dict(weights), pairs
+    for first, second, weight in pairs:
+        weights[first] += weight
+        weights[second] -= weight
+    return dict(weights)
 
 
 def mean_of(cells: Sequence[Cell]) -> Weights:
-    """Mean over datasets of the mean over each dataset's cells."""
+    """Mean over datasets of the mean over each dataset's cells; one named twice counts twice."""
     datasets: dict[str, list[Cell]] = defaultdict(list)
     for cell in cells:
         datasets[cell.dataset].append(cell)
-    return {cell: 1 / len(datasets) / len(own) for own in datasets.values() for cell in own}
+    weights: dict[Cell, float] = defaultdict(float)
+    for own in datasets.values():
+        for cell in own:
+            weights[cell] += 1 / len(datasets) / len(own)
+    return dict(weights)

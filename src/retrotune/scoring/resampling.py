@@ -66,10 +66,14 @@ def _swapped(stratum: Stratum, tests: Sequence[Pairs], swap_RG: Array) -> Array:
     size = stratum.sizes_G.sum()
     sums_CGP = stratum.sums_CGP
     if sums_CGP.shape[2] == 1:  # a mean: all pairs of a test are one difference per cluster
-        moved_TG = np.stack(
-            [weights_N @ (sums_CGP[second_N, :, 0] - sums_CGP[first_N, :, 0]) for first_N, second_N, weights_N in tests]
+        moved_GT = np.stack(
+            [
+                weights_N @ (sums_CGP[second_N, :, 0] - sums_CGP[first_N, :, 0]) / size
+                for first_N, second_N, weights_N in tests
+            ],
+            axis=1,
         )
-        return np.asarray((2 * swap_RG - 1) @ moved_TG.T / size)
+        return np.asarray(2 * (swap_RG @ moved_GT) - moved_GT.sum(axis=0))
     effects_RT = np.zeros((len(swap_RG), len(tests)))
     for number, (first_N, second_N, weights_N) in enumerate(tests):
         sums_NGP = sums_CGP[first_N], sums_CGP[second_N]
@@ -98,9 +102,11 @@ def bootstrap_p(
             if not len(used):
                 continue
             clusters = stratum.num_clusters
+            # of this size counting draws takes a fifth of the time of numpy's multinomial
             drawn_RG = rng.integers(0, clusters, (count, clusters)) + np.arange(count)[:, None] * clusters
             times_RG = np.bincount(drawn_RG.ravel(), minlength=count * clusters).reshape(count, clusters)
-            sums_RCP = np.tensordot(times_RG.astype(np.float64), stratum.sums_CGP[used], axes=([1], [1]))
+            times_RG = times_RG.astype(np.float64)
+            sums_RCP = np.tensordot(times_RG, stratum.sums_CGP[used], axes=([1], [1]))
             scores_RC = stratum.scores_of(sums_RCP, (times_RG @ stratum.sizes_G)[:, None])
             effects_RK += scores_RC @ weights_KC[:, used].T
         moved_R = np.abs(effects_RK.min(axis=1) - observed)

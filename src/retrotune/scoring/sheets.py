@@ -86,6 +86,20 @@ def make_sheet(
     )
 
 
+def read_cell_scores(path: str | Path, parts: Sequence[str]) -> tuple[Sequence[str], Sequence[str | None], Array]:
+    """Question ids, document ids and the named parts, questions x parts, of one cell's `scores.jsonl`.
+
+    `ResultError` if a part is not in it: another study scored the cell by other metrics.
+    """
+    records = [record for _, record in read_jsonl(path)]
+    try:
+        values = [[record["scores"][part] for part in parts] for record in records]
+    except KeyError as error:
+        raise ResultError(f"{path}: no scores by {error.args[0]}; run snakemake, which scores it again") from error
+    ids, docs = ([record[name] for record in records] for name in ("question_id", "doc_id"))
+    return ids, docs, np.array(values, dtype=np.float64).reshape(len(records), len(parts))
+
+
 def write_scores(path: str | Path, scores: Iterable[tuple[Cell, str | Path]], metrics: Iterable[str]) -> None:
     """Gather the `scores.jsonl` of cells in one parquet file, a part of it per cell."""
     import pyarrow as pa

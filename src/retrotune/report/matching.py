@@ -1,0 +1,46 @@
+"""Which cells stand opposite each other: those of two selections that agree in all that these do not change."""
+
+from collections import defaultdict
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
+
+from retrotune.report.collect import Result
+from retrotune.scoring.contrasts import Runs
+
+_READ: dict[str, Callable[[Result, Runs], Hashable]] = {
+    "family": lambda result, runs: result.family,
+    "size": lambda result, runs: result.size,
+    "instruct": lambda result, runs: result.instruct,
+    "retrieval_gate": lambda result, runs: result.retrieval_gate,
+    "model": lambda result, runs: runs.model_of[result.model],
+    "method": lambda result, runs: result.method,
+    "dataset": lambda result, runs: result.dataset,
+    "retrieval": lambda result, runs: result.retrieval,
+    "replicate": lambda result, runs: runs.number_of[result.model],
+    "seed": lambda result, runs: result.seed,
+}
+_FREES: dict[str, set[str]] = {
+    "family": {"model", "retrieval_gate"},
+    "size": {"model"},
+    "instruct": {"model", "retrieval_gate"},
+    "retrieval_gate": {"model"},
+    "model": {"family", "size", "instruct", "retrieval_gate", "replicate"},
+    "kind": {"method"},
+    "trained": {"method"},
+}
+"""What may differ too where an attribute differs: a name follows from what it names."""
+
+
+def matched(
+    first: Iterable[Result], second: Iterable[Result], changed: Collection[str], runs: Runs
+) -> list[tuple[Sequence[Result], Sequence[Result]]]:
+    """Groups of results that agree in all but what is `changed`: those of `first`, those of `second`; both have some.
+
+    `changed` are the attributes in which the two selections differ. Runs stand opposite the runs of the same number.
+    """
+    free = set(changed).union(*(_FREES.get(name, set()) for name in changed))
+    kept = [read for name, read in _READ.items() if name not in free]
+    groups: dict[Hashable, tuple[list[Result], list[Result]]] = defaultdict(lambda: ([], []))
+    for place, side in enumerate((first, second)):
+        for result in side:
+            groups[tuple(read(result, runs) for read in kept)][place].append(result)
+    return [group for group in groups.values() if group[0] and group[1]]
