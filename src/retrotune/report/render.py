@@ -194,9 +194,9 @@ def _latex(text: str) -> str:
 def _latex_letter(char: str) -> str:
     if char.isascii():
         return char if char.isprintable() else "?"
-    letter, *accents = unicodedata.normalize("NFD", char)
-    if letter.isascii() and letter.isalpha() and len(accents) == 1 and accents[0] in _ACCENTS:
-        return rf"\{_ACCENTS[accents[0]]}{{{letter}}}"
+    parts = unicodedata.normalize("NFD", char)
+    if len(parts) == 2 and parts[0].isascii() and parts[0].isalpha() and parts[1] in _ACCENTS:
+        return rf"\{_ACCENTS[parts[1]]}{{{parts[0]}}}"
     return f"U+{ord(char):04X}"
 
 
@@ -252,7 +252,9 @@ def to_text(table: Table) -> str:
         left, right = (max(map(len, texts), default=0) for texts in (numbers, intervals))
         for texts, number, interval in zip(cells, numbers, intervals, strict=True):
             is_label = column < table.num_labels
-            texts.append(number if is_label else f"{number:>{left}} {interval:{right}}" if right else f"{number:>{left}}")
+            texts.append(
+                number if is_label else f"{number:>{left}} {interval:{right}}" if right else f"{number:>{left}}"
+            )
     widths = [max(len(line[column]) for line in [header, *cells, *footers]) for column in range(len(header))]
 
     def align(texts: list[str]) -> str:

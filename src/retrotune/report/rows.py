@@ -8,7 +8,7 @@ from retrotune.report.collect import Result
 
 H = TypeVar("H", bound=Hashable)
 
-_ORDER = ("arm", "original", "model", "method", "retrieval", "dataset", "seed")
+_ORDER = ("arm", "original", "method", "retrieval", "dataset", "model", "seed")
 
 
 def unique(values: Iterable[H]) -> list[H]:
@@ -17,10 +17,7 @@ def unique(values: Iterable[H]) -> list[H]:
 
 
 def in_order(results: Sequence[Result]) -> list[Result]:
-    """Results by family, model, method, retrieval, dataset and seed, each in the order of the config.
-
-    Replicates follow the model that they replicate.
-    """
+    """Results by row (family, model, method, retrieval), dataset and run, each in the order of the config."""
     orders = [
         {value: place for place, value in enumerate(unique(getattr(result, name) for result in results))}
         for name in _ORDER
@@ -38,15 +35,7 @@ def grouped(results: Iterable[Result], key: Callable[[Result], H]) -> dict[H, li
 
 def in_rows(results: Sequence[Result]) -> list[list[Result]]:
     """Results of each row: a model with its replicates, a method, a retrieval; all its datasets and runs."""
-    ordered = sorted(in_order(results), key=_rank(results))
-    return list(grouped(ordered, lambda r: (r.original, r.method, r.retrieval)).values())
-
-
-def _rank(results: Sequence[Result]) -> Callable[[Result], list[int]]:
-    """Rows before runs: a replicate's methods do not follow those of its model."""
-    names = ("arm", "original", "method", "retrieval")
-    orders = [{value: place for place, value in enumerate(unique(getattr(r, n) for r in results))} for n in names]
-    return lambda r: [order[getattr(r, name)] for order, name in zip(orders, names, strict=True)]
+    return list(grouped(in_order(results), lambda r: (r.original, r.method, r.retrieval)).values())
 
 
 def row_labels(results: Sequence[Result]) -> tuple[list[str], Callable[[Result], tuple[str, ...]]]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from retrotune.report.measures import Measures, minus
 from retrotune.report.table import Table
-from retrotune.scoring.contrasts import difference, mean_of, outcome, placed_pairs
+from retrotune.scoring.contrasts import mean_of, outcome, placed_pairs
 from retrotune.scoring.resampling import permutation_ps
 from retrotune.scoring.statistics import LEVEL, holm
 from retrotune.study.cells import Cell
@@ -39,7 +39,9 @@ def mark(table: Table, cells_at: Mapping[tuple[int, int], list[Cell]], measures:
     table.mark_best()
     tests: dict[tuple[int, int], tuple[list[Cell], list[Cell]]] = {}
     for column in sorted({column for _, column in table.best}):
-        numbers = {row: number for row in range(len(table.rows)) if (number := table.number_at(row, column)) is not None}
+        numbers = {
+            row: number for row in range(len(table.rows)) if (number := table.number_at(row, column)) is not None
+        }
         top = max((row for row in numbers if (row, column) in table.best), key=lambda row: numbers[row])
         tests |= {
             (row, column): (cells_at[top, column], cells_at[row, column])
@@ -68,7 +70,7 @@ def _permuted(
     tests: Mapping[tuple[int, int], tuple[list[Cell], list[Cell]]], measures: Measures, resamples: int
 ) -> dict[tuple[int, int], float]:
     """p of each test of single runs; those of one column share their coins, which makes them fast."""
-    p_values = {}
+    p_values: dict[tuple[int, int], float] = {}
     for column in sorted({column for _, column in tests}):
         places = [place for place in tests if place[1] == column]
         datasets = sorted({cell.dataset for place in places for cell in tests[place][0]})
@@ -76,7 +78,7 @@ def _permuted(
         pairs = []
         for place in places:
             first, second = (sorted(cells, key=lambda cell: cell.dataset) for cells in tests[place])
-            _, weighted = difference(first, second)
+            weighted = [(one, other, 1 / len(first)) for one, other in zip(first, second, strict=True)]
             pairs.append([placed_pairs(sheet, weighted) for sheet in sheets])
         found = permutation_ps([sheet.stratum for sheet in sheets], pairs, resamples)
         p_values |= dict(zip(places, found, strict=True))

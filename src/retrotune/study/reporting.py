@@ -55,4 +55,6 @@ def _matches(config: Config, cell: Cell, number: PublishedNumber) -> bool:
 
 def _encoder(model: ModelEntry) -> str:
     """The state of a model's neighbor encoder in the words of published numbers; a scaled one is in none."""
-    return {0: "off", 1: "on", None: "on"}.get(model.retrieval_gate, "scaled")
+    if model.retrieval_gate in (None, 1):
+        return "on"
+    return "off" if model.retrieval_gate == 0 else "scaled"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from retrotune.data.datasets import SPECS
 from retrotune.data.scores import METRICS
@@ -14,7 +14,7 @@ from retrotune.entries import Entry, Family, PositiveInt
 from retrotune.errors import ConfigError
 from retrotune.methods import METHODS
 
-TITLES = dict.fromkeys(metric.title for metric in METRICS.values())
+TITLES = list(dict.fromkeys(metric.title for metric in METRICS.values()))
 
 
 class PublishedNumber(Entry):
@@ -36,8 +36,8 @@ class PublishedNumber(Entry):
 
     @field_validator("method", "dataset", "metric")
     @classmethod
-    def _known(cls, name: str, info: object) -> str:
-        known = {"method": METHODS, "dataset": SPECS, "metric": TITLES}[info.field_name]  # type: ignore[attr-defined]
+    def _known(cls, name: str, info: ValidationInfo) -> str:
+        known = {"method": list(METHODS), "dataset": list(SPECS), "metric": TITLES}[str(info.field_name)]
         if name not in known:
             raise ValueError(f"is none of {', '.join(known)}")
         return name
