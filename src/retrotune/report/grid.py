@@ -62,9 +62,9 @@ def comparison_table(measures: Measures, resamples: int, max_listed: int | None 
 
 
 def _sizes(measures: Measures) -> list[str]:
-    """Questions, and in brackets documents, of each dataset and of all of them."""
+    """Questions, and in brackets documents where all have some, of each dataset and of all of them."""
     counts = [(measures.num_questions(name), measures.num_documents(name)) for name in measures.datasets]
-    questions, documents = (sum(count or 0 for count in side) for side in zip(*counts, strict=True))
+    questions, documents = (sum(filter(None, side)) if all(side) else None for side in zip(*counts, strict=True))
     return ["–" if not n else f"{n} ({of})" if of else str(n) for n, of in [*counts, (questions, documents)]]
 
 
@@ -137,13 +137,20 @@ def _status(results: Sequence[Result], found: Outcome | None) -> str:
 
 
 def _counts(measures: Measures, results: Sequence[Result], dataset: str | None, found: Outcome | None) -> list[Value]:
-    """Runs, questions and documents of a line; of the average the fewest runs."""
+    """Runs, questions and documents of a line.
+
+    Of the average the fewest runs, and documents only where all questions have some.
+    """
     runs = [sum(result.primary is not None for result in own) for own in by_dataset(results).values()]
     names = measures.datasets if dataset is None else [dataset]
     if found is None:
         return [0 if dataset is not None else None, None, None]
-    documents = [count for name in names if (count := measures.num_documents(name)) is not None]
-    return [min(runs), sum(measures.num_questions(name) or 0 for name in names), sum(documents) if documents else None]
+    documents = [measures.num_documents(name) for name in names]
+    return [
+        min(runs),
+        sum(measures.num_questions(name) or 0 for name in names),
+        sum(filter(None, documents)) if all(documents) else None,
+    ]
 
 
 def _numbers(found: Outcome | None) -> list[Value]:
@@ -154,7 +161,8 @@ def _numbers(found: Outcome | None) -> list[Value]:
 def _marks(comparison: Table, at: tuple[int, int], known: bool) -> list[Value]:
     if not known or not any(column == at[1] for _, column in comparison.best):
         return [None, None]
-    return [at in comparison.best, at in comparison.best or at in comparison.near]
+    near = None if at in comparison.untested else at in comparison.best or at in comparison.near
+    return [at in comparison.best, near]
 
 
 def retrieval_table(measures: Measures) -> Table:

@@ -16,6 +16,8 @@ def legend_of(marked: Marked) -> str:
     }
     how = " and ".join(name for name, number in tests.items() if number)
     resamples = f", {marked.resamples:,} resamples" if marked.permuted else ""
+    if not marked.tests:
+        return "The best of each column is {best}."
     return (
         "The best of each column is {best}. What is not significantly worse is {near}: paired tests on the same "
         f"questions ({how}{resamples}), Holm's correction over the table's {marked.tests} tests, 5 %."
@@ -51,7 +53,7 @@ def interval_note(measures: Measures) -> str:
     ]
     if not units:
         return ""
-    average = " That of the average is for these datasets." if len(measures.datasets) > 1 else ""
+    average = " That of the average holds for these datasets, not for others." if len(measures.datasets) > 1 else ""
     return f"Intervals: 95 %, over {' and '.join(units)}.{average}"
 
 

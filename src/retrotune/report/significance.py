@@ -34,20 +34,22 @@ def resamples_for(tests: int, at_least: int) -> int:
 def mark(table: Table, cells_at: Mapping[tuple[int, int], list[Cell]], measures: Measures, resamples: int) -> Marked:
     """Mark the best of each column of `table`, and what is not significantly worse than it.
 
-    `cells_at` are the cells that the numbers of places are means of.
+    `cells_at` are the cells that the numbers of places are means of. Questions about a single document say nothing of
+    their spread: such columns, and averages over them, are not tested.
     """
     table.mark_best()
     tests: dict[tuple[int, int], tuple[list[Cell], list[Cell]]] = {}
+    alone = {name for name, sheet in measures.sheets.items() if sheet.stratum.num_clusters < 2}
     for column in sorted({column for _, column in table.best}):
         numbers = {
             row: number for row in range(len(table.rows)) if (number := table.number_at(row, column)) is not None
         }
         top = max((row for row in numbers if (row, column) in table.best), key=lambda row: numbers[row])
-        tests |= {
-            (row, column): (cells_at[top, column], cells_at[row, column])
-            for row in numbers
-            if (row, column) not in table.best
-        }
+        others = {(row, column) for row in numbers} - table.best
+        if alone & {cell.dataset for cell in cells_at[top, column]}:
+            table.untested |= others
+            continue
+        tests |= {(row, column): (cells_at[top, column], cells_at[row, column]) for row, _ in sorted(others)}
     count = resamples_for(len(tests), resamples)
     single = {
         place: pair

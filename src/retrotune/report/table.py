@@ -27,9 +27,11 @@ class Table:
     """Columns, rows of values (None = unknown, a dash), and what stands below them.
 
     The first `num_labels` columns name the row, the others hold numbers in `formats` (format specifications, `YES_NO`
-    for truth values; one per number column). `intervals` are the columns whose numbers may have an interval. `best` and
-    `near` hold the (row, column) places that are marked, `legend` says what the marks mean: {best} and {near} stand for
-    how a form shows them. `rules` are the rows with a line above. `footers` stand below the rows, a text per column.
+    for truth values; one per number column). `intervals` are the columns whose numbers may have an interval.
+
+    `best` and `near` hold the (row, column) places that are marked; `untested` are those that could be `near` and were
+    not tested. `legend` says what the marks mean: {best} and {near} stand for how a form shows them. `rules` are the
+    rows with a line above. `footers` stand below the rows, a text per column.
     """
 
     title: str
@@ -40,6 +42,7 @@ class Table:
     notes: list[str] = field(default_factory=list)
     best: set[tuple[int, int]] = field(default_factory=set)
     near: set[tuple[int, int]] = field(default_factory=set)
+    untested: set[tuple[int, int]] = field(default_factory=set)
     legend: str = ""
     rules: set[int] = field(default_factory=set)
     intervals: set[int] = field(default_factory=set)

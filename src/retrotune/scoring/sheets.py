@@ -135,7 +135,9 @@ def read_sheets(path: str | Path, metrics: Mapping[str, str], cells: Sequence[Ce
         cell = Cell(*coordinates)
         if cell not in wanted:
             continue
-        ids, docs = block["question_id"].tolist(), block["doc_id"].tolist()
+        ids = block["question_id"].tolist()
+        # what pandas has for a missing text depends on its version, and no document is one of that name
+        docs = [doc if isinstance(doc, str) else None for doc in block["doc_id"]]
         parts_QP = block[list(METRICS[metrics[cell.dataset]].parts)].to_numpy()
         if np.isnan(parts_QP).any():
             raise ResultError(f"{path}: {cell.name} lacks scores for {metrics[cell.dataset]}; run snakemake again")
