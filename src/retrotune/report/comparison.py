@@ -126,7 +126,7 @@ def compare(
         for firsts, seconds in matched(sides[0], sides[1], names, runs)
         for a in firsts
         for b in seconds
-        if a != b
+        if a.cell != b.cell
     ]
     if not everything:
         raise ConfigError(
@@ -154,11 +154,9 @@ def _sheets(paths: Paths, pairs: Sequence[Pair], common: bool, notes: list[str])
     """Scores of the paired cells by dataset."""
     sheets = {}
     for dataset in unique(a.dataset for a, _ in pairs):
-        cells = unique(side for pair in pairs for side in pair if side.dataset == dataset)
-        metric = cells[0].metric
-        rows = {
-            side.cell: read_cell_scores(paths.cell(side.cell, "scores.jsonl"), METRICS[metric].parts) for side in cells
-        }
+        metric = next(a.metric for a, _ in pairs if a.dataset == dataset)
+        cells = unique(side.cell for pair in pairs for side in pair if side.dataset == dataset)
+        rows = {cell: read_cell_scores(paths.cell(cell, "scores.jsonl"), METRICS[metric].parts) for cell in cells}
         sheets[dataset] = sheet = make_sheet(dataset, metric, rows, common)
         most = max(len(ids) for ids, _, _ in rows.values())
         if len(sheet.question_ids) < most:
@@ -282,19 +280,20 @@ def as_text(comparison: Comparison) -> str:
             ]
         )
     table = Table(
-        title=f"A: {comparison.first}\nB: {comparison.second}",
+        title="A against B on the same questions",
         columns=["Dataset", "Questions", "A", "B", "A - B", "p", "p (Holm)", "Wins / ties / losses", "Detectable"],
         rows=rows,
         num_labels=1,
         formats=[".1f"] * 8,
         notes=[
-            "A - B in points with its 95 % interval; questions about one document stay together. p: permutation of the "
-            "arms within documents, or Student's t over several runs. Detectable: the difference that so many "
+            "A - B in points with its 95 % interval. Questions about one document stay together: `150 in 30` are 150 "
+            "questions in 30 documents. p: permutation of the arms within documents, or Student's t over several runs. "
+            "Wins: questions that A answers better. Detectable: the difference that so many "
             "questions would have shown with 80 % power.",
             *comparison.notes,
         ],
     )
-    lines = [to_text(table)]
+    lines = [f"A: {comparison.first}\nB: {comparison.second}\n", to_text(table)]
     for item in comparison.changed:
         question = item["question"] or item["question_id"]
         lines.append(f"{item['dataset']} {item['question_id']} ({item['difference']:+.1f}): {question}")
