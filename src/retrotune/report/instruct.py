@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from retrotune.data.scores import title_of
-from retrotune.report.collect import Result
+from retrotune.report.collect import FAMILIES, Result
 from retrotune.report.measures import Measures, by_dataset, measured, minus, scored
 from retrotune.report.notes import interval_note, runs_note
 from retrotune.report.rows import in_rows
@@ -32,7 +32,8 @@ def instruct_table(measures: Measures) -> Table:
         for base in _bases(result, firsts) if result.instruct else ():
             rules.add(len(rows))
             for key, members in of_model[tuned].items():
-                labels = [result.family.upper(), result.size, base, tuned, *key]
+                names = [f"{name}{_gate_of(firsts[name])}" for name in (base, tuned)]
+                labels = [FAMILIES[result.family], result.size, *names, *key]
                 rows += _lines(measures, labels, of_model[base].get(key, []), members)
     return Table(
         title="Base models and instruction-tuned ones",
@@ -58,6 +59,12 @@ def _bases(tuned: Result, firsts: dict[str, Result]) -> list[str]:
     ]
     same = [model for model, result in like if _gate(result) == _gate(tuned)]
     return same or [model for model, _ in like]
+
+
+def _gate_of(result: Result) -> str:
+    """What the arm says of a model's gate, in brackets; nothing of an open one."""
+    gate = result.arm.partition(", ")[2]
+    return f" ({gate})" if gate else ""
 
 
 def _gate(result: Result) -> float:

@@ -16,7 +16,7 @@ from retrotune.scoring.sheets import Sheet
 from retrotune.scoring.statistics import cluster_of
 from retrotune.study.cells import Cell
 
-STATES = ("failed", "damaged", "running", "stopped", "missing")
+STATES = ("failed", "damaged", "outdated", "running", "stopped", "missing")
 """Of cells without a score, what matters first."""
 
 

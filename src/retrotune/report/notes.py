@@ -15,12 +15,14 @@ def legend_of(marked: Marked) -> str:
         "Student's t over several runs": marked.tests - marked.permuted,
     }
     how = " and ".join(name for name, number in tests.items() if number)
+    few = [f"{count} documents or questions in {dataset}" for dataset, count in marked.too_few]
+    lack = f" {listed(few)} are too few for any difference to be significant among so many tests." if few else ""
     resamples = f", {marked.resamples:,} resamples" if marked.permuted else ""
     if not marked.tests:
         return "The best of each column is {best}."
     return (
         "The best of each column is {best}. What is not significantly worse is {near}: paired tests on the same "
-        f"questions ({how}{resamples}), Holm's correction over the table's {marked.tests} tests, 5 %."
+        f"questions ({how}{resamples}), Holm's correction over the table's {marked.tests} tests, 5 %.{lack}"
     )
 
 
@@ -42,6 +44,11 @@ def grid_notes(measures: Measures, max_listed: int | None) -> list[str]:
     return [note for note in notes if note]
 
 
+def listed(words: Sequence[str]) -> str:
+    """Words as a sentence lists them."""
+    return " and ".join(words) if len(words) < 3 else f"{', '.join(words[:-1])}, and {words[-1]}"
+
+
 def interval_note(measures: Measures) -> str:
     """What was resampled in an interval: documents with all their questions, or questions; and trainings."""
     own = [name for name in measures.datasets if measures.num_documents(name) is not None]
@@ -49,12 +56,12 @@ def interval_note(measures: Measures) -> str:
     units = [
         *([f"documents ({', '.join(own)})" if others else "documents"] if own else []),
         *([f"questions ({', '.join(others)})" if own else "questions"] if others else []),
-        *(["trainings, where a row has several"] if _most_runs(measures) > 1 else []),
+        *(["trainings where a row has several"] if _most_runs(measures) > 1 else []),
     ]
     if not units:
         return ""
     average = " That of the average holds for these datasets, not for others." if len(measures.datasets) > 1 else ""
-    return f"Intervals: 95 %, over {' and '.join(units)}.{average}"
+    return f"Intervals: 95 %, over {listed(units)}.{average}"
 
 
 def runs_note(measures: Measures) -> str:
@@ -81,7 +88,8 @@ def runs_note(measures: Measures) -> str:
     note = f"Means over up to {most} runs of a row" if most != fewest else f"Means over {most} runs of each row"
     note += f": {' and '.join(filter(None, parts))}."
     if fewest == 1:
-        note += " Rows of a single run lack seed variance in their intervals; in tests they take that of the others."
+        note += " Rows of a single run lack seed variance in their intervals; a test against a row of several counts that row's "
+            "for both."
     return note
 
 

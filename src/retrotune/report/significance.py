@@ -19,11 +19,15 @@ from retrotune.study.cells import Cell
 
 @dataclass(frozen=True)
 class Marked:
-    """What was done to mark a table: tests, how many of them by permutation, and with how many resamples."""
+    """What was done to mark a table: tests, how many of them by permutation, and with how many resamples.
+
+    `too_few` are datasets whose (number of) clusters have too few permutations for so many tests.
+    """
 
     tests: int
     permuted: int
     resamples: int
+    too_few: tuple[tuple[str, int], ...] = ()
 
 
 def resamples_for(tests: int, at_least: int) -> int:
@@ -65,7 +69,18 @@ def mark(table: Table, cells_at: Mapping[tuple[int, int], list[Cell]], measures:
     names = {f"{row} {column}": (row, column) for row, column in tests}
     adjusted = holm({name: p_values[place] for name, place in names.items()})
     table.near |= {names[name] for name, (p, _) in adjusted.items() if p > 1 - LEVEL}
-    return Marked(len(tests), len(single), count)
+    # swapping all arms gives the effect again with the other sign: two of 2^G permutations are as extreme as any
+    clusters = {
+        name: measures.sheets[name].stratum.num_clusters for name in measures.datasets if name in _alone(single)
+    }
+    too_few = tuple((name, number) for name, number in clusters.items() if 2 ** (1 - number) * len(tests) > 1 - LEVEL)
+    return Marked(len(tests), len(single), count, too_few)
+
+
+def _alone(tests: Mapping[tuple[int, int], tuple[list[Cell], list[Cell]]]) -> set[str]:
+    """Datasets that some test is of alone."""
+    datasets = [{cell.dataset for cell in cells} for cells, _ in tests.values()]
+    return {name for found in datasets if len(found) == 1 for name in found}
 
 
 def _permuted(

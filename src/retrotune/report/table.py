@@ -63,13 +63,14 @@ class Table:
         return ("no", "yes")[bool(value)] if spec == YES_NO else format(value, spec)
 
     def interval_of(self, row: int, column: int) -> str:
-        """The interval of a value as it is printed: `±7.8` where it is symmetric, else `[0.0, 2.1]`; empty if none."""
+        """The interval of a value as it is printed: `±7.8`, or `[0.0, 2.1]` where scores have an end; empty if none."""
         measured = self.rows[row][column]
         if not isinstance(measured, Measured) or measured.low is None or measured.high is None:
             return ""
         spec = self.format_of(column)
         below, above = measured.value - measured.low, measured.high - measured.value
-        if abs(below - above) <= 1e-6 * (below + above):
+        at_an_end = {measured.low, measured.high} & {-100.0, 0.0, 100.0}
+        if not at_an_end and abs(below - above) <= 1e-6 * (below + above):
             return f"±{format(above, spec.replace('+', ''))}"
         return f"[{format(measured.low, spec)}, {format(measured.high, spec)}]"
 
