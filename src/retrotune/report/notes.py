@@ -16,7 +16,7 @@ def legend_of(marked: Marked) -> str:
     }
     how = " and ".join(name for name, number in tests.items() if number)
     few = [f"{count} documents or questions in {dataset}" for dataset, count in marked.too_few]
-    lack = f" {listed(few)} are too few for any difference to be significant among so many tests." if few else ""
+    lack = f" {in_words(few)} are too few for any difference to be significant among so many tests." if few else ""
     resamples = f", {marked.resamples:,} resamples" if marked.permuted else ""
     if not marked.tests:
         return "The best of each column is {best}."
@@ -44,7 +44,7 @@ def grid_notes(measures: Measures, max_listed: int | None) -> list[str]:
     return [note for note in notes if note]
 
 
-def listed(words: Sequence[str]) -> str:
+def in_words(words: Sequence[str]) -> str:
     """Words as a sentence lists them."""
     return " and ".join(words) if len(words) < 3 else f"{', '.join(words[:-1])}, and {words[-1]}"
 
@@ -61,7 +61,7 @@ def interval_note(measures: Measures) -> str:
     if not units:
         return ""
     average = " That of the average holds for these datasets, not for others." if len(measures.datasets) > 1 else ""
-    return f"Intervals: 95 %, over {listed(units)}.{average}"
+    return f"Intervals: 95 %, over {in_words(units)}.{average}"
 
 
 def runs_note(measures: Measures) -> str:
@@ -88,8 +88,10 @@ def runs_note(measures: Measures) -> str:
     note = f"Means over up to {most} runs of a row" if most != fewest else f"Means over {most} runs of each row"
     note += f": {' and '.join(filter(None, parts))}."
     if fewest == 1:
-        note += " Rows of a single run lack seed variance in their intervals; a test against a row of several counts that row's "
-            "for both."
+        note += (
+            " Rows of a single run lack seed variance in their intervals; a test against a row of several counts that "
+            "row's for both."
+        )
     return note
 
 
