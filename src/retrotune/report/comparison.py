@@ -116,6 +116,8 @@ def compare(
     names = [name for name in ATTRIBUTES if arms[0].wanted.get(name) != arms[1].wanted.get(name)]
     if not names:
         raise ConfigError(f"{first} and {second} select the same cells: name two arms that differ")
+    if "dataset" in names:
+        raise ConfigError(f"{first} and {second} answer different questions: name the same datasets in both")
     sides = [[result for result in results if arm.selects(result)] for arm in arms]
     for arm, side in zip(arms, sides, strict=True):
         if not side:

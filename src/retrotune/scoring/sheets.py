@@ -136,7 +136,7 @@ def read_sheets(path: str | Path, metrics: Mapping[str, str], cells: Sequence[Ce
         if cell not in wanted:
             continue
         ids = block["question_id"].tolist()
-        # what pandas has for a missing text depends on its version, and no document is one of that name
+        # pandas reads an empty text as NaN where a whole column has none
         docs = [doc if isinstance(doc, str) else None for doc in block["doc_id"]]
         parts_QP = block[list(METRICS[metrics[cell.dataset]].parts)].to_numpy()
         if np.isnan(parts_QP).any():
