@@ -20,11 +20,13 @@ AVERAGE = "Average"
 def comparison_table(measures: Measures, resamples: int, max_listed: int | None = None) -> Table:
     """Rows family x size x method (x retrieval if several), columns the datasets' headline metrics and their average.
 
-    The average needs every dataset: a row with a gap has none. The best of each column is marked, and what is not
-    significantly worse. Cells without a score are listed below, at most `max_listed` of them by name.
+    The average, of two datasets or more, needs every dataset: a row with a gap has none. The best of each column is
+    marked, and what is not significantly worse. Cells without a score are listed below, at most `max_listed` of them by
+    name.
     """
     results, datasets = measures.results, measures.datasets
     several = len(unique(result.retrieval for result in results)) > 1
+    averaged = [AVERAGE] if len(datasets) > 1 else []
     labels, label_of = row_labels(results)
     labels = [*labels, "Retrieval"] if several else labels
     rows: list[list[Value]] = []
@@ -36,23 +38,19 @@ def comparison_table(measures: Measures, resamples: int, max_listed: int | None 
             rules.add(number)
         for place, dataset in enumerate(datasets):
             cells_at[number, len(labels) + place] = scored(own.get(dataset, ()))
-        cells_at[number, len(labels) + len(datasets)] = measures.averaged(members)
-        rows.append(
-            [
-                *key,
-                *(measures.value(own.get(dataset, [])) for dataset in datasets),
-                measured(measures.average(members)),
-            ]
-        )
+        rows.append([*key, *(measures.value(own.get(dataset, [])) for dataset in datasets)])
+        if averaged:
+            cells_at[number, len(labels) + len(datasets)] = measures.averaged(members)
+            rows[-1].append(measured(measures.average(members)))
     metrics = {result.dataset: title_of(result.metric) for result in results}
     table = Table(
         title="Scores by model and method",
-        columns=[*labels, *(f"{dataset} ({metrics[dataset]})" for dataset in datasets), AVERAGE],
+        columns=[*labels, *(f"{dataset} ({metrics[dataset]})" for dataset in datasets), *averaged],
         rows=rows,
         num_labels=len(labels),
-        formats=[".1f"] * (len(datasets) + 1),
+        formats=[".1f"] * len(datasets + averaged),
         rules=rules,
-        intervals=set(range(len(labels), len(labels) + len(datasets) + 1)),
+        intervals=set(range(len(labels), len(labels) + len(datasets + averaged))),
         footers=[["Questions (documents)", *[""] * (len(labels) - 1), *_sizes(measures)]],
     )
     marked = mark(table, cells_at, measures, resamples)
@@ -62,10 +60,12 @@ def comparison_table(measures: Measures, resamples: int, max_listed: int | None 
 
 
 def _sizes(measures: Measures) -> list[str]:
-    """Questions, and in brackets documents where all have some, of each dataset and of all of them."""
+    """Questions, and in brackets documents where all have some, of each dataset and of several together."""
     counts = [(measures.num_questions(name), measures.num_documents(name)) for name in measures.datasets]
-    questions, documents = (sum(filter(None, side)) if all(side) else None for side in zip(*counts, strict=True))
-    return ["–" if not n else f"{n} ({of})" if of else str(n) for n, of in [*counts, (questions, documents)]]
+    if len(counts) > 1:
+        questions, documents = (sum(filter(None, side)) if all(side) else None for side in zip(*counts, strict=True))
+        counts.append((questions, documents))
+    return ["–" if not n else f"{n} ({of})" if of else str(n) for n, of in counts]
 
 
 LONG = {
@@ -102,7 +102,7 @@ def long_table(measures: Measures, comparison: Table) -> Table:
     for number, members in enumerate(in_rows(measures.results)):
         first, own = members[0], by_dataset(members)
         rules.add(len(rows))
-        for place, dataset in enumerate([*measures.datasets, None]):
+        for place, dataset in enumerate([*measures.datasets, *([None] if len(measures.datasets) > 1 else [])]):
             same = members if dataset is None else own.get(dataset, [])
             found = measures.average(same) if dataset is None else measures.score(same)
             at = number, comparison.num_labels + place

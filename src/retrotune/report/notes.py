@@ -15,8 +15,8 @@ def legend_of(marked: Marked) -> str:
         "Student's t over several runs": marked.tests - marked.permuted,
     }
     how = " and ".join(name for name, number in tests.items() if number)
-    few = [f"{count} documents or questions in {dataset}" for dataset, count in marked.too_few]
-    lack = f" {in_words(few)} are too few for any difference to be significant among so many tests." if few else ""
+    few = in_words(marked.too_few)
+    lack = f" For so many tests {few} are too few: no difference on them can be significant." if few else ""
     resamples = f", {marked.resamples:,} resamples" if marked.permuted else ""
     if not marked.tests:
         return "The best of each column is {best}."

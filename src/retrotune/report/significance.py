@@ -6,7 +6,7 @@ resampled questions know nothing of trainings.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from retrotune.report.measures import Measures, minus
@@ -21,13 +21,13 @@ from retrotune.study.cells import Cell
 class Marked:
     """What was done to mark a table: tests, how many of them by permutation, and with how many resamples.
 
-    `too_few` are datasets whose (number of) clusters have too few permutations for so many tests.
+    `too_few` names the documents or questions of datasets that have too few permutations for so many tests.
     """
 
     tests: int
     permuted: int
     resamples: int
-    too_few: tuple[tuple[str, int], ...] = ()
+    too_few: tuple[str, ...] = ()
 
 
 def resamples_for(tests: int, at_least: int) -> int:
@@ -69,11 +69,7 @@ def mark(table: Table, cells_at: Mapping[tuple[int, int], list[Cell]], measures:
     names = {f"{row} {column}": (row, column) for row, column in tests}
     adjusted = holm({name: p_values[place] for name, place in names.items()})
     table.near |= {names[name] for name, (p, _) in adjusted.items() if p > 1 - LEVEL}
-    # swapping all arms gives the effect again with the other sign: two of 2^G permutations are as extreme as any
-    clusters = {
-        name: measures.sheets[name].stratum.num_clusters for name in measures.datasets if name in _alone(single)
-    }
-    too_few = tuple((name, number) for name, number in clusters.items() if 2 ** (1 - number) * len(tests) > 1 - LEVEL)
+    too_few = tuple(_too_few(sorted(_alone(single), key=measures.datasets.index), len(tests), measures))
     return Marked(len(tests), len(single), count, too_few)
 
 
@@ -81,6 +77,15 @@ def _alone(tests: Mapping[tuple[int, int], tuple[list[Cell], list[Cell]]]) -> se
     """Datasets that some test is of alone."""
     datasets = [{cell.dataset for cell in cells} for cells, _ in tests.values()]
     return {name for found in datasets if len(found) == 1 for name in found}
+
+
+def _too_few(datasets: Sequence[str], tests: int, measures: Measures) -> Iterator[str]:
+    """Documents or questions of those datasets on which no permutation test is significant among so many."""
+    for name in datasets:
+        clusters = measures.sheets[name].stratum.num_clusters
+        # swapping all arms gives the effect again with the other sign: two of 2^G permutations are as extreme as any
+        if 2 ** (1 - clusters) * tests > 1 - LEVEL:
+            yield f"{clusters} {'questions' if measures.num_documents(name) is None else 'documents'} ({name})"
 
 
 def _permuted(
