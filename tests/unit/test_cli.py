@@ -11,15 +11,14 @@ from snakemake.settings.types import ConfigSettings
 from test_config import SMALL
 
 from retrotune.cli import main, merged_config
-from retrotune.data.datasets import get_spec
 from retrotune.errors import ConfigError
 from retrotune.report.collect import collect_metrics, load_results
 from retrotune.report.tables import make_tables
-from retrotune.runtime.files import write_json
+from retrotune.runtime.files import sha256, write_json, write_jsonl
 from retrotune.study.cells import expand_grid
 from retrotune.study.config import check_files, load_config
 from retrotune.study.paths import Paths
-from retrotune.study.resolve import resolve
+from retrotune.study.resolve import collecting, making_tables
 
 CONFIG = load_config(SMALL)
 PATHS = Paths.of(CONFIG)
@@ -36,17 +35,21 @@ def study(tmp_path, monkeypatch):
 
 def finish(cell, score=40.0):
     """A cell's result, as far as tables need it."""
-    metric = get_spec(CONFIG.datasets[cell.dataset].reader).metric
+    metric = CONFIG.metrics_of(cell.dataset)[0]
     entry = {"value": score, "ci_low": None, "ci_high": None, "n": 9, "higher_is_better": True, "primary": True}
-    result = {"cell": vars(cell), "status": "done", "metrics": {metric: entry}, "inputs": {}}
+    scores = Path(PATHS.cell(cell, "scores.jsonl"))
+    row = {"doc_id": None, "type": None, "scores": {metric: score}}
+    write_jsonl(scores, [{"question_id": f"q{number}", **row} for number in range(9)])
+    inputs = {"scores": sha256(scores)}
+    result = {"cell": vars(cell), "status": "done", "metrics": {metric: entry}, "inputs": inputs}
     write_json(PATHS.cell(cell, "metrics.json"), result)
 
 
 def workflow_report(config=CONFIG):
     """What the workflow's own rules write."""
-    params = resolve(config, "collect_metrics", {})
-    collect_metrics(params, PATHS, PATHS.report("tables/metrics.csv"), PATHS.report("tables/results.json"))
-    make_tables(PATHS.report("tables/results.json"), PATHS.report("tables"))
+    table, *collected = (PATHS.report(f"tables/{name}") for name in ("metrics.csv", "results.json", "scores.parquet"))
+    collect_metrics(collecting(config), PATHS, table, *collected)
+    make_tables(making_tables(config), *collected, PATHS.report("tables"))
 
 
 def tables(capsys, *settings):

@@ -162,7 +162,7 @@ def test_what_looks_alike_is_marked_alike() -> None:
 
 
 def test_rows_of_several_runs_are_compared_by_students_t(tmp_path: Path) -> None:
-    """Two trainings in which the difference is 100 and 8 points: 24 questions would be enough, two trainings are not."""
+    """Two trainings differ by 100 and by 8 points: 24 questions would be enough, two trainings are not."""
     cells = [result("gpt-a", method, "nq", "bm25", seed) for method in ("lora", "zeroshot") for seed in (0, 1)]
     scores = {cell.cell: exact(*range(count)) for cell, count in zip(cells, (24, 12, 0, 10), strict=True)}
     table = comparison_table(measures(tmp_path, cells, scores), 100)

@@ -16,7 +16,7 @@ import pandas as pd
 from retrotune.data.scores import title_of
 from retrotune.report.measures import Measures, by_dataset, measured
 from retrotune.report.notes import interval_note, runs_note
-from retrotune.report.rows import grouped, human, in_order, in_rows, parameters_of, unique
+from retrotune.report.rows import grouped, human, in_order, in_rows, parameters_of, printable, unique
 from retrotune.runtime.files import atomic_write, write_text
 from retrotune.scoring.contrasts import Outcome
 
@@ -71,7 +71,7 @@ def points(measures: Measures, retrieval: str) -> pd.DataFrame:
         first = members[0]
         if first.retrieval != retrieval:
             continue
-        base: dict[str, Any] = {"family": first.arm, "size": first.size}
+        base: dict[str, Any] = {"family": first.arm, "size": printable(first.size)}
         base |= {"model": first.original, "method": first.method}
         base["parameters"] = parameters.get(first.original)
         for dataset, same in by_dataset(members).items():

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from retrotune.report.rows import printable
 from retrotune.report.table import YES_NO, Measured, Table, value_of
 from retrotune.runtime.files import write_parquet, write_text
 from retrotune.study.paths import TABLE_FORMS
@@ -234,9 +235,6 @@ def to_html(table: Table) -> str:
 
 def to_text(table: Table) -> str:
     """Aligned columns for the terminal: a star behind the best, a tilde behind what is not significantly worse."""
-
-    def printable(text: str) -> str:
-        return "".join(char if char.isprintable() else "?" for char in text)
 
     stars = {**dict.fromkeys(table.near, "~"), **dict.fromkeys(table.best, "*")}
     marked = {column for _, column in stars}

@@ -62,6 +62,11 @@ def parameters_of(results: Iterable[Result]) -> dict[str, int]:
     return {result.original: result.num_parameters for result in results if result.num_parameters}
 
 
+def printable(text: str) -> str:
+    """A text without control characters, which terminals obey and which no picture may hold."""
+    return "".join(char if char.isprintable() else "?" for char in text)
+
+
 def human(count: float) -> str:
     """A count with three digits and a unit: 823M, 2.25B, 79.4K."""
     for unit, size in (("B", 1e9), ("M", 1e6), ("K", 1e3)):

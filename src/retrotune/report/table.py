@@ -41,10 +41,10 @@ class Table:
     formats: list[str]
     notes: list[str] = field(default_factory=list)
     best: set[tuple[int, int]] = field(default_factory=set)
+    rules: set[int] = field(default_factory=set)
     near: set[tuple[int, int]] = field(default_factory=set)
     untested: set[tuple[int, int]] = field(default_factory=set)
     legend: str = ""
-    rules: set[int] = field(default_factory=set)
     intervals: set[int] = field(default_factory=set)
     footers: list[list[str]] = field(default_factory=list)
 
