@@ -15,7 +15,8 @@ from retrotune.report.collect import Result, holds, read_cells, write_results
 from retrotune.runtime.log import setup_logging
 from retrotune.study.config import Config, Select, check_settings, load_config, read_yaml
 from retrotune.study.paths import Paths
-from retrotune.study.resolve import claim_testing
+from retrotune.study.resolve import claim_testing, making_tables
+from retrotune.study.stages import MakeTablesParams
 
 STUDY_OPTIONS = (("--configfile", "--configfiles"), ("--config", "-C"))
 """Snakemake's names of the options that say which study is meant."""
@@ -74,18 +75,21 @@ def show_tables(arguments: argparse.Namespace) -> None:
     results = read_cells(config)
     selected = config.select != Select()
     done = sum(result.status == "done" for result in results)
-    finished = paths.report("tables/results.json")
-    if not selected and done == len(results) and holds(finished, results):
+    params = making_tables(config)
+    collected = "tables/results.json", "tables/scores.parquet"
+    finished = [paths.report(file) for file in collected]
+    if not selected and done == len(results) and holds(finished[0], results) and Path(finished[1]).exists():
         folder = paths.study
-        print(format_table(finished))
+        print(format_table(params, *finished))
     else:
         folder = paths.so_far()
-        print(format_table(_report_so_far(paths, results)))
+        _report_so_far(params, paths, results)
+        print(format_table(params, *map(paths.so_far, collected)))
         cells = "selected cells" if selected else "cells"
         print(f"\n{done} of {len(results)} {cells} are done: these are the tables so far, snakemake makes the study's.")
     if config.claims:
         print(f"\n{_verdicts(config, folder, is_finished=folder == paths.study)}")
-    print(f"\ntables:  {folder}/tables/comparison.{{html,md,tex,csv}}, claims.html, cost.html")
+    print(f"\ntables:  {folder}/tables/comparison.{{html,md,tex,csv,parquet}}, claims.html, cost.html")
     print(f"figures: {folder}/figures/scaling.{{svg,pdf,png}}")
     print(f"cells:   {paths.report('cells')}/MODEL/METHOD/DATASET/RETRIEVAL/seedN/predictions.jsonl")
 
@@ -208,17 +212,15 @@ def _add_study(command: argparse.ArgumentParser) -> None:
     command.add_argument(*setting, nargs="*", action=_Once, default=[], metavar="KEY=VALUE", help="as for snakemake")
 
 
-def _report_so_far(paths: Paths, results: Sequence[Result]) -> str:
-    """Write tables and figures of `results` into the folder of unfinished studies; the path of its results.json."""
+def _report_so_far(params: MakeTablesParams, paths: Paths, results: Sequence[Result]) -> None:
+    """Write what is collected, tables and figures of `results` into the folder of unfinished studies."""
     from retrotune.report.plots import plot_scaling
     from retrotune.report.tables import make_tables
 
-    collected = paths.so_far("tables/results.json")
-    scores = paths.so_far("tables/scores.parquet")
+    collected, scores = paths.so_far("tables/results.json"), paths.so_far("tables/scores.parquet")
     write_results(paths, results, paths.so_far("tables/metrics.csv"), collected, scores)
-    make_tables(collected, paths.so_far("tables"))
-    plot_scaling(collected, [paths.so_far(f"figures/scaling.{suffix}") for suffix in ("svg", "pdf", "png")])
-    return collected
+    make_tables(params, collected, scores, paths.so_far("tables"))
+    plot_scaling(collected, scores, [paths.so_far(f"figures/scaling.{suffix}") for suffix in ("svg", "pdf", "png")])
 
 
 def plan(arguments: argparse.Namespace) -> None:

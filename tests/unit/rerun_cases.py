@@ -249,7 +249,7 @@ ROWS: dict[str, tuple[Any, str]] = {
     "models.released.family": ("gpt", f"convert_model {CELLS} collect_metrics"),
     "models.folder.family": ("gpt", f"{CELLS} collect_metrics"),
     "models.retro.size": ("wide", "pretrain_model collect_metrics"),
-    "models.folder.size": ("other", "collect_metrics"),
+    "models.folder.size": ("m", "collect_metrics make_tables"),  # there are published numbers of this size
     "models.gpt.pretraining": ("long", "pretrain_model"),
     "models.hub.hub": ("other/model", "fetch_model"),
     "models.folder.path": ("nowhere/else", "fetch_model"),
@@ -260,7 +260,7 @@ ROWS: dict[str, tuple[Any, str]] = {
     "models.wheel.checkpoint.package": ("weights==2", "convert_model"),
     "models.retrofitted.retrofit_from": ("fitted", "retrofit_model"),
     "models.fitted.retrofitting": ("fit", "retrofit_model"),
-    "models.hub.instruct": (True, f"{CELLS} collect_metrics"),
+    "models.hub.instruct": (True, f"{CELLS} collect_metrics make_tables"),
     "models.folder.retrieval_gate": (0, f"{CELLS} collect_metrics"),
     "models.hub.precision": ("bfloat16", CELLS),
     "models.hub.trust_remote_code": (True, f"fetch_model {CELLS}"),
@@ -291,7 +291,7 @@ ROWS: dict[str, tuple[Any, str]] = {
     "max_length": (777, CELLS),
     "evaluation.batch_size": (3, "predict_cell"),
     "evaluation.metrics": ({"open": ["contains"]}, "score_cell collect_metrics"),
-    "evaluation.resamples": (3, "test_claims"),
+    "evaluation.resamples": (3, "make_tables test_claims"),
     "evaluation.retrieval_depth": (3, "measure_retrieval"),
     # what reruns nothing: of the report at most
     "study": ("other", "collect_metrics"),
@@ -312,6 +312,7 @@ ROWS: dict[str, tuple[Any, str]] = {
     "save_every.seconds": (3, ""),
     "save_every.steps": (3, ""),
     "claims": ([], "test_claims"),
+    "published": ([], "make_tables"),
     "grid.0.models": (["gpt", "retro"], "collect_metrics"),
     "grid.0.methods": (["zeroshot", "full"], "collect_metrics"),
     "grid.0.datasets": (["own"], "collect_metrics report_retrieval"),
@@ -320,9 +321,9 @@ ROWS: dict[str, tuple[Any, str]] = {
     "select.model": ("gpt", "collect_metrics"),
     "select.family": ("gpt", "collect_metrics"),
     "select.size": ("tiny", "collect_metrics"),
-    "select.method": ("lora", "collect_metrics report_retrieval test_claims"),
+    "select.method": ("lora", "collect_metrics make_tables report_retrieval test_claims"),
     "select.dataset": ("own", "collect_metrics report_retrieval"),
-    "select.retrieval": ("dense", "collect_metrics report_retrieval test_claims"),
+    "select.retrieval": ("dense", "collect_metrics make_tables report_retrieval test_claims"),
     "select.seed": (0, ""),
 }  # fmt: skip
 

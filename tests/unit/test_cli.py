@@ -22,7 +22,7 @@ from retrotune.runtime.files import write_json
 from retrotune.study.cells import expand_grid
 from retrotune.study.config import check_files, load_config
 from retrotune.study.paths import Paths
-from retrotune.study.resolve import resolve
+from retrotune.study.resolve import collecting, making_tables
 
 CONFIG = load_config(SMALL)
 PATHS = Paths.of(CONFIG)
@@ -42,17 +42,18 @@ def finish(cell, score=40.0):
     metric = get_spec(CONFIG.datasets[cell.dataset].reader).metric
     trained = cell.method != "zeroshot"
     model = {"num_parameters": None, "fingerprint": None, "departures": []}
-    record = metrics_record(cell, trained, model=model, metrics={metric: value_of(score, ci_low=None, ci_high=None)})
-    lines = [question_scores("q1", **dict.fromkeys(parts_of([metric]), score))]
+    record = metrics_record(
+        cell, trained, model=model, metrics={metric: value_of(score, n=9, ci_low=None, ci_high=None)}
+    )
+    lines = [question_scores(f"q{n}", **dict.fromkeys(parts_of([metric]), score)) for n in range(9)]
     write_result(PATHS.cell(cell), record, lines)
 
 
 def workflow_report(config=CONFIG):
     """What the workflow's own rules write."""
-    params = resolve(config, "collect_metrics", {})
-    written = (PATHS.report(f"tables/{name}") for name in ("metrics.csv", "results.json", "scores.parquet"))
-    collect_metrics(params, PATHS, *written)
-    make_tables(PATHS.report("tables/results.json"), PATHS.report("tables"))
+    table, *collected = (PATHS.report(f"tables/{name}") for name in ("metrics.csv", "results.json", "scores.parquet"))
+    collect_metrics(collecting(config), PATHS, table, *collected)
+    make_tables(making_tables(config), *collected, PATHS.report("tables"))
 
 
 def tables(capsys, *settings):

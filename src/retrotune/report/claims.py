@@ -11,7 +11,8 @@ from typing import Any
 from retrotune.errors import ResultError
 from retrotune.report.claim_cells import Grid, Match, NotTestableError, match
 from retrotune.report.collect import Result, load_results, load_sheets
-from retrotune.report.render import Table, Value, to_text, write_table
+from retrotune.report.render import to_text, write_table
+from retrotune.report.table import Table, Value
 from retrotune.runtime.files import read_result, write_json
 from retrotune.runtime.log import logger
 from retrotune.scoring.contrasts import Outcome, outcome

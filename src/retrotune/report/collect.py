@@ -69,6 +69,11 @@ class Result:
         return Cell(self.model, self.method, self.dataset, self.retrieval, self.seed)
 
     @property
+    def original(self) -> str:
+        """The model whose row this is: the one that it replicates, or itself."""
+        return self.replicate_of or self.model
+
+    @property
     def name(self) -> str:
         """The cell's name in messages."""
         return self.cell.name

@@ -15,8 +15,9 @@ from retrotune.errors import ConfigError, ResultError
 from retrotune.report.collect import Result, runs_of
 from retrotune.report.explain import find_cell
 from retrotune.report.matching import matched
-from retrotune.report.render import Table, Value, to_text
+from retrotune.report.render import to_text
 from retrotune.report.rows import unique
+from retrotune.report.table import Table, Value
 from retrotune.runtime.files import read_jsonl
 from retrotune.scoring.contrasts import Runs, difference, mean_of, outcome
 from retrotune.scoring.sheets import Sheet, make_sheet, read_cell_scores

@@ -85,7 +85,9 @@ def matrix(results: Sequence[Result], standings: Sequence[Standing], symbols: Ma
     lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     legend = ", ".join(f"{symbols[name]} {name}" for name in STATES[::-1])
     counted = (
-        "; n/m: n of m retrievals and seeds are done" if any("/" in entry for row in rows[1:] for entry in row) else ""
+        "; n/m: n of m retrievals, replicates and seeds are done"
+        if any("/" in entry for row in rows[1:] for entry in row)
+        else ""
     )
     return "\n".join([*lines, f"({legend}{counted})"])
 

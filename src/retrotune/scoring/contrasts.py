@@ -114,7 +114,7 @@ def outcome(
         if spreads:
             p = found.p_value(null)
         elif pairs is not None and null == 0:
-            p = permutation_p(strata, [_paired(sheet, pairs) for sheet in used], resamples, seed)
+            p = permutation_p(strata, [placed_pairs(sheet, pairs) for sheet in used], resamples, seed)
         elif not found.varies:
             p = found.p_value(null)
         else:
@@ -132,7 +132,8 @@ def _placed(sheet: Sheet, combinations: Sequence[Weights]) -> Array:
     return weights_KC
 
 
-def _paired(sheet: Sheet, pairs: Sequence[WeightedPair]) -> Pairs:
+def placed_pairs(sheet: Sheet, pairs: Sequence[WeightedPair]) -> Pairs:
+    """Those of weighted pairs of cells that a sheet holds, by their places."""
     own = [pair for pair in pairs if pair[0] in sheet.place_of]
     return Pairs(
         np.array([sheet.place_of[first] for first, _, _ in own], dtype=int),

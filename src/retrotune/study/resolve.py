@@ -23,6 +23,7 @@ from retrotune.study.config import (
 )
 from retrotune.study.outside import encoder_files, model_files, raw_digest
 from retrotune.study.raw import corpus_files, raw_files
+from retrotune.study.reporting import beside, table_names
 from retrotune.study.stages import (
     STAGES,
     BaseUse,
@@ -38,6 +39,7 @@ from retrotune.study.stages import (
     EmbedParams,
     FetchParams,
     FinetuneParams,
+    MakeTablesParams,
     MeasureRetrievalParams,
     MethodLabels,
     ModelLabels,
@@ -355,6 +357,14 @@ def claim_testing(config: Config, wildcards: Wildcards | None = None) -> ClaimTe
         claims=tuple(read_claims(config.claims).items()),
         retrievals={name: kind_of(name) for name in retrievals},
         resamples=config.evaluation.resamples,
+    )
+
+
+@_resolver("make_tables")
+def making_tables(config: Config, wildcards: Wildcards | None = None) -> MakeTablesParams:
+    """What the study's tables use beside results."""
+    return MakeTablesParams(
+        tables=table_names(config), resamples=config.evaluation.resamples, published=tuple(beside(config))
     )
 
 

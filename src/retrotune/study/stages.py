@@ -30,6 +30,7 @@ from retrotune.study.config import (
     SizeEntry,
     World,
 )
+from retrotune.study.config.published import PublishedNumber
 
 Files = dict[str, tuple[int, int]]
 """Size and time (ns) of files outside of the workflow, by name: planning compares these, jobs record digests."""
@@ -382,18 +383,32 @@ class CollectParams(StageParams):
             )
 
 
+class Beside(Entry):
+    """A published number, and the names of the cells whose rows it stands beside."""
+
+    number: PublishedNumber
+    dataset: str
+    models: tuple[str, ...]
+    methods: tuple[str, ...]
+    retrievals: tuple[str, ...]
+
+
 class MakeTablesParams(StageParams):
-    """Nothing but results."""
+    """The names of the tables, the fewest resamples of their tests, and published numbers."""
 
     stage = "make_tables"
-    version = 2
+    version = 3
+
+    tables: tuple[str, ...]
+    resamples: PositiveInt
+    published: tuple[Beside, ...] = ()
 
 
 class PlotScalingParams(StageParams):
     """Nothing but results."""
 
     stage = "plot_scaling"
-    version = 1
+    version = 2
 
 
 class ClaimTestParams(StageParams):
@@ -411,7 +426,7 @@ class ReportRetrievalParams(StageParams):
     """(retrieval, dataset) of what was measured, in order."""
 
     stage = "report_retrieval"
-    version = 1
+    version = 2
 
     pairs: tuple[tuple[str, str], ...]
 
