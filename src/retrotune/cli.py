@@ -1,4 +1,4 @@
-"""The `retrotune` command: a study's plan, status, tables and prompts, checks of its neighbors, conversion, docs."""
+"""The `retrotune` command: a study's plan, status, tables and prompts; scores, checked neighbors, conversion, docs."""
 
 import argparse
 import json
@@ -10,15 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from retrotune.entries import LARGEST_SEED
-from retrotune.errors import ConfigError, RetrievalError, RetrotuneError
+from retrotune.errors import ConfigError, ResultError, RetrievalError, RetrotuneError
 from retrotune.report.collect import Result, holds, read_cells, write_results
 from retrotune.runtime.log import setup_logging
 from retrotune.study.config import Config, Select, check_settings, load_config, read_yaml
 from retrotune.study.paths import Paths
+from retrotune.study.resolve import claim_testing, making_tables
+from retrotune.study.stages import MakeTablesParams
 
 STUDY_OPTIONS = (("--configfile", "--configfiles"), ("--config", "-C"))
 """Snakemake's names of the options that say which study is meant."""
 NAMES = {
+    "compare": (2, ""),
     "explain": (1, ""),
     "prompt": (2, ""),
     "verify-neighbors": (sys.maxsize, r"\.parquet$|\bneighbors-\d+\.json$"),
@@ -72,18 +75,36 @@ def show_tables(arguments: argparse.Namespace) -> None:
     results = read_cells(config)
     selected = config.select != Select()
     done = sum(result.status == "done" for result in results)
-    finished = paths.report("tables/results.json")
-    if not selected and done == len(results) and holds(finished, results):
+    params = making_tables(config)
+    collected = "tables/results.json", "tables/scores.parquet"
+    finished = [paths.report(file) for file in collected]
+    if not selected and done == len(results) and holds(finished[0], results) and Path(finished[1]).exists():
         folder = paths.study
-        print(format_table(finished))
+        print(format_table(params, *finished))
     else:
         folder = paths.so_far()
-        print(format_table(_report_so_far(paths, results)))
+        _report_so_far(params, paths, results)
+        print(format_table(params, *map(paths.so_far, collected)))
         cells = "selected cells" if selected else "cells"
         print(f"\n{done} of {len(results)} {cells} are done: these are the tables so far, snakemake makes the study's.")
-    print(f"\ntables:  {folder}/tables/comparison.{{html,md,tex,csv}}, cost.html")
+    if config.claims:
+        print(f"\n{_verdicts(config, folder, is_finished=folder == paths.study)}")
+    print(f"\ntables:  {folder}/tables/comparison.{{html,md,tex,csv,parquet}}, claims.html, cost.html")
     print(f"figures: {folder}/figures/scaling.{{svg,pdf,png}}")
     print(f"cells:   {paths.report('cells')}/MODEL/METHOD/DATASET/RETRIEVAL/seedN/predictions.jsonl")
+
+
+def _verdicts(config: Config, folder: str, is_finished: bool) -> str:
+    """Verdicts of the study's claims: those of the workflow, or of what is done so far."""
+    from retrotune.report.claims import format_claims, judge_claims
+
+    tables, params = f"{folder}/tables", claim_testing(config)
+    if not is_finished:
+        try:
+            judge_claims(params, f"{tables}/results.json", f"{tables}/scores.parquet", tables)
+        except ResultError as error:
+            return f"the claims are not tested: {error}"
+    return format_claims(tables, params)
 
 
 def show_status(arguments: argparse.Namespace) -> None:
@@ -100,12 +121,25 @@ def show_status(arguments: argparse.Namespace) -> None:
 
 
 def show_explanation(arguments: argparse.Namespace) -> None:
-    """Print a cell's inputs, configuration, state, what would run and why, and the commands to run it alone."""
+    """Print a cell's inputs, state, numbers, what would run and why, and the commands to run it alone."""
     from retrotune.report.explain import explain_cell
 
     config = merged_config(arguments.configfile, arguments.config)
     options = [item for key in ("configfile", "config") for item in _option(key, getattr(arguments, key))]
     print(explain_cell(config, arguments.cell, options))
+
+
+def show_comparison(arguments: argparse.Namespace) -> None:
+    """Print how two arms differ on the same questions, and the questions that changed most."""
+    from dataclasses import asdict
+
+    from retrotune.report.comparison import as_text, compare
+
+    config = merged_config(arguments.configfile, arguments.config)
+    compared = compare(
+        config, read_cells(config), arguments.first, arguments.second, arguments.common, arguments.questions
+    )
+    print(json.dumps(asdict(compared), indent=2, ensure_ascii=False) if arguments.json else as_text(compared))
 
 
 def show_prompt(arguments: argparse.Namespace) -> None:
@@ -178,17 +212,15 @@ def _add_study(command: argparse.ArgumentParser) -> None:
     command.add_argument(*setting, nargs="*", action=_Once, default=[], metavar="KEY=VALUE", help="as for snakemake")
 
 
-def _report_so_far(paths: Paths, results: Sequence[Result]) -> str:
-    """Write tables and figures of `results` into the folder of unfinished studies; the path of its results.json."""
+def _report_so_far(params: MakeTablesParams, paths: Paths, results: Sequence[Result]) -> None:
+    """Write what is collected, tables and figures of `results` into the folder of unfinished studies."""
     from retrotune.report.plots import plot_scaling
     from retrotune.report.tables import make_tables
 
-    collected = paths.so_far("tables/results.json")
-    scores = paths.so_far("tables/scores.parquet")
+    collected, scores = paths.so_far("tables/results.json"), paths.so_far("tables/scores.parquet")
     write_results(paths, results, paths.so_far("tables/metrics.csv"), collected, scores)
-    make_tables(collected, paths.so_far("tables"))
-    plot_scaling(collected, [paths.so_far(f"figures/scaling.{suffix}") for suffix in ("svg", "pdf", "png")])
-    return collected
+    make_tables(params, collected, scores, paths.so_far("tables"))
+    plot_scaling(collected, scores, [paths.so_far(f"figures/scaling.{suffix}") for suffix in ("svg", "pdf", "png")])
 
 
 def plan(arguments: argparse.Namespace) -> None:
@@ -211,8 +243,15 @@ def plan(arguments: argparse.Namespace) -> None:
         print(as_table(rows, rates, {collection.name: collection.counted for collection in collections}))
 
 
+def show_scores(arguments: argparse.Namespace) -> None:
+    """Print the scores of a file of predictions as JSON, with 95 % intervals."""
+    from retrotune.scoring.file import score_file
+
+    print(json.dumps(score_file(arguments.file, arguments.metric), indent=2))
+
+
 def write_docs(arguments: argparse.Namespace) -> None:
-    """Generate `config/schema.json` and the key tables of `config/README.md`."""
+    """Generate `config/schema.json` and the tables of `config/README.md`, `docs/datasets.md` and `docs/files.md`."""
     from retrotune.documentation import write_documentation
 
     for path in write_documentation(arguments.folder):
@@ -271,6 +310,13 @@ def _positive(text: str) -> int:
     return number
 
 
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{text} is no number of questions: write 0 or more")
+    return number
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status. Errors that a user can mend print without a traceback."""
     parser = argparse.ArgumentParser(prog="retrotune", description=__doc__)
@@ -289,17 +335,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     status = commands.add_parser("status", help="show done, running, queued, failed and missing cells")
     _add_study(status)
     status.set_defaults(run=show_status)
-    explain = commands.add_parser("explain", help="show a cell's inputs, why it would run, and how to run it alone")
+    explain = commands.add_parser(
+        "explain", help="show where a cell's numbers come from, why it would run, and how to run it alone"
+    )
     explain.add_argument("cell", metavar="CELL", help="MODEL/METHOD/DATASET/RETRIEVAL/seedN")
     _add_study(explain)
     explain.set_defaults(run=show_explanation)
+    compared = commands.add_parser("compare", help="say how two cells or selections differ on the same questions")
+    compared.add_argument("first", metavar="A", help="a cell, or ATTRIBUTE=VALUE,... such as model=retro-s,method=lora")
+    compared.add_argument("second", metavar="B", help="what A is compared with")
+    _add_study(compared)
+    compared.add_argument(
+        "--questions", type=_count, default=5, metavar="N", help="changed questions shown per dataset"
+    )
+    compared.add_argument("--common", action="store_true", help="compare on common questions where sets differ")
+    compared.add_argument("--json", action="store_true", help="print JSON")
+    compared.set_defaults(run=show_comparison)
     seen = commands.add_parser("prompt", help="show what a cell's model saw of one test question, and its answer")
     seen.add_argument("cell", metavar="CELL", help="MODEL/METHOD/DATASET/RETRIEVAL/seedN, or a path in its folder")
     seen.add_argument("question", metavar="QUESTION", help="its id, or a part of its text that no other holds")
     _add_study(seen)
     seen.add_argument("--json", action="store_true", help="print JSON")
     seen.set_defaults(run=show_prompt)
-    docs = commands.add_parser("docs", help="generate the configuration's schema and key tables")
+    score = commands.add_parser("score", help="score a file of predictions by a metric, or as a dataset is scored")
+    score.add_argument("file", metavar="FILE.jsonl", help="a record with prediction and answers on each line")
+    score.add_argument(
+        "--metric", required=True, metavar="NAME", help="em, f1, accuracy, contains, rouge, another, or a dataset"
+    )
+    score.set_defaults(run=show_scores)
+    docs = commands.add_parser(
+        "docs", help="generate the configuration's schema, and tables of keys, datasets and files"
+    )
     docs.add_argument("folder", nargs="?", default="config")
     docs.set_defaults(run=write_docs)
     verification = commands.add_parser("verify-neighbors", help="check neighbor caches, search a sample of them again")

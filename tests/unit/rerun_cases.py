@@ -169,7 +169,7 @@ ROWS: dict[str, tuple[Any, str]] = {
     "tokenizers.bpe.corpora": (["wiki"], "train_tokenizer"),
     "tokenizers.bpe.vocab_size": (300, "train_tokenizer"),
     # retrieval: a search checks that vectors are those of its encoder of passages
-    "retrievers.any.kind": ("bm25", SEARCH),
+    "retrievers.any.kind": ("bm25", f"{SEARCH} test_claims"),
     "retrievers.published.preset": ("bge", f"embed_passages {SEARCH}"),
     "retrievers.pair.query_model": ("other/questions", SEARCH),
     "retrievers.pair.passage_model": ("other/passages", f"embed_passages {SEARCH}"),
@@ -195,7 +195,7 @@ ROWS: dict[str, tuple[Any, str]] = {
     "indexes.lists.rerank": (3, "build_index"),
     "indexes.lists.device": ("cpu", "build_index"),
     "retrievals.dense.retriever": ("published", SEARCH),
-    "retrievals.random.retriever": ("answers", f"{SEARCH} predict_cell"),
+    "retrievals.random.retriever": ("answers", f"{SEARCH} predict_cell test_claims"),
     "retrievals.dense.index": ("graph", ""),
     "retrievals.dense.corpus": ("pages", ""),
     "retrievals.reading.corpus": ("wiki", "cache_pretraining_neighbors"),
@@ -249,7 +249,7 @@ ROWS: dict[str, tuple[Any, str]] = {
     "models.released.family": ("gpt", f"convert_model {CELLS} collect_metrics"),
     "models.folder.family": ("gpt", f"{CELLS} collect_metrics"),
     "models.retro.size": ("wide", "pretrain_model collect_metrics"),
-    "models.folder.size": ("other", "collect_metrics"),
+    "models.folder.size": ("m", "collect_metrics make_tables"),  # there are published numbers of this size
     "models.gpt.pretraining": ("long", "pretrain_model"),
     "models.hub.hub": ("other/model", "fetch_model"),
     "models.folder.path": ("nowhere/else", "fetch_model"),
@@ -260,17 +260,17 @@ ROWS: dict[str, tuple[Any, str]] = {
     "models.wheel.checkpoint.package": ("weights==2", "convert_model"),
     "models.retrofitted.retrofit_from": ("fitted", "retrofit_model"),
     "models.fitted.retrofitting": ("fit", "retrofit_model"),
-    "models.hub.instruct": (True, f"{CELLS} collect_metrics"),
+    "models.hub.instruct": (True, f"{CELLS} collect_metrics make_tables"),
     "models.folder.retrieval_gate": (0, f"{CELLS} collect_metrics"),
     "models.hub.precision": ("bfloat16", CELLS),
     "models.hub.trust_remote_code": (True, f"fetch_model {CELLS}"),
     # cells
     "methods.zeroshot.kind": ("ia3", "collect_metrics"),
-    "methods.lora.kind": ("ia3", "finetune_cell"),
-    "methods.ptuning.kind": ("full", CELLS),
-    "methods.adapter.kind": ("ia3", "finetune_cell"),
-    "methods.ia3.kind": ("full", "finetune_cell"),
-    "methods.full.kind": ("ia3", "finetune_cell"),
+    "methods.lora.kind": ("ia3", "finetune_cell collect_metrics"),
+    "methods.ptuning.kind": ("full", f"{CELLS} collect_metrics"),
+    "methods.adapter.kind": ("ia3", "finetune_cell collect_metrics"),
+    "methods.ia3.kind": ("full", "finetune_cell collect_metrics"),
+    "methods.full.kind": ("ia3", "finetune_cell collect_metrics"),
     "methods.lora.rank": (3, "finetune_cell"),
     "methods.lora.alpha": (3.0, "finetune_cell"),
     "methods.lora.dropout": (0.3, "finetune_cell"),
@@ -290,10 +290,12 @@ ROWS: dict[str, tuple[Any, str]] = {
     **{f"finetuning.{key}": (value, "finetune_cell") for key, value in FINETUNING.items()},
     "max_length": (777, CELLS),
     "evaluation.batch_size": (3, "predict_cell"),
-    "evaluation.bootstrap_samples": (3, "measure_retrieval score_cell"),
+    "evaluation.metrics": ({"open": ["contains"]}, "score_cell collect_metrics"),
+    "evaluation.resamples": (3, "make_tables test_claims"),
     "evaluation.retrieval_depth": (3, "measure_retrieval"),
     # what reruns nothing: of the report at most
     "study": ("other", "collect_metrics"),
+    "models.plain.replicate_of": ("gpt", "collect_metrics"),
     # raw files are those of the world, and then others
     "data_root": ("elsewhere", READ_RAW),
     "results_dir": ("elsewhere", ""),
@@ -309,6 +311,8 @@ ROWS: dict[str, tuple[Any, str]] = {
     "models.gpt.resources.sharded": (True, ""),
     "save_every.seconds": (3, ""),
     "save_every.steps": (3, ""),
+    "claims": ([], "test_claims"),
+    "published": ([], "make_tables"),
     "grid.0.models": (["gpt", "retro"], "collect_metrics"),
     "grid.0.methods": (["zeroshot", "full"], "collect_metrics"),
     "grid.0.datasets": (["own"], "collect_metrics report_retrieval"),
@@ -317,9 +321,9 @@ ROWS: dict[str, tuple[Any, str]] = {
     "select.model": ("gpt", "collect_metrics"),
     "select.family": ("gpt", "collect_metrics"),
     "select.size": ("tiny", "collect_metrics"),
-    "select.method": ("lora", "collect_metrics report_retrieval"),
+    "select.method": ("lora", "collect_metrics make_tables report_retrieval test_claims"),
     "select.dataset": ("own", "collect_metrics report_retrieval"),
-    "select.retrieval": ("dense", "collect_metrics report_retrieval"),
+    "select.retrieval": ("dense", "collect_metrics make_tables report_retrieval test_claims"),
     "select.seed": (0, ""),
 }  # fmt: skip
 
@@ -340,7 +344,9 @@ Job = tuple[str, tuple[tuple[str, str], ...]]
 
 def jobs(config: Config) -> Iterator[Job]:
     """Stage and wildcards of each job that a study needs, some of them repeatedly; downloads as if it had no world."""
-    yield from ((stage, ()) for stage in ("collect_metrics", "make_tables", "plot_scaling", "report_retrieval"))
+    yield from (
+        (stage, ()) for stage in ("collect_metrics", "make_tables", "plot_scaling", "test_claims", "report_retrieval")
+    )
     for world in (config.world, None):
         for artifact in Artifacts(config.model_copy(update={"world": world})).all():
             if artifact.stage is not None and ("download", "None") not in artifact.names:

@@ -6,12 +6,15 @@ from pathlib import Path
 
 import pytest
 import yaml
+from record_cases import metric as value_of
+from record_cases import metrics_record, question_scores, write_result
 from snakemake.cli import parse_args, parse_config
 from snakemake.settings.types import ConfigSettings
 from test_config import SMALL
 
 from retrotune.cli import main, merged_config
 from retrotune.data.datasets import get_spec
+from retrotune.data.scores import parts_of
 from retrotune.errors import ConfigError
 from retrotune.report.collect import collect_metrics, load_results
 from retrotune.report.tables import make_tables
@@ -19,7 +22,7 @@ from retrotune.runtime.files import write_json
 from retrotune.study.cells import expand_grid
 from retrotune.study.config import check_files, load_config
 from retrotune.study.paths import Paths
-from retrotune.study.resolve import resolve
+from retrotune.study.resolve import collecting, making_tables
 
 CONFIG = load_config(SMALL)
 PATHS = Paths.of(CONFIG)
@@ -35,18 +38,22 @@ def study(tmp_path, monkeypatch):
 
 
 def finish(cell, score=40.0):
-    """A cell's result, as far as tables need it."""
+    """A cell's result."""
     metric = get_spec(CONFIG.datasets[cell.dataset].reader).metric
-    entry = {"value": score, "ci_low": None, "ci_high": None, "n": 9, "higher_is_better": True, "primary": True}
-    result = {"cell": vars(cell), "status": "done", "metrics": {metric: entry}, "inputs": {}}
-    write_json(PATHS.cell(cell, "metrics.json"), result)
+    trained = cell.method != "zeroshot"
+    model = {"num_parameters": None, "fingerprint": None, "departures": []}
+    record = metrics_record(
+        cell, trained, model=model, metrics={metric: value_of(score, n=9, ci_low=None, ci_high=None)}
+    )
+    lines = [question_scores(f"q{n}", **dict.fromkeys(parts_of([metric]), score)) for n in range(9)]
+    write_result(PATHS.cell(cell), record, lines)
 
 
 def workflow_report(config=CONFIG):
     """What the workflow's own rules write."""
-    params = resolve(config, "collect_metrics", {})
-    collect_metrics(params, PATHS, PATHS.report("tables/metrics.csv"), PATHS.report("tables/results.json"))
-    make_tables(PATHS.report("tables/results.json"), PATHS.report("tables"))
+    table, *collected = (PATHS.report(f"tables/{name}") for name in ("metrics.csv", "results.json", "scores.parquet"))
+    collect_metrics(collecting(config), PATHS, table, *collected)
+    make_tables(making_tables(config), *collected, PATHS.report("tables"))
 
 
 def tables(capsys, *settings):

@@ -19,12 +19,14 @@ from retrotune.report.retrieval_quality import (
     recall_points,
     report_retrieval,
 )
+from retrotune.report.table import Measured
 from retrotune.retrieval.passages import PassageTable
 from retrotune.retrieval.search.answers import evidence_places
 from retrotune.runtime.files import read_json, sha256, write_json, write_parquet
 from retrotune.scoring import quality as measuring
 from retrotune.scoring.quality import measure_retrieval
 from retrotune.study.config import CorpusEntry, RetrieverEntry
+from retrotune.study.paths import TABLE_FORMS
 from retrotune.study.stages import ChunkCorpusParams, ChunkParams, MeasureRetrievalParams
 
 BM25 = RetrieverEntry(kind="bm25")
@@ -49,7 +51,7 @@ def files(tmp_path: Path) -> dict[str, Path]:
 
 
 def measured(files: dict[str, Path], own: bool, depth: int = 100, retriever: RetrieverEntry = BM25) -> dict[str, Any]:
-    params = MeasureRetrievalParams(retriever=retriever, depth=depth, own_documents=own, bootstrap_samples=200)
+    params = MeasureRetrievalParams(retriever=retriever, depth=depth, own_documents=own)
     inputs = [files[name] for name in ("test", "references", "passages")]
     measure_retrieval(params, "r", "d", *inputs, files["out"])
     return read_json(files["out"])
@@ -136,7 +138,8 @@ def quality(retrieval_name: str, dataset: str, recalls: dict[int, float], mrr: f
     }
     if mrr is not None:
         metrics["gold_mrr"] = {"value": mrr, "ci_low": None, "ci_high": None, "n": 20}
-    return {"retrieval": retrieval_name, "dataset": dataset, "questions": 50, "depth": 100, "metrics": metrics}
+    measured = {"retrieval": retrieval_name, "dataset": dataset, "questions": 50, "depth": 100, "metrics": metrics}
+    return {**measured, "params": {"own_documents": dataset == "qasper"}}
 
 
 @pytest.fixture
@@ -156,11 +159,13 @@ def test_quality_table(written: list[Path]) -> None:
     table = quality_table(load_quality(written))
     assert table.columns == ["Dataset", "Retrieval", "Recall@1", "Recall@5", "Recall@20", "Gold MRR"]
     assert [row[:2] for row in table.rows] == [["nq", "minilm5"], ["nq", "bm5"], ["qasper", "minilm5"]]
-    assert table.rows[2][2:] == [20.0, 40.0, None, 33.3]
+    assert table.rows[2][2:] == [Measured(20.0, 18.0, 22.0), Measured(40.0, 38.0, 42.0), None, Measured(33.3)]
     text = to_markdown(table)
-    assert "| nq | minilm5 | **60.0** | 90.0 | **97.0** | – |" in text
-    assert "| nq | bm5 | 50.0 | 90.0 | 95.0 | – |" in text
-    assert "median 2.0, at most 2.0 points" in text
+    assert "| nq | minilm5 | **60.0** ±2.0 | 90.0 ±2.0 | **97.0** ±2.0 | – |" in text
+    assert "| nq | bm5 | 50.0 ±2.0 | 90.0 ±2.0 | 95.0 ±2.0 | – |" in text
+    assert "| qasper | minilm5 | 20.0 ±2.0 | 40.0 ±2.0 | – | 33.3 |" in text, "a single value is not the best"
+    assert "- The best of each dataset is bold." in text
+    assert "Intervals: 95 %, over documents (qasper) and questions (nq)." in text
     assert "Test questions: nq 50, qasper 50, 20 with gold." in text
     assert table.rules == {2}
 
@@ -172,11 +177,11 @@ def test_points_and_figure(written: list[Path], tmp_path: Path) -> None:
     assert frame.loc[("nq", "bm5", 20)].tolist() == [95.0, 93.0, 97.0]
     report_retrieval(written, tmp_path / "tables", tmp_path / "figures" / "retrieval_quality")
     svg = (tmp_path / "figures/retrieval_quality.svg").read_text(encoding="utf-8")
-    for word in ("minilm5", "bm5", "nq", "qasper", "answer recall@k", "bootstrap interval"):
+    for word in ("minilm5", "bm5", "nq", "qasper", "answer recall@k", "Intervals: 95 %, over documents"):
         assert word in svg
     assert (tmp_path / "figures/retrieval_quality.pdf").read_bytes().startswith(b"%PDF")
     assert (tmp_path / "figures/retrieval_quality.png").read_bytes().startswith(b"\x89PNG")
-    assert {path.suffix for path in (tmp_path / "tables").iterdir()} == {".csv", ".md", ".tex", ".html"}
+    assert {path.suffix for path in (tmp_path / "tables").iterdir()} == {f".{form}" for form in TABLE_FORMS}
 
 
 def test_nothing_measured() -> None:

@@ -25,7 +25,7 @@ from retrotune.study.config import check_files, load_config
 from retrotune.study.outside import missing, read_by_jobs, read_by_study
 from retrotune.study.paths import CELL as CELL_NAME, Paths
 from retrotune.study.requests import KEYS, Requests
-from retrotune.study.resolve import resolve
+from retrotune.study.resolve import making_tables, resolve
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
@@ -34,14 +34,13 @@ try:
     check_files([*workflow.configfiles, *sorted(Path(workflow.basedir).glob("profiles/*/config.yaml"))], sys.argv)
     CONFIG = load_config(config)
     CELLS = expand_grid(CONFIG)
+    TABLES = making_tables(CONFIG).tables
 except (ClusterError, ConfigError) as error:
     raise WorkflowError(str(error)) from None
 PATHS = Paths.of(CONFIG)
 ARTIFACTS = Artifacts(CONFIG)
 CELL = PATHS.cell(CELL_NAME)
 WORK = PATHS.work(CELL_NAME)
-# retrievals are compared in a table of their own where a study has several
-RETRIEVAL_TABLES = ("csv", "md", "tex", "html") if len({cell.retrieval for cell in CELLS}) > 1 else ()
 ENV = "../../envs/cpu.yaml" if not any(m.resources.gpus for m in CONFIG.models.values()) else "../../envs/gpu.yaml"
 # Not on a cluster: a job runs one script, and its head only scores, which needs no torch.
 if workflow.remote_exec or workflow.resource_settings.nodes is not None:

@@ -20,11 +20,10 @@ rule collect_metrics:
 
 rule make_tables:
     input:
-        PATHS.report("tables/results.json"),
+        json=PATHS.report("tables/results.json"),
+        scores=PATHS.report("tables/scores.parquet"),
     output:
-        multiext(PATHS.report("tables/comparison"), ".csv", ".md", ".tex"),
-        [PATHS.report(f"tables/retrievals.{suffix}") for suffix in RETRIEVAL_TABLES],
-        multiext(PATHS.report("tables/cost"), ".csv", ".md", ".tex"),
+        [PATHS.table(name, *(["html"] if name in ("comparison", "cost") else [])) for name in TABLES],
         PATHS.report("tables/cost_cells.csv"),
         html=report(
             PATHS.report("tables/comparison.html"),
@@ -50,7 +49,8 @@ rule make_tables:
 
 rule plot_scaling:
     input:
-        PATHS.report("tables/results.json"),
+        json=PATHS.report("tables/results.json"),
+        scores=PATHS.report("tables/scores.parquet"),
     output:
         multiext(PATHS.report("figures/scaling"), ".pdf", ".png"),
         svg=report(
@@ -69,11 +69,33 @@ rule plot_scaling:
         "../scripts/plot_scaling.py"
 
 
+rule test_claims:
+    input:
+        results=PATHS.report("tables/results.json"),
+        scores=PATHS.report("tables/scores.parquet"),
+    output:
+        multiext(PATHS.report("tables/claims"), ".json", ".csv", ".md", ".tex"),
+        html=report(
+            PATHS.report("tables/claims.html"),
+            caption="../report/claims.rst",
+            category="Tables",
+            labels={"table": "claims"},
+        ),
+    log:
+        PATHS.log("test_claims"),
+    conda:
+        ENV
+    params:
+        uses=uses("test_claims"),
+    script:
+        "../scripts/test_claims.py"
+
+
 rule report_retrieval:
     input:
         [quality.path for quality in ARTIFACTS.qualities()],
     output:
-        multiext(PATHS.report("tables/retrieval_quality"), ".csv", ".md", ".tex"),
+        PATHS.table("retrieval_quality", "html"),
         multiext(PATHS.report("figures/retrieval_quality"), ".pdf", ".png"),
         html=report(
             PATHS.report("tables/retrieval_quality.html"),

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from retrotune.report.collect import Result
-from retrotune.report.render import Table, Value
 from retrotune.report.rows import grouped, in_order, row_labels
+from retrotune.report.table import Table, Value
 from retrotune.runtime.files import atomic_write
 
 TRAIN = (

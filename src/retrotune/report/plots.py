@@ -1,11 +1,11 @@
 """Figures: score against model size, one line per family and method, one panel per dataset and one for the average.
 
 Where each family has one size only there is nothing to draw a line through: the figure is then a dot plot of methods.
-Color is the method; dash and shape are the family. Bars are 95 % bootstrap intervals over questions.
+Color is the method; dash and shape are the family. Bars are the 95 % intervals that tables have.
 """
 
 import json
-import statistics
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,11 @@ import altair as alt
 import pandas as pd
 
 from retrotune.data.scores import title_of
-from retrotune.report.collect import Result, load_results
-from retrotune.report.rows import grouped, human, in_order, mean_score, unique
+from retrotune.report.measures import Measures, by_dataset, measured
+from retrotune.report.notes import interval_note, runs_note
+from retrotune.report.rows import grouped, human, in_order, in_rows, parameters_of, printable, unique
 from retrotune.runtime.files import atomic_write, write_text
+from retrotune.scoring.contrasts import Outcome
 
 AVERAGE = "Average"
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#8c6d31", "#7b4fa3", "#999999")
@@ -25,13 +27,13 @@ DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3])
 SHAPES = ("circle", "square", "triangle-up", "diamond")
 
 
-def plot_scaling(results_json: str | Path, outputs: Sequence[str | Path]) -> None:
+def plot_scaling(results_json: str | Path, scores_parquet: str | Path, outputs: Sequence[str | Path]) -> None:
     """Draw the study's figure into each of `outputs`; the suffix (svg, pdf, png) decides the form.
 
     Of several retrievals the one with the most scored cells is drawn, the first in the config among equals. A study
     without any score gives a figure that says so.
     """
-    figure = scaling_chart(load_results(results_json))
+    figure = scaling_chart(Measures.load(results_json, scores_parquet))
     for path in outputs:
         save(figure, path)
 
@@ -55,50 +57,50 @@ def save(figure: alt.TopLevelMixin, path: str | Path) -> None:
         temporary.write_bytes(converters[suffix]())
 
 
-def points(results: Sequence[Result]) -> pd.DataFrame:
-    """The numbers of the figure: one row per panel, family, model and method, seeds averaged.
+def points(measures: Measures, retrieval: str) -> pd.DataFrame:
+    """The numbers of the figure: a row per panel and row of the study's tables that has this retrieval.
 
     Columns: panel, axis (what the panel's scores are), family, size, model, method, parameters, score, low, high. The
-    average has a row where every dataset has a score, and no interval.
+    average has a row where every dataset has a score.
     """
-    parameters = {result.model: result.num_parameters for result in results if result.num_parameters}
-    datasets = unique(result.dataset for result in results)
+    parameters = parameters_of(measures.results)
+    metrics = {result.dataset: title_of(result.metric) for result in measures.results}
     rows: list[dict[str, Any]] = []
     averages: list[dict[str, Any]] = []
-    for (family, model, method), members in grouped(in_order(results), lambda r: (r.arm, r.model, r.method)).items():
-        size, count = members[0].size, parameters.get(model)
-        base = {"family": family, "size": size, "model": model, "method": method, "parameters": count}
-        scores = []
-        for dataset, same in grouped(members, lambda r: r.dataset).items():
-            score = mean_score(same)
-            if score is None:
-                continue
-            scores.append(score)
-            name = title_of(same[0].metric)
-            low, high = _interval(same)
-            rows.append({"panel": dataset, "axis": name, **base, "score": score, "low": low, "high": high})
-        if len(datasets) > 1 and len(scores) == len(datasets):
-            average = statistics.fmean(scores)
-            averages.append(
-                {"panel": AVERAGE, "axis": "mean of all", **base, "score": average, "low": None, "high": None}
-            )
+    for members in in_rows(measures.results):
+        first = members[0]
+        if first.retrieval != retrieval:
+            continue
+        base: dict[str, Any] = {"family": first.arm, "size": printable(first.size)}
+        base |= {"model": first.original, "method": first.method}
+        base["parameters"] = parameters.get(first.original)
+        for dataset, same in by_dataset(members).items():
+            rows += _point(dataset, metrics[dataset], base, measures.score(same))
+        if len(measures.datasets) > 1:
+            averages += _point(AVERAGE, "mean of all", base, measures.average(members))
     columns = ["panel", "axis", "family", "size", "model", "method", "parameters", "score", "low", "high"]
     return pd.DataFrame(rows + averages, columns=columns)
 
 
-def scaling_chart(results: Sequence[Result]) -> alt.TopLevelMixin:
+def _point(panel: str, axis: str, base: dict[str, Any], found: Outcome | None) -> list[dict[str, Any]]:
+    number = measured(found)
+    if number is None:
+        return []
+    return [{"panel": panel, "axis": axis, **base, "score": number.value, "low": number.low, "high": number.high}]
+
+
+def scaling_chart(measures: Measures) -> alt.TopLevelMixin:
     """The figure of a study: lines over model size, or a dot plot where each family has a single size."""
-    retrievals = grouped((result for result in results if result.primary is not None), lambda r: r.retrieval)
-    order = unique(result.retrieval for result in results)
+    retrievals = grouped((r for r in measures.results if r.primary is not None), lambda r: r.retrieval)
+    order = unique(result.retrieval for result in measures.results)
     drawn = max(order, key=lambda name: len(retrievals.get(name, ())))
-    chosen = [result for result in results if result.retrieval == drawn]
-    frame = points(chosen)
+    chosen = [result for result in measures.results if result.retrieval == drawn]
+    frame = points(measures, drawn)
     if frame.empty:
         return alt.Chart(title="No cell of this study has a score yet").mark_text()
-    seeds = len(unique(result.seed for result in chosen))
-    subtitle = [f"retrieval: {drawn}" + (f"; means over {seeds} seeds" if seeds > 1 else "")]
-    if frame["low"].notna().any():
-        subtitle.append("bars: 95 % bootstrap interval over questions")
+    shown = Measures(chosen, measures.sheets)
+    subtitle = [f"retrieval: {drawn}", *_lines(interval_note(shown) if frame["low"].notna().any() else "")]
+    subtitle += _lines(runs_note(shown))
     known = frame.dropna(subset=["parameters"])
     grows = known.groupby(["family", "method"])["parameters"].nunique().max() if len(known) else 0
     panel = _size_panel if grows > 1 else _method_panel
@@ -110,11 +112,16 @@ def scaling_chart(results: Sequence[Result]) -> alt.TopLevelMixin:
     families = [family for family in unique(r.arm for r in in_order(chosen)) if family in set(frame["family"])]
     panels = [
         panel(frame[frame["panel"] == name], name, methods, families)
-        for name in [*unique(result.dataset for result in results), AVERAGE]
+        for name in [*unique(result.dataset for result in chosen), AVERAGE]
         if name in set(frame["panel"])
     ]
     chart = alt.concat(*panels, columns=min(len(panels), 4 if len(panels) in (4, 7, 8) else 3), spacing=28)
     return finished(chart.resolve_scale(color="shared", shape="shared", strokeDash="shared"), title, subtitle)
+
+
+def _lines(note: str) -> list[str]:
+    """A note as lines below a title, which are not broken by themselves."""
+    return textwrap.wrap(note, 110)
 
 
 def finished(chart: alt.ConcatChart, title: str, subtitle: list[str]) -> alt.TopLevelMixin:
@@ -127,14 +134,6 @@ def finished(chart: alt.ConcatChart, title: str, subtitle: list[str]) -> alt.Top
         .configure_axis(gridColor="#e8e8e8", labelFontSize=11, titleFontSize=11, domainColor="#888", tickColor="#888")
         .configure_legend(labelFontSize=12, titleFontSize=12, symbolSize=110, symbolOpacity=1)
     )
-
-
-def _interval(same_cell: Sequence[Result]) -> tuple[float | None, float | None]:
-    """Interval of a cell; over seeds, the mean of the bounds, which keeps the width of a single seed's interval."""
-    entries = [result.primary for result in same_cell if result.primary is not None]
-    if not entries or any(entry["ci_low"] is None for entry in entries):
-        return None, None
-    return statistics.fmean(e["ci_low"] for e in entries), statistics.fmean(e["ci_high"] for e in entries)
 
 
 def _color(methods: list[str]) -> alt.Color:

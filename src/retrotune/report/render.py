@@ -1,4 +1,4 @@
-"""One table, five forms: csv, Markdown, LaTeX, HTML and plain text for the terminal.
+"""One table, six forms: csv, parquet, Markdown, LaTeX, HTML, and plain text for the terminal.
 
 Every text is escaped for its form, so that no name can break a page or run in it.
 """
@@ -7,15 +7,19 @@ import csv
 import html
 import io
 import re
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+import unicodedata
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from retrotune.runtime.files import write_text
-
-Value = str | float | int | None
+from retrotune.report.rows import printable
+from retrotune.report.table import YES_NO, Measured, Table, value_of
+from retrotune.runtime.files import write_parquet, write_text
+from retrotune.study.paths import TABLE_FORMS
 
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>|#&~$])")
+_NOTHING = "\u2063"
+"""Stands between hyphens, of which LaTeX would make a dash."""
 _LATEX = {
     "\\": r"\textbackslash{}",
     "&": r"\&",
@@ -30,72 +34,86 @@ _LATEX = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+    "[": "{[}",  # behind the end of a line it would begin an argument
+    "*": "{*}",
     "–": "--",
+    "—": "---",
+    _NOTHING: "{}",
+    "±": r"\(\pm\)",
+    "×": r"\(\times\)",
 }
+_ACCENTS = {"\u0300": "`", "\u0301": "'", "\u0302": "^", "\u0303": "~", "\u0308": '"', "\u030a": "r", "\u0327": "c"}
+"""Combining accents, and the commands of LaTeX that set them."""
+_FLOATING_ROWS = 40
+"""A float of more rows is longer than a page, and LaTeX would cut it off."""
 _STYLE = (
     "body{font:15px/1.4 system-ui,sans-serif;margin:2em;color:#222}"
     "table{border-collapse:collapse;border-top:2px solid;border-bottom:2px solid}"
-    "thead{border-bottom:1px solid}th,td{padding:.2em .8em;text-align:right}"
-    ".label{text-align:left}tr.rule{border-top:1px solid #bbb}caption{text-align:left;font-weight:bold;padding:.5em 0}"
+    "thead{border-bottom:1px solid}th,td{padding:.2em .8em;text-align:right;white-space:nowrap}"
+    ".label{text-align:left}tr.rule,tfoot{border-top:1px solid #bbb}tfoot{color:#666}"
+    "caption{text-align:left;font-weight:bold;padding:.5em 0}"
 )
 
 
-@dataclass
-class Table:
-    """Columns, rows of values (None = unknown, a dash), and what stands below them.
-
-    The first `num_labels` columns name the row, the others hold numbers in `formats` (format specifications, one per
-    number column). `best` holds the (row, column) places printed in bold; `rules` the rows with a line above.
-    """
-
-    title: str
-    columns: list[str]
-    rows: list[list[Value]]
-    num_labels: int
-    formats: list[str]
-    notes: list[str] = field(default_factory=list)
-    best: set[tuple[int, int]] = field(default_factory=set)
-    rules: set[int] = field(default_factory=set)
-
-    def text_of(self, row: int, column: int, dash: str = "–") -> str:
-        """A value as it is printed, not yet escaped."""
-        value = self.rows[row][column]
-        if value is None:
-            return dash
-        return value if isinstance(value, str) else format(value, self.formats[column - self.num_labels])
-
-    def mark_best(self, higher: bool = True, rows: Collection[int] | None = None) -> None:
-        """Mark the best number of each column as printed: values that look alike are marked alike.
-
-        Where all look alike there is nothing to tell apart, and none is marked. `rows` are those to compare; None: all.
-        """
-        for column in range(self.num_labels, len(self.columns)):
-            printed = {
-                row: float(self.text_of(row, column))
-                for row, values in enumerate(self.rows)
-                if isinstance(values[column], int | float) and (rows is None or row in rows)
-            }
-            if len(set(printed.values())) > 1 or len(printed) == 1:
-                top = max(printed.values()) if higher else min(printed.values())
-                self.best |= {(row, column) for row, value in printed.items() if value == top}
-
-    def texts(
-        self, escape: Callable[[str], str], strong: Callable[[str], str], dash: str = "–"
-    ) -> tuple[list[str], list[list[str]], list[str]]:
-        """Escaped header, cells (best ones through `strong`) and notes."""
-        cells = []
-        for row in range(len(self.rows)):
-            texts = [escape(self.text_of(row, column, dash)) for column in range(len(self.columns))]
-            cells.append([strong(text) if (row, column) in self.best else text for column, text in enumerate(texts)])
-        return [escape(column) for column in self.columns], cells, [escape(note) for note in self.notes]
-
-
 def to_csv(table: Table) -> str:
-    """Comma-separated values, numbers as printed, a hyphen for what is unknown; without notes."""
-    header, cells, _ = table.texts(str, str, dash="-")
+    """Comma-separated values, numbers as printed, a hyphen for what is unknown; without notes, marks and footers.
+
+    A column with intervals is followed by two of its bounds, `NAME low` and `NAME high`.
+    """
     stream = io.StringIO()
-    csv.writer(stream, lineterminator="\n").writerows([header, *cells])
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow([name for column in range(len(table.columns)) for name in _names(table, column)])
+    for row in range(len(table.rows)):
+        line = []
+        for column in range(len(table.columns)):
+            line.append(table.text_of(row, column, dash="-"))
+            if column in table.intervals:
+                spec = table.format_of(column)
+                line += ["-" if bound is None else format(bound, spec) for bound in _bounds(table, row, column)]
+        writer.writerow(line)
     return stream.getvalue()
+
+
+def to_parquet(table: Table) -> Any:
+    """An arrow table of unrounded values: columns as in csv, each of one type; words in number columns are null."""
+    import pyarrow as pa
+
+    arrays, names = [], []
+    for column in range(len(table.columns)):
+        names += _names(table, column)
+        values = [value_of(row[column]) for row in table.rows]
+        if column < table.num_labels:
+            arrays.append(pa.array([None if value is None else str(value) for value in values], pa.string()))
+            continue
+        numbers = [None if isinstance(value, str) else value for value in values]
+        spec = table.format_of(column)
+        kind = pa.bool_() if spec == YES_NO else pa.int64() if spec.endswith("d") else pa.float64()
+        arrays.append(pa.array(numbers, kind))
+        if column in table.intervals:
+            bounds = [_bounds(table, row, column) for row in range(len(table.rows))]
+            arrays += [pa.array([pair[end] for pair in bounds], pa.float64()) for end in (0, 1)]
+    return pa.table(arrays, names=names)
+
+
+def _names(table: Table, column: int) -> list[str]:
+    """Names of a column and of its bounds where values stand in columns of their own."""
+    name = table.columns[column]
+    return [name, f"{name} low", f"{name} high"] if column in table.intervals else [name]
+
+
+def _bounds(table: Table, row: int, column: int) -> tuple[float | None, float | None]:
+    value = table.rows[row][column]
+    return (value.low, value.high) if isinstance(value, Measured) else (None, None)
+
+
+def _marking(table: Table, best: Callable[[str], str], near: Callable[[str], str]) -> Callable[[int, int, str], str]:
+    """Marks the text of a place as a form does."""
+
+    def mark(row: int, column: int, text: str) -> str:
+        return best(text) if (row, column) in table.best else near(text) if (row, column) in table.near else text
+
+    return mark
 
 
 def to_markdown(table: Table) -> str:
@@ -104,48 +122,89 @@ def to_markdown(table: Table) -> str:
     def escape(text: str) -> str:
         return _MARKDOWN.sub(r"\\\1", " ".join(text.split()))
 
-    header, cells, notes = table.texts(escape, lambda text: f"**{text}**")
+    marking = _marking(table, lambda text: f"**{text}**", lambda text: f"*{text}*")
+    header, cells, footers = table.texts(escape, marking)
     rulers = ["---" if column < table.num_labels else "---:" for column in range(len(header))]
-    lines = ["| " + " | ".join(line) + " |" for line in [header, rulers, *cells]]
-    return "\n".join([f"**{escape(table.title)}**", "", *lines, "", *(f"- {note}" for note in notes)]) + "\n"
+    lines = ["| " + " | ".join(line) + " |" for line in [header, rulers, *cells, *footers]]
+    notes = [f"- {escape(note)}" for note in table.notes_with("bold", "italic")]
+    return "\n".join([f"**{escape(table.title)}**", "", *lines, "", *notes]) + "\n"
 
 
 def to_latex(table: Table) -> str:
-    """A LaTeX `table` environment for the package booktabs; notes stand below in small print."""
+    """LaTeX for pdflatex; notes stand below in small print. The first line names the packages that it needs.
 
-    def escape(text: str) -> str:
-        return "".join(_LATEX.get(char, char) for char in " ".join(text.split()))
-
-    header, cells, notes = table.texts(escape, lambda text: rf"\textbf{{{text}}}")
-    body = []
-    for row, texts in enumerate(cells):
-        if row in table.rules:
-            body.append(r"\midrule")
-        body.append(" & ".join(texts) + r" \\")
+    A table of a page is a `table` as wide as the text at most; one of more rows a `longtable`, on sheets turned if it
+    has many columns.
+    """
+    marking = _marking(table, lambda text: rf"\textbf{{{text}}}", lambda text: rf"\underline{{{text}}}")
+    header, cells, footers = table.texts(_latex, marking)
+    rows = [" & ".join(texts) + r" \\" for texts in cells]
+    body = [line for row, text in enumerate(rows) for line in ([r"\midrule"] if row in table.rules else []) + [text]]
+    below = [" & ".join(texts) + r" \\" for texts in footers]
+    body += [r"\midrule", *below] if below else []
     columns = "l" * table.num_labels + "r" * (len(header) - table.num_labels)
+    head, caption = " & ".join(header) + r" \\", _latex(table.title)
+    notes = [rf"\par {_latex(note)}" for note in table.notes_with("bold", "underlined")]
+    if len(rows) <= _FLOATING_ROWS:
+        return "\n".join(
+            [
+                r"% needs \usepackage{booktabs,graphicx}",
+                r"\begin{table}",
+                r"\centering\small",
+                rf"\caption{{{caption}}}",
+                r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+                rf"\begin{{tabular}}{{{columns}}}",
+                r"\toprule",
+                head,
+                r"\midrule",
+                *body,
+                r"\bottomrule",
+                r"\end{tabular}}",
+                r"\par\raggedright\footnotesize",
+                *notes,
+                r"\end{table}",
+                "",
+            ]
+        )
+    turned = len(header) > 10
     return "\n".join(
         [
-            r"% needs \usepackage{booktabs}",
-            r"\begin{table}",
-            r"\centering\small",
-            rf"\caption{{{escape(table.title)}}}",
-            rf"\begin{{tabular}}{{{columns}}}",
-            r"\toprule",
-            " & ".join(header) + r" \\",
-            r"\midrule",
+            r"% needs \usepackage{booktabs,longtable,pdflscape}",
+            *([r"\begin{landscape}"] if turned else []),
+            r"\begingroup\setlength{\tabcolsep}{2pt}" + (r"\tiny" if turned else r"\scriptsize"),
+            rf"\begin{{longtable}}{{{columns}}}",
+            rf"\caption{{{caption}}} \\",
+            *[r"\toprule", head, r"\midrule", r"\endhead", r"\bottomrule", r"\endfoot"],
             *body,
-            r"\bottomrule",
-            r"\end{tabular}",
-            *(rf"\par\footnotesize {note}" for note in notes),
-            r"\end{table}",
+            r"\end{longtable}",
+            r"\raggedright",
+            *notes,
+            r"\par\endgroup",
+            *([r"\end{landscape}"] if turned else []),
             "",
         ]
     )
 
 
+def _latex(text: str) -> str:
+    """Text as LaTeX sets it; a character that pdflatex has no sign for stands as its code point."""
+    apart = re.sub("-(?=-)", f"-{_NOTHING}", " ".join(text.split()))
+    return "".join(_LATEX.get(char) or _latex_letter(char) for char in apart)
+
+
+def _latex_letter(char: str) -> str:
+    if char.isascii():
+        return char if char.isprintable() else "?"
+    parts = unicodedata.normalize("NFD", char)
+    if len(parts) == 2 and parts[0].isascii() and parts[0].isalpha() and parts[1] in _ACCENTS:
+        return rf"\{_ACCENTS[parts[1]]}{{{parts[0]}}}"
+    return f"U+{ord(char):04X}"
+
+
 def to_html(table: Table) -> str:
     """A page of its own: no scripts, nothing loaded from elsewhere."""
-    header, cells, notes = table.texts(html.escape, lambda text: f"<b>{text}</b>")
+    marking = _marking(table, lambda text: f"<b>{text}</b>", lambda text: f"<u>{text}</u>")
+    header, cells, footers = table.texts(html.escape, marking)
 
     def line(tag: str, texts: list[str]) -> str:
         labels = (' class="label"' if column < table.num_labels else "" for column in range(len(texts)))
@@ -153,6 +212,8 @@ def to_html(table: Table) -> str:
 
     opening = ['<tr class="rule">' if row in table.rules else "<tr>" for row in range(len(cells))]
     rows = [f"{tag}{line('td', texts)}</tr>" for tag, texts in zip(opening, cells, strict=True)]
+    below = [f"<tr>{line('td', texts)}</tr>" for texts in footers]
+    notes = [f"<li>{html.escape(note)}</li>" for note in table.notes_with("bold", "underlined")]
     title = html.escape(table.title)
     return "\n".join(
         [
@@ -162,8 +223,10 @@ def to_html(table: Table) -> str:
             f"<thead><tr>{line('th', header)}</tr></thead>",
             "<tbody>",
             *rows,
-            "</tbody></table>",
-            "<ul>" + "".join(f"<li>{note}</li>" for note in notes) + "</ul>" if notes else "",
+            "</tbody>",
+            *(["<tfoot>", *below, "</tfoot>"] if below else []),
+            "</table>",
+            *(["<ul>", *notes, "</ul>"] if notes else []),
             "</body></html>",
             "",
         ]
@@ -171,19 +234,26 @@ def to_html(table: Table) -> str:
 
 
 def to_text(table: Table) -> str:
-    """Aligned columns for the terminal; a star marks what the other forms print in bold."""
+    """Aligned columns for the terminal: a star behind the best, a tilde behind what is not significantly worse."""
 
-    def printable(text: str) -> str:
-        return "".join(char if char.isprintable() else "?" for char in text)
-
-    header, cells, notes = table.texts(printable, lambda text: f"{text}*")
-    for row, texts in enumerate(cells):
-        numbers = range(table.num_labels, len(header))
-        cells[row] = [
-            text + " " if i in numbers and (row, i) not in table.best else text for i, text in enumerate(texts)
+    stars = {**dict.fromkeys(table.near, "~"), **dict.fromkeys(table.best, "*")}
+    marked = {column for _, column in stars}
+    header = list(map(printable, table.columns))
+    footers = [list(map(printable, footer)) for footer in table.footers]
+    cells: list[list[str]] = [[] for _ in table.rows]
+    for column in range(len(header)):
+        numbers = [
+            printable(table.text_of(row, column)) + stars.get((row, column), " " if column in marked else "")
+            for row in range(len(table.rows))
         ]
-    header = [text + " " if column >= table.num_labels else text for column, text in enumerate(header)]
-    widths = [max(len(line[column]) for line in [header, *cells]) for column in range(len(header))]
+        intervals = [table.interval_of(row, column) for row in range(len(table.rows))]
+        left, right = (max(map(len, texts), default=0) for texts in (numbers, intervals))
+        for texts, number, interval in zip(cells, numbers, intervals, strict=True):
+            is_label = column < table.num_labels
+            texts.append(
+                number if is_label else f"{number:>{left}} {interval:{right}}" if right else f"{number:>{left}}"
+            )
+    widths = [max(len(line[column]) for line in [header, *cells, *footers]) for column in range(len(header))]
 
     def align(texts: list[str]) -> str:
         pairs = zip(texts, widths, strict=True)
@@ -191,17 +261,24 @@ def to_text(table: Table) -> str:
         return "  ".join(padded).rstrip()
 
     ruler = "-" * (sum(widths) + 2 * (len(widths) - 1))
-    lines = [printable(table.title), ruler, align(header), ruler]
+    body = []
     for row, texts in enumerate(cells):
-        lines += [ruler] if row in table.rules else []
-        lines.append(align(texts))
-    return "\n".join([*lines, ruler, *notes]) + "\n"
+        body += [ruler] if row in table.rules else []
+        body.append(align(texts))
+    body += [ruler, *map(align, footers)] if footers else []
+    notes = table.notes_with("starred", "marked ~")
+    return "\n".join([printable(table.title), ruler, align(header), ruler, *body, ruler, *map(printable, notes)]) + "\n"
 
 
 FORMS: dict[str, Callable[[Table], str]] = {"csv": to_csv, "md": to_markdown, "tex": to_latex, "html": to_html}
+"""Forms that are text, by the suffix of their file."""
 
 
 def write_table(table: Table, folder: str | Path, name: str) -> None:
-    """Write `name`.csv, .md, .tex and .html into `folder`, each atomically."""
-    for suffix, render in FORMS.items():
-        write_text(Path(folder) / f"{name}.{suffix}", render(table))
+    """Write `name`.csv, .parquet, .md, .tex and .html into `folder`, each atomically."""
+    for suffix in TABLE_FORMS:
+        path = Path(folder) / f"{name}.{suffix}"
+        if suffix == "parquet":
+            write_parquet(path, to_parquet(table))
+        else:
+            write_text(path, FORMS[suffix](table))

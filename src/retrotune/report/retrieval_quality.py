@@ -1,6 +1,5 @@
 """How good retrievals are: a table by dataset and retrieval, and answer recall against the number of passages."""
 
-import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,15 +9,16 @@ import pandas as pd
 
 from retrotune.errors import DataError, ResultError
 from retrotune.report.plots import COLORS, SHAPES, finished, save
-from retrotune.report.render import Table, Value, write_table
+from retrotune.report.render import write_table
 from retrotune.report.rows import unique
+from retrotune.report.table import Measured, Table, Value
 from retrotune.runtime.files import read_json
 
 HEADERS = {"answer_recall": "Recall@{k}", "gold_hit": "Gold hit@{k}", "gold_mrr": "Gold MRR"}
 
 
 def report_retrieval(quality: Sequence[str | Path], tables: str | Path, figure: str | Path) -> None:
-    """Write the table `retrieval_quality` (csv, md, tex, html) into `tables`, and `figure`.svg, .pdf and .png.
+    """Write the table `retrieval_quality` in every form into `tables`, and `figure`.svg, .pdf and .png.
 
     `quality` are the files that `measure_retrieval` wrote, in the order of the config.
     """
@@ -50,18 +50,19 @@ def quality_table(measured: Sequence[dict[str, Any]]) -> Table:
     datasets = unique(record["dataset"] for record in measured)
     records = sorted(measured, key=lambda record: datasets.index(record["dataset"]))
     rows: list[list[Value]] = [
-        [record["dataset"], record["retrieval"], *(record["metrics"].get(name, {}).get("value") for name in names)]
+        [record["dataset"], record["retrieval"], *(_measured(record["metrics"].get(name)) for name in names)]
         for record in records
     ]
-    entries = [entry for record in records for entry in record["metrics"].values()]
     table = Table(
         title="Quality of retrieval by dataset",
         columns=["Dataset", "Retrieval", *map(_header, names)],
         rows=rows,
         num_labels=2,
         formats=[".1f"] * len(names),
-        notes=[*_notes(names, entries), *_counts(records)],
+        notes=[*_notes(names), *_intervals(records), *_counts(records)],
+        legend="The best of each dataset is {best}.",
         rules={i for i, row in enumerate(rows) if i and row[0] != rows[i - 1][0]},
+        intervals=set(range(2, 2 + len(names))),
     )
     for dataset in datasets:
         table.mark_best(rows=[i for i, row in enumerate(rows) if row[0] == dataset])
@@ -78,7 +79,7 @@ def recall_chart(measured: Sequence[dict[str, Any]]) -> alt.TopLevelMixin:
     chart = alt.concat(*panels, columns=min(len(panels), 3), spacing=28).resolve_scale(color="shared", shape="shared")
     subtitle = ["share of test questions whose best k passages hold an answer"]
     if frame["low"].notna().any():
-        subtitle.append("bars: 95 % bootstrap interval over questions")
+        subtitle += _intervals(measured)
     return finished(chart, "Answer recall by number of passages", subtitle)
 
 
@@ -133,23 +134,36 @@ def _header(name: str) -> str:
     return HEADERS[kind].format(k=k)
 
 
-def _notes(names: Sequence[str], entries: Sequence[dict[str, Any]]) -> list[str]:
+def _measured(entry: dict[str, Any] | None) -> Measured | None:
+    return None if entry is None else Measured(entry["value"], entry["ci_low"], entry["ci_high"])
+
+
+def _notes(names: Sequence[str]) -> list[str]:
     notes = [
         "Recall@k: percentage of test questions whose best k passages hold an answer by DPR's string match (Yes, No "
-        "and numbers match easily); the best of each dataset in bold (starred in plain text)."
+        "and numbers match easily)."
     ]
     if any(name.startswith("gold") for name in names):
         notes.append(
             "Gold: passages that annotators marked as evidence; hit@k and mean reciprocal rank (times 100) over the "
             "questions that have some."
         )
-    halves = [(entry["ci_high"] - entry["ci_low"]) / 2 for entry in entries if entry["ci_low"] is not None]
-    if halves:
-        notes.append(
-            f"Half width of the 95 % bootstrap interval over questions: median {statistics.median(halves):.1f}, at "
-            f"most {max(halves):.1f} points; each interval is in the retrieval's quality.json."
-        )
     return notes
+
+
+def _intervals(records: Sequence[dict[str, Any]]) -> list[str]:
+    """What was resampled in the intervals: documents with all their questions, or questions."""
+    known = [record for record in records if any(entry["ci_low"] is not None for entry in record["metrics"].values())]
+    own, others = (
+        unique(record["dataset"] for record in known if record.get("params", {}).get("own_documents", False) == side)
+        for side in (True, False)
+    )
+    units = [
+        f"{unit} ({', '.join(names)})" if own and others else unit
+        for unit, names in (("documents", own), ("questions", others))
+        if names
+    ]
+    return [f"Intervals: 95 %, over {' and '.join(units)}."] if units else []
 
 
 def _counts(records: Sequence[dict[str, Any]]) -> list[str]:

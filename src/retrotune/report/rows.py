@@ -1,6 +1,5 @@
-"""How results become rows: their order, their labels, and means over seeds. Shared by tables, costs and figures."""
+"""How results become rows: their order, their labels, and which runs are one row. For tables, costs and figures."""
 
-import statistics
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import TypeVar
@@ -9,7 +8,7 @@ from retrotune.report.collect import Result
 
 H = TypeVar("H", bound=Hashable)
 
-_ORDER = ("arm", "model", "method", "retrieval", "dataset", "seed")
+_ORDER = ("arm", "original", "method", "retrieval", "dataset", "model", "seed")
 
 
 def unique(values: Iterable[H]) -> list[H]:
@@ -18,7 +17,7 @@ def unique(values: Iterable[H]) -> list[H]:
 
 
 def in_order(results: Sequence[Result]) -> list[Result]:
-    """Results by family, model, method, retrieval, dataset and seed, each in the order of the config."""
+    """Results by row (family, model, method, retrieval), dataset and run, each in the order of the config."""
     orders = [
         {value: place for place, value in enumerate(unique(getattr(result, name) for result in results))}
         for name in _ORDER
@@ -34,29 +33,38 @@ def grouped(results: Iterable[Result], key: Callable[[Result], H]) -> dict[H, li
     return dict(groups)
 
 
-def mean_score(results: Iterable[Result]) -> float | None:
-    """Mean primary score of the done ones among `results` (seeds of one cell); None if there is none."""
-    values = [result.primary["value"] for result in results if result.primary is not None]
-    return statistics.fmean(values) if values else None
+def in_rows(results: Sequence[Result]) -> list[list[Result]]:
+    """Results of each row: a model with its replicates, a method, a retrieval; all its datasets and runs."""
+    return list(grouped(in_order(results), lambda r: (r.original, r.method, r.retrieval)).values())
 
 
 def row_labels(results: Sequence[Result]) -> tuple[list[str], Callable[[Result], tuple[str, ...]]]:
     """Names of the label columns, and the labels of a result: family, size with parameters, method.
 
-    The model's name joins them where two models share family and size.
+    The model's name joins them where two models share family and size. Replicates go by the name of their model.
     """
-    parameters = {result.model: result.num_parameters for result in results if result.num_parameters}
+    parameters = parameters_of(results)
     models: dict[tuple[str, str], set[str]] = defaultdict(set)
     for result in results:
-        models[result.arm, result.size].add(result.model)
+        models[result.arm, result.size].add(result.original)
     named = any(len(names) > 1 for names in models.values())
 
     def label_of(result: Result) -> tuple[str, ...]:
-        count = parameters.get(result.model)
+        count = parameters.get(result.original)
         size = result.size if count is None else f"{result.size} ({human(count)})"
-        return (result.arm, size, *((result.model,) if named else ()), result.method)
+        return (result.arm, size, *((result.original,) if named else ()), result.method)
 
     return ["Family", "Size", *(("Model",) if named else ()), "Method"], label_of
+
+
+def parameters_of(results: Iterable[Result]) -> dict[str, int]:
+    """Parameters of each model whose were counted, replicates under the name of their model."""
+    return {result.original: result.num_parameters for result in results if result.num_parameters}
+
+
+def printable(text: str) -> str:
+    """A text without control characters, which terminals obey and which no picture may hold."""
+    return "".join(char if char.isprintable() else "?" for char in text)
 
 
 def human(count: float) -> str:

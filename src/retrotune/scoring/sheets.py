@@ -14,9 +14,10 @@ import numpy as np
 
 from retrotune.data.scores import METRICS, combine, parts_of
 from retrotune.errors import ResultError
-from retrotune.runtime.files import read_jsonl, read_parquet, write_parquet_parts
+from retrotune.runtime.files import read_parquet, write_parquet_parts
 from retrotune.scoring.statistics import Array, Stratum, cluster_of
 from retrotune.study.cells import COORDINATES, Cell
+from retrotune.study.records import read_scores
 
 _QUESTION = ("question_id", "doc_id", "type")
 
@@ -86,6 +87,20 @@ def make_sheet(
     )
 
 
+def read_cell_scores(path: str | Path, parts: Sequence[str]) -> tuple[Sequence[str], Sequence[str | None], Array]:
+    """Question ids, document ids and the named parts, questions x parts, of one cell's `scores.jsonl`.
+
+    `ResultError` if a part is not in it: another study scored the cell by other metrics.
+    """
+    records = read_scores(path)
+    try:
+        values = [[record.scores[part] for part in parts] for record in records]
+    except KeyError as error:
+        raise ResultError(f"{path}: no scores by {error.args[0]}; run snakemake, which scores it again") from error
+    ids, docs = [record.question_id for record in records], [record.doc_id for record in records]
+    return ids, docs, np.array(values, dtype=np.float64).reshape(len(records), len(parts))
+
+
 def write_scores(path: str | Path, scores: Iterable[tuple[Cell, str | Path]], metrics: Iterable[str]) -> None:
     """Gather the `scores.jsonl` of cells in one parquet file, a part of it per cell."""
     import pyarrow as pa
@@ -103,10 +118,10 @@ def write_scores(path: str | Path, scores: Iterable[tuple[Cell, str | Path]], me
     )
 
     def table(cell: Cell, file: str | Path) -> Any:
-        records = [record for _, record in read_jsonl(file)]
+        records = read_scores(file)
         columns: dict[str, list[Any]] = {name: [getattr(cell, name)] * len(records) for name in COORDINATES}
-        columns |= {name: [record[name] for record in records] for name in _QUESTION}
-        columns |= {part: [record["scores"].get(part) for record in records] for part in parts}
+        columns |= {name: [getattr(record, name) for record in records] for name in _QUESTION}
+        columns |= {part: [record.scores.get(part) for record in records] for part in parts}
         return pa.table({name: pa.array(columns[name], schema.field(name).type) for name in schema.names}, schema)
 
     write_parquet_parts(path, (table(cell, file) for cell, file in scores), schema)
@@ -121,7 +136,9 @@ def read_sheets(path: str | Path, metrics: Mapping[str, str], cells: Sequence[Ce
         cell = Cell(*coordinates)
         if cell not in wanted:
             continue
-        ids, docs = block["question_id"].tolist(), block["doc_id"].tolist()
+        ids = block["question_id"].tolist()
+        # pandas reads an empty text as NaN where a whole column has none
+        docs = [doc if isinstance(doc, str) else None for doc in block["doc_id"]]
         parts_QP = block[list(METRICS[metrics[cell.dataset]].parts)].to_numpy()
         if np.isnan(parts_QP).any():
             raise ResultError(f"{path}: {cell.name} lacks scores for {metrics[cell.dataset]}; run snakemake again")

@@ -11,6 +11,8 @@ CELL_STAGES = {"finetune_cell": "train.json", "predict_cell": "predict.json", "s
 """Stages of a cell in their order, and the file by which each is done."""
 MODEL_STAGES = ("pretrain_model", "retrofit_model", "fetch_model", "convert_model")
 """Stages that may make a base model."""
+TABLE_FORMS = ("csv", "parquet", "md", "tex", "html")
+"""Suffixes of a table's files."""
 LOGS = {
     "write_world": "write_world.log",
     "download_source": "download_source/{download}.log",
@@ -35,6 +37,7 @@ LOGS = {
     "collect_metrics": "collect_metrics.log",
     "make_tables": "make_tables.log",
     "plot_scaling": "plot_scaling.log",
+    "test_claims": "test_claims.log",
     "report_retrieval": "report_retrieval.log",
 }
 """Log of each stage below the study's folder of logs, with the wildcards of its rule."""
@@ -153,6 +156,10 @@ class Paths:
     def report(self, file: str) -> str:
         """A table, figure or page made from all cells."""
         return f"{self.study}/{file}"
+
+    def table(self, name: str, *but: str) -> list[str]:
+        """A table in all its forms, those with the suffixes `but` left out."""
+        return [self.report(f"tables/{name}.{suffix}") for suffix in TABLE_FORMS if suffix not in but]
 
     def so_far(self, file: str = "") -> str:
         """Folder of what `retrotune tables` makes of unfinished or selected cells, or a file in it.

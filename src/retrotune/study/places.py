@@ -1,10 +1,23 @@
-"""Where a retriever's model lies: a folder, a folder inside an installed Python package, or the hub."""
+"""Where what a study names lies: files of its own, and retrievers' models, folders or parts of Python packages."""
 
 import importlib.util
 from pathlib import Path
 
-from retrotune.errors import RetrievalError
+import retrotune
+from retrotune.errors import ConfigError, RetrievalError
 from retrotune.study.model_folders import broken_link
+
+
+def locate_file(name: str) -> Path:
+    """A file that a study names, from the working folder; else, a relative one, from the checkout of this package.
+
+    So a study in a folder of its own finds the files that come with the program. `ConfigError` if it is in neither.
+    """
+    checkout = Path(retrotune.__file__).resolve().parents[2]
+    for path in (Path(name), checkout / name):
+        if path.is_file():
+            return path
+    raise ConfigError(f"{name}: no such file, neither here nor in {checkout}: write its path, or leave it out")
 
 
 def locate_model(name: str) -> str:

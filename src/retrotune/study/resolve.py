@@ -12,9 +12,18 @@ from typing import Any, TypeVar
 from retrotune.methods import num_virtual_tokens
 from retrotune.study.artifacts import Artifacts
 from retrotune.study.cells import Cell, expand_grid
-from retrotune.study.config import Config, CorpusEntry, DatasetEntry, PassageLayout, RetrievalEntry
+from retrotune.study.config import (
+    NO_RETRIEVER,
+    Config,
+    CorpusEntry,
+    DatasetEntry,
+    PassageLayout,
+    RetrievalEntry,
+    read_claims,
+)
 from retrotune.study.outside import encoder_files, model_files, raw_digest
 from retrotune.study.raw import corpus_files, raw_files
+from retrotune.study.reporting import beside, table_names
 from retrotune.study.stages import (
     STAGES,
     BaseUse,
@@ -23,12 +32,14 @@ from retrotune.study.stages import (
     CacheTextNeighborsParams,
     ChunkCorpusParams,
     ChunkParams,
+    ClaimTestParams,
     CollectParams,
     ConvertParams,
     DownloadSourceParams,
     EmbedParams,
     FetchParams,
     FinetuneParams,
+    MakeTablesParams,
     MeasureRetrievalParams,
     MethodLabels,
     ModelLabels,
@@ -330,6 +341,30 @@ def collecting(config: Config, wildcards: Wildcards | None = None) -> CollectPar
             for cell in cells
         },
         datasets={cell.dataset: config.metrics_of(cell.dataset)[0] for cell in cells},
+    )
+
+
+@_resolver("test_claims")
+def claim_testing(config: Config, wildcards: Wildcards | None = None) -> ClaimTestParams:
+    """What testing the study's claims uses: what its files of claims say, and what its retrievals search with."""
+
+    def kind_of(retrieval: str) -> str:
+        retriever = config.retrievals[retrieval].retriever
+        return NO_RETRIEVER if retriever is None else config.retrievers[retriever].kind
+
+    retrievals = dict.fromkeys(cell.retrieval for cell in expand_grid(config))
+    return ClaimTestParams(
+        claims=tuple(read_claims(config.claims).items()),
+        retrievals={name: kind_of(name) for name in retrievals},
+        resamples=config.evaluation.resamples,
+    )
+
+
+@_resolver("make_tables")
+def making_tables(config: Config, wildcards: Wildcards | None = None) -> MakeTablesParams:
+    """What the study's tables use beside results."""
+    return MakeTablesParams(
+        tables=table_names(config), resamples=config.evaluation.resamples, published=tuple(beside(config))
     )
 
 

@@ -18,6 +18,7 @@ from retrotune.data.datasets.base import Template
 from retrotune.entries import Count, Entry, Family, PositiveInt
 from retrotune.errors import ConfigError
 from retrotune.study.config import (
+    Claim,
     CorpusEntry,
     Finetuning,
     IndexEntry,
@@ -29,6 +30,7 @@ from retrotune.study.config import (
     SizeEntry,
     World,
 )
+from retrotune.study.config.published import PublishedNumber
 
 Files = dict[str, tuple[int, int]]
 """Size and time (ns) of files outside of the workflow, by name: planning compares these, jobs record digests."""
@@ -317,7 +319,7 @@ class ScoreParams(StageParams):
     """What scores a cell's answers."""
 
     stage = "score_cell"
-    version = 6
+    version = 7
 
     metrics: tuple[str, ...]
     """The headline first."""
@@ -358,7 +360,7 @@ class CollectParams(StageParams):
     """The study's cells in order, their models and methods, and the datasets' headline metrics."""
 
     stage = "collect_metrics"
-    version = 4
+    version = 5
 
     study: str
     cells: tuple[tuple[str, str, str, str, int], ...]
@@ -381,25 +383,50 @@ class CollectParams(StageParams):
             )
 
 
+class Beside(Entry):
+    """A published number, and the names of the cells whose rows it stands beside."""
+
+    number: PublishedNumber
+    dataset: str
+    models: tuple[str, ...]
+    methods: tuple[str, ...]
+    retrievals: tuple[str, ...]
+
+
 class MakeTablesParams(StageParams):
-    """Nothing but results."""
+    """The names of the tables, the fewest resamples of their tests, and published numbers."""
 
     stage = "make_tables"
-    version = 2
+    version = 3
+
+    tables: tuple[str, ...]
+    resamples: PositiveInt
+    published: tuple[Beside, ...] = ()
 
 
 class PlotScalingParams(StageParams):
     """Nothing but results."""
 
     stage = "plot_scaling"
+    version = 2
+
+
+class ClaimTestParams(StageParams):
+    """Claims with their names, in order, and the kind of retriever of each retrieval that cells use."""
+
+    stage = "test_claims"
     version = 1
+
+    claims: tuple[tuple[str, Claim], ...]
+    retrievals: dict[str, str]
+    resamples: PositiveInt
 
 
 class ReportRetrievalParams(StageParams):
     """(retrieval, dataset) of what was measured, in order."""
 
     stage = "report_retrieval"
-    version = 1
+    version = 2
 
     pairs: tuple[tuple[str, str], ...]
 

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from retrotune.data.scores import METRICS
 from retrotune.entries import Count, Entry, FolderToFill, Name, Place, PositiveInt, Seed
 from retrotune.errors import ConfigError
 from retrotune.methods import Finetuning, MethodEntry
@@ -116,8 +117,18 @@ class Config(Entry):
     max_length: PositiveInt = Field(
         1024, description="tokens per example at most, which each model must take; contexts are cut first"
     )
+    published: tuple[Place, ...] = Field(
+        ("config/published.csv",),
+        description="csv files of published numbers to show beside the study's own, from the working folder or the "
+        "checkout of this program; []: none",
+    )
     save_every: SaveEvery = Field(default_factory=SaveEvery, description="when training saves its state")
     evaluation: Evaluation = Field(default_factory=Evaluation, description="scoring")
+    claims: tuple[Place, ...] = Field(
+        ("config/claims.yaml",),
+        description="files of claims to test, each below the folder of the run, else below that of the workflow; []: "
+        "none",
+    )
     grid: tuple[Grid, ...] = Field(
         min_length=1, description="one or several products of names; their union is the study"
     )
@@ -137,6 +148,10 @@ class Config(Entry):
         """Metrics that a dataset is scored by, each once: the study's own, then the dataset's; the headline first."""
         chosen = self.evaluation.metrics.get(dataset, ())
         return tuple(dict.fromkeys((*chosen, *self.datasets[dataset].record.metrics)))
+
+    def title_of(self, dataset: str) -> str:
+        """How tables print a dataset's headline metric."""
+        return METRICS[self.metrics_of(dataset)[0]].title
 
     def is_open_domain(self, dataset: str) -> bool:
         """Whether a dataset's questions retrieve from a corpus rather than from their own document."""
