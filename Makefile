@@ -1,4 +1,4 @@
-# make demo        train, retrieve, generate and score the embedded study; prints its table (about 8 minutes, 2 cores)
+# make demo        train, retrieve, generate and score the embedded study; prints its table and verdicts (about 8 minutes, 2 cores)
 # make demo-full   the same with all six datasets
 # make test        lint and all tests but the next two
 # make test-long   a real Slurm on this machine (where it is installed), and faults: kills, full disks, damaged files

@@ -37,6 +37,7 @@ localrules:
     collect_metrics,
     make_tables,
     plot_scaling,
+    test_claims,
     report_retrieval,
 
 
@@ -59,6 +60,7 @@ rule all:
         PATHS.report("tables/results.json"),
         PATHS.report("tables/comparison.md"),
         PATHS.report("figures/scaling.svg"),
+        [PATHS.report("tables/claims.json")] if CONFIG.claims else [],
         [PATHS.report("tables/retrieval_quality.md"), PATHS.report("figures/retrieval_quality.svg")]
         if ARTIFACTS.measured()
         else [],

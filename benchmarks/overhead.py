@@ -38,7 +38,7 @@ def study(cells: int) -> dict:
         "datasets": {"nq": {"max_train": 2, "max_test": 2}},
         "pretrainings": {"reading": {"steps": 1, "batch_size": 2, "warmup_steps": 0}},
         "finetuning": {"batch_size": 1, "max_steps": 2, "warmup_steps": 0},
-        "evaluation": {"batch_size": 2, "bootstrap_samples": 10},
+        "evaluation": {"batch_size": 2},
         "grid": [
             {
                 "models": ["gpt-tiny"],

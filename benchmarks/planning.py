@@ -25,7 +25,7 @@ SCRIPTS = {
     "predict": "retrotune.prediction.generate",
     "score": "retrotune.scoring.score, pandas, pyarrow.parquet, scipy.stats",
 }
-REPORT = {"collect_metrics": 1, "make_tables": 1, "plot_scaling": 1}
+REPORT = {"collect_metrics": 1, "make_tables": 1, "plot_scaling": 1, "test_claims": 1}
 
 
 def study(cells: int) -> dict:

@@ -66,7 +66,7 @@ def measure(data: Path, work: Path, show: int) -> None:
         out = work / f"quality-{name}.json"
         # of 100 neighbors others would be replaced than of the 5 that a model gets
         depth = 5 if entry.kind == "degraded" else 100
-        params = MeasureRetrievalParams(retriever=entry, depth=depth, own_documents=False, bootstrap_samples=1000)
+        params = MeasureRetrievalParams(retriever=entry, depth=depth, own_documents=False)
         measure_retrieval(params, name, "nq", test, references, passages, out, **more)
         values[name] = read_json(out)["metrics"]
     if show:

@@ -1,4 +1,4 @@
-"""The `retrotune` command: a study's plan, status, tables and prompts, checks of its neighbors, conversion, docs."""
+"""The `retrotune` command: a study's plan, status, tables and prompts; scores, checked neighbors, conversion, docs."""
 
 import argparse
 import json
@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from retrotune.entries import LARGEST_SEED
-from retrotune.errors import ConfigError, RetrievalError, RetrotuneError
+from retrotune.errors import ConfigError, ResultError, RetrievalError, RetrotuneError
 from retrotune.report.collect import Result, holds, read_cells, write_results
 from retrotune.runtime.log import setup_logging
 from retrotune.study.config import Config, Select, check_settings, load_config, read_yaml
 from retrotune.study.paths import Paths
-from retrotune.study.resolve import making_tables
+from retrotune.study.resolve import claim_testing, making_tables
 from retrotune.study.stages import MakeTablesParams
 
 STUDY_OPTIONS = (("--configfile", "--configfiles"), ("--config", "-C"))
@@ -87,9 +87,24 @@ def show_tables(arguments: argparse.Namespace) -> None:
         print(format_table(params, *map(paths.so_far, collected)))
         cells = "selected cells" if selected else "cells"
         print(f"\n{done} of {len(results)} {cells} are done: these are the tables so far, snakemake makes the study's.")
-    print(f"\ntables:  {folder}/tables/comparison.{{html,md,tex,csv,parquet}}, cost.html")
+    if config.claims:
+        print(f"\n{_verdicts(config, folder, is_finished=folder == paths.study)}")
+    print(f"\ntables:  {folder}/tables/comparison.{{html,md,tex,csv,parquet}}, claims.html, cost.html")
     print(f"figures: {folder}/figures/scaling.{{svg,pdf,png}}")
     print(f"cells:   {paths.report('cells')}/MODEL/METHOD/DATASET/RETRIEVAL/seedN/predictions.jsonl")
+
+
+def _verdicts(config: Config, folder: str, is_finished: bool) -> str:
+    """Verdicts of the study's claims: those of the workflow, or of what is done so far."""
+    from retrotune.report.claims import format_claims, judge_claims
+
+    tables, params = f"{folder}/tables", claim_testing(config)
+    if not is_finished:
+        try:
+            judge_claims(params, f"{tables}/results.json", f"{tables}/scores.parquet", tables)
+        except ResultError as error:
+            return f"the claims are not tested: {error}"
+    return format_claims(tables, params)
 
 
 def show_status(arguments: argparse.Namespace) -> None:
@@ -106,7 +121,7 @@ def show_status(arguments: argparse.Namespace) -> None:
 
 
 def show_explanation(arguments: argparse.Namespace) -> None:
-    """Print a cell's inputs, configuration, state, what would run and why, and the commands to run it alone."""
+    """Print a cell's inputs, state, numbers, what would run and why, and the commands to run it alone."""
     from retrotune.report.explain import explain_cell
 
     config = merged_config(arguments.configfile, arguments.config)
@@ -228,8 +243,15 @@ def plan(arguments: argparse.Namespace) -> None:
         print(as_table(rows, rates, {collection.name: collection.counted for collection in collections}))
 
 
+def show_scores(arguments: argparse.Namespace) -> None:
+    """Print the scores of a file of predictions as JSON, with 95 % intervals."""
+    from retrotune.scoring.file import score_file
+
+    print(json.dumps(score_file(arguments.file, arguments.metric), indent=2))
+
+
 def write_docs(arguments: argparse.Namespace) -> None:
-    """Generate `config/schema.json` and the key tables of `config/README.md`."""
+    """Generate `config/schema.json` and the tables of `config/README.md`, `docs/datasets.md` and `docs/files.md`."""
     from retrotune.documentation import write_documentation
 
     for path in write_documentation(arguments.folder):
@@ -313,7 +335,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     status = commands.add_parser("status", help="show done, running, queued, failed and missing cells")
     _add_study(status)
     status.set_defaults(run=show_status)
-    explain = commands.add_parser("explain", help="show a cell's inputs, why it would run, and how to run it alone")
+    explain = commands.add_parser(
+        "explain", help="show where a cell's numbers come from, why it would run, and how to run it alone"
+    )
     explain.add_argument("cell", metavar="CELL", help="MODEL/METHOD/DATASET/RETRIEVAL/seedN")
     _add_study(explain)
     explain.set_defaults(run=show_explanation)
@@ -333,7 +357,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _add_study(seen)
     seen.add_argument("--json", action="store_true", help="print JSON")
     seen.set_defaults(run=show_prompt)
-    docs = commands.add_parser("docs", help="generate the configuration's schema and key tables")
+    score = commands.add_parser("score", help="score a file of predictions by a metric, or as a dataset is scored")
+    score.add_argument("file", metavar="FILE.jsonl", help="a record with prediction and answers on each line")
+    score.add_argument(
+        "--metric", required=True, metavar="NAME", help="em, f1, accuracy, contains, rouge, another, or a dataset"
+    )
+    score.set_defaults(run=show_scores)
+    docs = commands.add_parser(
+        "docs", help="generate the configuration's schema, and tables of keys, datasets and files"
+    )
     docs.add_argument("folder", nargs="?", default="config")
     docs.set_defaults(run=write_docs)
     verification = commands.add_parser("verify-neighbors", help="check neighbor caches, search a sample of them again")

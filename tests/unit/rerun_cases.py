@@ -169,7 +169,7 @@ ROWS: dict[str, tuple[Any, str]] = {
     "tokenizers.bpe.corpora": (["wiki"], "train_tokenizer"),
     "tokenizers.bpe.vocab_size": (300, "train_tokenizer"),
     # retrieval: a search checks that vectors are those of its encoder of passages
-    "retrievers.any.kind": ("bm25", SEARCH),
+    "retrievers.any.kind": ("bm25", f"{SEARCH} test_claims"),
     "retrievers.published.preset": ("bge", f"embed_passages {SEARCH}"),
     "retrievers.pair.query_model": ("other/questions", SEARCH),
     "retrievers.pair.passage_model": ("other/passages", f"embed_passages {SEARCH}"),
@@ -195,7 +195,7 @@ ROWS: dict[str, tuple[Any, str]] = {
     "indexes.lists.rerank": (3, "build_index"),
     "indexes.lists.device": ("cpu", "build_index"),
     "retrievals.dense.retriever": ("published", SEARCH),
-    "retrievals.random.retriever": ("answers", f"{SEARCH} predict_cell"),
+    "retrievals.random.retriever": ("answers", f"{SEARCH} predict_cell test_claims"),
     "retrievals.dense.index": ("graph", ""),
     "retrievals.dense.corpus": ("pages", ""),
     "retrievals.reading.corpus": ("wiki", "cache_pretraining_neighbors"),
@@ -291,7 +291,7 @@ ROWS: dict[str, tuple[Any, str]] = {
     "max_length": (777, CELLS),
     "evaluation.batch_size": (3, "predict_cell"),
     "evaluation.metrics": ({"open": ["contains"]}, "score_cell collect_metrics"),
-    "evaluation.resamples": (3, "make_tables"),
+    "evaluation.resamples": (3, "make_tables test_claims"),
     "evaluation.retrieval_depth": (3, "measure_retrieval"),
     # what reruns nothing: of the report at most
     "study": ("other", "collect_metrics"),
@@ -312,6 +312,7 @@ ROWS: dict[str, tuple[Any, str]] = {
     "save_every.seconds": (3, ""),
     "save_every.steps": (3, ""),
     "published": ([], "make_tables"),
+    "claims": ([], "test_claims"),
     "grid.0.models": (["gpt", "retro"], "collect_metrics"),
     "grid.0.methods": (["zeroshot", "full"], "collect_metrics"),
     "grid.0.datasets": (["own"], "collect_metrics report_retrieval"),
@@ -320,9 +321,9 @@ ROWS: dict[str, tuple[Any, str]] = {
     "select.model": ("gpt", "collect_metrics"),
     "select.family": ("gpt", "collect_metrics"),
     "select.size": ("tiny", "collect_metrics"),
-    "select.method": ("lora", "collect_metrics make_tables report_retrieval"),
+    "select.method": ("lora", "collect_metrics make_tables report_retrieval test_claims"),
     "select.dataset": ("own", "collect_metrics report_retrieval"),
-    "select.retrieval": ("dense", "collect_metrics make_tables report_retrieval"),
+    "select.retrieval": ("dense", "collect_metrics make_tables report_retrieval test_claims"),
     "select.seed": (0, ""),
 }  # fmt: skip
 
@@ -343,7 +344,9 @@ Job = tuple[str, tuple[tuple[str, str], ...]]
 
 def jobs(config: Config) -> Iterator[Job]:
     """Stage and wildcards of each job that a study needs, some of them repeatedly; downloads as if it had no world."""
-    yield from ((stage, ()) for stage in ("collect_metrics", "make_tables", "plot_scaling", "report_retrieval"))
+    yield from (
+        (stage, ()) for stage in ("collect_metrics", "make_tables", "plot_scaling", "test_claims", "report_retrieval")
+    )
     for world in (config.world, None):
         for artifact in Artifacts(config.model_copy(update={"world": world})).all():
             if artifact.stage is not None and ("download", "None") not in artifact.names:

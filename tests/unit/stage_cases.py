@@ -124,7 +124,7 @@ class Stages:
             "methods": {"m": dict(TRAINED[method]) if method else {"kind": "zeroshot"}},
             "finetuning": {"batch_size": 2, "max_steps": 4, "warmup_steps": 1, **finetuning},
             "max_length": 400,
-            "evaluation": {"batch_size": 1, "bootstrap_samples": 50},
+            "evaluation": {"batch_size": 1},
             "grid": {"retrievals": ["r"]},
         }
         self.seed = 0

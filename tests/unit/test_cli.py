@@ -6,15 +6,19 @@ from pathlib import Path
 
 import pytest
 import yaml
+from record_cases import metric as value_of
+from record_cases import metrics_record, question_scores, write_result
 from snakemake.cli import parse_args, parse_config
 from snakemake.settings.types import ConfigSettings
 from test_config import SMALL
 
 from retrotune.cli import main, merged_config
+from retrotune.data.datasets import get_spec
+from retrotune.data.scores import parts_of
 from retrotune.errors import ConfigError
 from retrotune.report.collect import collect_metrics, load_results
 from retrotune.report.tables import make_tables
-from retrotune.runtime.files import sha256, write_json, write_jsonl
+from retrotune.runtime.files import write_json
 from retrotune.study.cells import expand_grid
 from retrotune.study.config import check_files, load_config
 from retrotune.study.paths import Paths
@@ -34,15 +38,13 @@ def study(tmp_path, monkeypatch):
 
 
 def finish(cell, score=40.0):
-    """A cell's result, as far as tables need it."""
-    metric = CONFIG.metrics_of(cell.dataset)[0]
-    entry = {"value": score, "ci_low": None, "ci_high": None, "n": 9, "higher_is_better": True, "primary": True}
-    scores = Path(PATHS.cell(cell, "scores.jsonl"))
-    row = {"doc_id": None, "type": None, "scores": {metric: score}}
-    write_jsonl(scores, [{"question_id": f"q{number}", **row} for number in range(9)])
-    inputs = {"scores": sha256(scores)}
-    result = {"cell": vars(cell), "status": "done", "metrics": {metric: entry}, "inputs": inputs}
-    write_json(PATHS.cell(cell, "metrics.json"), result)
+    """A cell's result."""
+    metric = get_spec(CONFIG.datasets[cell.dataset].reader).metric
+    trained = cell.method != "zeroshot"
+    model = {"num_parameters": None, "fingerprint": None, "departures": []}
+    record = metrics_record(cell, trained, model=model, metrics={metric: value_of(score, ci_low=None, ci_high=None)})
+    lines = [question_scores("q1", **dict.fromkeys(parts_of([metric]), score))]
+    write_result(PATHS.cell(cell), record, lines)
 
 
 def workflow_report(config=CONFIG):

@@ -164,6 +164,56 @@ def test_models_that_come_from_each_other_are_refused():
         load_config(raw)
 
 
+def test_a_study_chooses_metrics():
+    config = load_config(changed("evaluation", {"metrics": {"nq": ["contains", "f1"]}}))
+    assert config.metrics_of("nq") == ("contains", "f1", "exact_match", "exact_match_unicode")
+    assert config.metrics_of("qasper") == config.datasets["qasper"].record.metrics
+
+
+@pytest.mark.parametrize(
+    ("metrics", "message"),
+    [
+        ({"nq": ["contain"]}, "evaluation.metrics.nq: unknown metric 'contain'; did you mean 'contains'"),
+        ({"nqq": ["f1"]}, "evaluation.metrics.nqq: no entry 'nqq' in `datasets`; did you mean 'nq'"),
+        ({"nq": ["f1", "accuracy"]}, "evaluation.metrics.nq: accuracy needs questions with options, which nq has not"),
+        ({"nq": []}, "evaluation.metrics.nq"),
+    ],
+)
+def test_metrics_that_nothing_can_be_scored_by_are_refused(metrics, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(changed("evaluation", {"metrics": metrics}))
+
+
+TWICE = {
+    **SMALL,
+    "pretrainings": {**SMALL["pretrainings"], "again": {**SMALL["pretrainings"]["p"], "seed": 1}},
+    "models": {
+        "first": {"family": "gpt", "size": "four", "pretraining": "p"},
+        "second": {"family": "gpt", "size": "four", "pretraining": "again", "replicate_of": "first"},
+    },
+}
+
+
+def test_a_replicate_is_a_model_trained_again():
+    assert load_config(TWICE).models["second"].replicate_of == "first"
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("models.second.replicate_of", "fist", "replicate_of: no entry 'fist' in `models`; did you mean 'first'"),
+        ("models.second.replicate_of", "second", "'second' is a replicate itself: name the model that both replicate"),
+        ("models.first.replicate_of", "second", "'second' is a replicate itself"),
+        ("models.second.size", "xs", "replicate_of: size is xs, that of first is four"),
+        ("models.second.precision", "bfloat16", "replicate_of: precision is bfloat16, that of first is float32"),
+        ("models.second.pretraining", "p", "made as first is, to the last weight: give it a training of another seed"),
+    ],
+)
+def test_replicates_that_are_none_are_refused(path, value, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(changed(path, value, TWICE))
+
+
 def test_open_domain_needs_a_corpus():
     raw = copy.deepcopy(SMALL)
     del raw["retrievals"]["bm5"]["corpus"]
@@ -180,7 +230,7 @@ def test_sources_of_questions():
 
 def test_committed_configurations_are_valid(repository):
     for path in (repository / "config").glob("*.yaml"):
-        if path.name != "demo-full.yaml":  # merged on top of config.yaml
+        if path.name not in ("demo-full.yaml", "claims.yaml"):  # merged on top of config.yaml; no study
             load_config({"data_root": "somewhere", **read_yaml(path)})
 
 
@@ -207,7 +257,7 @@ def test_generated_documentation_is_current(repository):
     folder = repository / "config"
     assert (folder / "schema.json").read_text() == schema_text(), "run `make docs`"
     pages = generated_parts(folder)
-    assert [page.name for page in pages] == ["README.md", "datasets.md"]
+    assert [page.name for page in pages] == ["README.md", "datasets.md", "claims.md", "files.md"]
     for page, part in pages.items():
         assert page.read_text() == with_generated(page.read_text(), part), "run `make docs`"
     assert yaml.safe_load((folder / "config.yaml").read_text())["study"] == "demo"

@@ -14,6 +14,7 @@ from dataset_cases import (
     prepared_manifest,
     write_narrativeqa,
     write_nq,
+    write_qasper,
 )
 
 from retrotune.data.datasets import get_spec
@@ -58,6 +59,28 @@ def test_official_layout(tmp_path, reader):
     assert len(ids) == len(set(ids))
     if documents:
         assert {example.doc_id for example in train + test} == set(documents)
+
+
+def test_types_of_answers(tmp_path):
+    write_qasper(tmp_path / "qasper")
+    train, test, _ = prepare(tmp_path, "qasper")
+    assert [example.types for example in train + test] == [("extractive", "boolean"), ("abstractive", "none")]
+
+
+def test_qualitys_hard_subset(tmp_path):
+    WRITERS["quality"](tmp_path / "quality")
+    file = tmp_path / "quality" / "QuALITY.v1.0.1.htmlstripped.dev"
+    easy, hard = (json.loads(line) for line in file.read_text().splitlines())
+    hard["questions"][0]["difficult"] = 1
+    dump_lines(file, [easy, hard])
+    assert [example.types for example in prepare(tmp_path, "quality")[1]] == [("easy",), ("hard",)]
+    del hard["questions"][0]["difficult"]
+    dump_lines(file, [easy, hard])
+    assert [example.types for example in prepare(tmp_path, "quality")[1]] == [("easy",), ()]
+    hard["questions"][0]["difficult"] = 2
+    dump_lines(file, [easy, hard])
+    with pytest.raises(DataError, match=r"dev:2 question 0: difficult is neither 0 nor 1 \(it is 2\)"):
+        prepare(tmp_path, "quality")
 
 
 def test_documents_are_text(tmp_path):

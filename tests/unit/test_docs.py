@@ -8,6 +8,7 @@ import yaml
 
 from retrotune.documentation import SECTIONS, key_tables
 from retrotune.study.config import Config, load_config
+from retrotune.study.config.claim_files import check_claims
 
 PAGES = ("README.md", "CONTRIBUTING.md", "config/README.md", "benchmarks/README.md", "docs/*.md")
 TOP = "benchmarks|config|docs|envs|profiles|src|tests|workflow"
@@ -61,11 +62,14 @@ def test_links_lead_somewhere(repository):
 
 
 def test_shown_yaml_is_valid(repository):
-    """Whole studies, and sections of one: their entries are checked beside the demo's."""
+    """Whole studies, and sections of one: their entries are checked beside the demo's; claims on their page."""
     demo = yaml.safe_load((repository / "config" / "config.yaml").read_text())
     shown = [(page, yaml.safe_load(text)) for page, text in blocks(repository, "yaml")]
     assert any("study" in raw for _, raw in shown)
     for page, raw in shown:
+        if page.name == "claims.md":
+            check_claims(raw)
+            continue
         assert set(raw) <= set(Config.model_fields), page
         if "study" in raw:
             load_config(raw)

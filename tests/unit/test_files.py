@@ -1,5 +1,6 @@
 """Files are whole or absent, and reading errors name file and line."""
 
+import math
 import os
 import subprocess
 import sys
@@ -66,6 +67,34 @@ def test_jsonl_round_trip_and_line_numbers(tmp_path):
         list(read_jsonl(path))
     path.write_bytes(b'{"a": 1}\n{"a": "\xff"}\n')
     with pytest.raises(DataError, match=r"lines.jsonl:2: not UTF-8"):
+        list(read_jsonl(path))
+
+
+BEYOND = ["NaN", "Infinity", "-Infinity", "1e999", "-1e999"]
+
+
+@pytest.mark.parametrize("number", BEYOND)
+def test_numbers_that_are_not_finite_are_refused_with_their_line(tmp_path, number):
+    """Python's own reader takes them, and a mean over them is silently no number."""
+    said = f"{number} and \\\\"
+    path = tmp_path / "lines.jsonl"
+    path.write_text(f'{{"a": 1.5, "b": 1e10}}\n\n{{"a": "{said}", "b": [{{"c": {number}}}]}}\n')
+    lines = read_jsonl(path)
+    assert next(lines) == (1, {"a": 1.5, "b": 1e10})
+    with pytest.raises(DataError, match=f"lines.jsonl:3: the number {number} is not finite, and no JSON"):
+        next(lines)
+    whole = tmp_path / "x.json"
+    whole.write_text(f'{{"a": "{said}",\n "b": 12345,\n\n "c": [0.5, {number}]}}')
+    with pytest.raises(DataError, match=f"x.json:4: the number {number} is not finite"):
+        read_json(whole)
+    assert not math.isfinite(read_json(whole, allow_nan=True)["c"][1]), "configurations of others hold such numbers"
+
+
+@pytest.mark.parametrize("text", ["9" * 5000, "[" * 200_000])
+def test_json_that_python_cannot_hold_is_named(tmp_path, text):
+    path = tmp_path / "lines.jsonl"
+    path.write_text(f"{{}}\n{text}\n")
+    with pytest.raises(DataError, match=r"lines.jsonl:2: not (readable|valid) JSON"):
         list(read_jsonl(path))
 
 

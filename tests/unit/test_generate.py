@@ -13,6 +13,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from retrotune.data.datasets import SPECS, Example
+from retrotune.data.datasets.base import Reference
+from retrotune.data.scores import parts_of
 from retrotune.errors import DataError, ModelError
 from retrotune.methods import attach, save_trained
 from retrotune.models import RetroConfig, RetroForCausalLM
@@ -150,7 +152,7 @@ class Study:
                     "ptuning": {"kind": "ptuning", "num_virtual_tokens": 5, "encoder_hidden_size": 8},
                 },
                 "max_length": 128,
-                "evaluation": {"batch_size": batch_size, "bootstrap_samples": 50},
+                "evaluation": {"batch_size": batch_size},
                 "grid": {"retrievals": ["bm25"]},
             }
         )
@@ -388,7 +390,11 @@ def test_answers_are_scored_against_the_references_of_now(study: Study, asked: l
         study.score()
         predicted = {record["question_id"]: record["prediction"] for _, record in read_jsonl(study.out)}
         scores = {record["question_id"]: record["scores"] for _, record in read_jsonl(study.scores)}
-        assert scores == {name: score_prediction(text, answers) for name, text in predicted.items()}
+        expected = {
+            name: score_prediction(text, Reference(name, None, answers), parts_of(SPECS["nq"].metrics))
+            for name, text in predicted.items()
+        }
+        assert scores == expected
     assert asked == []
 
 

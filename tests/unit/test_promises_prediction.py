@@ -78,7 +78,7 @@ CHANGES = [  # and how many questions are asked again
     (nothing, 0),
     (change_answer, 0),
     (drop_and_turn, 0),
-    (setting("evaluation.bootstrap_samples", 60), 0),
+    (setting("evaluation.resamples", 60), 0),
     (setting("finetuning.learning_rate", 0.5), 0),
     (change_question, 1),
     (change_passage, 1),

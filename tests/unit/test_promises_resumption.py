@@ -28,7 +28,7 @@ def other_weights(stages):
 SAME = [
     nothing,
     setting("evaluation.batch_size", 3),
-    setting("evaluation.bootstrap_samples", 60),
+    setting("evaluation.resamples", 60),
     setting("models.x.resources.mem_mb", 4000),
 ]
 OTHER = [

@@ -1,13 +1,17 @@
-"""Collecting hand-made result files: gaps stay visible and nothing is filled in."""
+"""Collecting, tables and figures over hand-made result files: gaps stay visible and nothing is filled in."""
 
 import csv
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from record_cases import metric as value_of
+from record_cases import metrics_record, predict_record, predicting, prediction, question_scores, training, write_result
 
 from retrotune.data.datasets import Example
+from retrotune.data.scores import parts_of
 from retrotune.preparing.examples import write_references
 from retrotune.report.collect import collect_metrics, load_results
 from retrotune.report.cost import write_cell_costs
@@ -50,41 +54,33 @@ def score_of(cell: Cell) -> float:
 
 def write_cell(config: Config, cell: Cell, /, **changes: Any) -> Path:
     score, metric = score_of(cell), {"nq": "exact_match", "qmsum": "rouge_geometric"}[cell.dataset]
-    entry = {"value": score, "ci_low": score - 3, "ci_high": score + 3, "n": 50, "higher_is_better": True}
-    trained = {"num_trainable_params": 5000, "num_total_params": PARAMETERS[cell.model], "tokens": 9000}
-    trained |= {"seconds": 3.0, "peak_memory_bytes": 2**30, "adapter_bytes": 20_000, "steps": 40}
-    path = Path(Paths.of(config).cell(cell, "metrics.json"))
-    part = {"rouge_geometric": ("rouge1", "rouge2", "rougeL")}.get(metric, (metric,))
-    rows = [
-        {
-            "question_id": f"q{number}",
-            "doc_id": None,
-            "type": None,
-            "scores": {**dict.fromkeys(part, score), "f1": score},
-        }
-        for number in range(50)
-    ]
-    write_jsonl(path.with_name("scores.jsonl"), rows)
-    inputs = {"scores": sha256(path.with_name("scores.jsonl")), **changes.pop("inputs", {})}
-    written = {
-        "cell": vars(cell),
-        "status": "done",
-        "model": {"num_parameters": PARAMETERS[cell.model], "fingerprint": f"weights of {cell.model}"},
-        "metrics": {metric: {**entry, "primary": True}, "f1": {**entry, "value": score + 1, "primary": False}},
-        "train": trained if cell.method == "lora" else None,
-        "predict": {"seconds": 1.5, "peak_memory_bytes": 2**29},
-        "inputs": inputs,
-        **changes,
-    }
-    write_json(path, written)
-    return path
+    trained = training(
+        num_trainable_params=5000,
+        num_total_params=PARAMETERS[cell.model],
+        tokens=9000,
+        seconds=3.0,
+        peak_memory_bytes=2**30,
+        adapter_bytes=20_000,
+        steps=40,
+    )
+    model = {"num_parameters": PARAMETERS[cell.model], "fingerprint": f"weights of {cell.model}", "departures": []}
+    record = metrics_record(
+        cell,
+        cell.method == "lora",
+        model=model,
+        metrics={metric: value_of(score, n=50), "f1": value_of(score, primary=False, n=50) | {"value": score + 1}},
+        train=trained if cell.method == "lora" else None,
+        predict=predicting(seconds=1.5, peak_memory_bytes=2**29),
+    )
+    lines = [question_scores("q1", **dict.fromkeys(parts_of([metric, "f1"]), score))]
+    return write_result(Paths.of(config).cell(cell), {**record, **changes}, lines)
 
 
 def collect(config: Config, folder: Path) -> Path:
     """As the workflow does it."""
     params = resolve(config, "collect_metrics", {})
-    outputs = (folder / name for name in ("metrics.csv", "results.json", "scores.parquet"))
-    collect_metrics(params, Paths.of(config), *outputs)
+    written = (folder / name for name in ("metrics.csv", "results.json", "scores.parquet"))
+    collect_metrics(params, Paths.of(config), *written)
     return folder / "results.json"
 
 
@@ -138,7 +134,8 @@ def test_scores_of_answers_that_were_made_anew_since_are_not_shown(collected: Pa
         metrics = Path(Paths.of(config).cell(cell, "metrics.json"))
         predictions = metrics.with_name("predictions.jsonl")
         predictions.write_text("the same answers", encoding="utf-8")
-        write_cell(config, cell, inputs={"predictions": sha256(predictions)})
+        record = metrics_record(cell)
+        write_cell(config, cell, inputs={**record["inputs"], "predictions": sha256(predictions)})
         predictions.write_text(answers, encoding="utf-8")
         later = metrics.stat().st_mtime + 5
         os.utime(predictions, (later, later))
@@ -154,13 +151,16 @@ KEYS, TIED = "keys are mixed", "embeddings are tied"
 def test_departures_travel_from_the_prediction_to_every_form(config: Config, collected: Path, tmp_path: Path) -> None:
     cell = Cell("gpt-a", "zeroshot", "nq", "bm25", 0)
     predictions, references = tmp_path / "predictions.jsonl", tmp_path / "references.parquet"
-    write_jsonl(predictions, [{"question_id": f"q{number}", "prediction": "Tamo"} for number in range(50)])
-    write_references(references, [Example(f"q{number}", "Who?", ("Tamo",)) for number in range(50)])
+    write_jsonl(predictions, [prediction("q", "Tamo")])
+    write_references(references, [Example("q", "Who?", ("Tamo",))])
+    for other in expand_grid(config):  # they were not scored by these references
+        if other != cell and other.dataset == cell.dataset:
+            shutil.rmtree(Paths.of(config).cell(other), ignore_errors=True)
     params = cell_stages(config, cell)["score_cell"]
     metrics = Path(Paths.of(config).cell(cell, "metrics.json"))
     for expected in ([], [KEYS, TIED]):
-        facts = {"num_parameters": 5, "departures": expected}
-        write_json(tmp_path / "predict.json", {"num_questions": 1, "model": facts, "inputs": {}})
+        facts = {"num_parameters": 5, "departures": expected, "fingerprint": None, "params": None}
+        write_json(tmp_path / "predict.json", predict_record(model=facts))
         inputs = (predictions, tmp_path / "predict.json", references, None)
         score_cell(params, cell, *inputs, metrics.with_name("scores.jsonl"), metrics)
         assert read_json(metrics)["model"]["departures"] == expected

@@ -20,7 +20,7 @@ from retrotune.study.config import retrievers as retriever_entries
 from retrotune.study.resolve import RERUNS_NOTHING
 from retrotune.study.stages import STAGES, StageParams
 
-REPORT = {"collect_metrics", "make_tables", "plot_scaling", "report_retrieval"}
+REPORT = {"collect_metrics", "make_tables", "plot_scaling", "test_claims", "report_retrieval"}
 REACHED_OTHERWISE = {
     ("download_source", "source"): "it is the job's wildcard",
     **{("collect_metrics", f"cells.{name}"): "they are the job's cells" for name in COORDINATES},

@@ -69,7 +69,7 @@ def test_a_cell_has_its_own_values():
     assert prompting == used["finetune_cell"].prompting, "a question has one prompt"
     assert prompting.template == SPECS["nq"].prompt_of("base")
     assert (prompting.layout.num_contexts, prompting.max_new_tokens) == (5, SPECS["nq"].max_new_tokens)
-    assert used["score_cell"].metric == "exact_match"
+    assert used["score_cell"].metrics == SPECS["nq"].metrics
     instructed = stages(trained_here(), Cell("large", "lora", "qasper", "bm5", 0))["predict_cell"].prompting
     assert instructed.template == SPECS["qasper"].prompt_of("instruct")
 
@@ -203,6 +203,7 @@ def test_labels_are_of_tables_only():
     assert labels.model_dump() == {
         "model": "large", "method": "zeroshot", "dataset": "qasper", "retrieval": "bm5", "seed": 2, "family": "gpt",
         "size": "xl-as-released", "instruct": True, "trained": False, "metric": "f1", "retrieval_gate": None,
+        "kind": "zeroshot", "replicate_of": None,
     }  # fmt: skip
     other = copy.deepcopy(raw)
     other["models"]["large"]["size"] = "8b"

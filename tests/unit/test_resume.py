@@ -27,7 +27,7 @@ from retrotune.training.pretrain import pretrain_model
 
 __all__ = ["root"]
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-MEASURED = ("seconds", "peak_memory_bytes")
+MEASURED = ("seconds", "peak_memory_bytes", "made")
 
 
 class Death(BaseException):

@@ -110,7 +110,7 @@ def write_neighbors(path, text="Tom lives in Hull. "):
 
 def gated(root, folder, gate):
     """(answers, the gate that the summary names, what is stated beside the result) of a cell of a RETRO."""
-    cell, metric = Cell("retro-tiny", "zeroshot", "nq", "bm25", 0), SPECS["nq"].metric
+    cell = Cell("retro-tiny", "zeroshot", "nq", "bm25", 0)
     examples, references = write_split(root / "test.parquet", EXAMPLES)
     prompting = Prompting(
         family="retro",
@@ -122,7 +122,7 @@ def gated(root, folder, gate):
     params = PredictParams(prompting=prompting, base=BaseUse(retrieval_gate=gate), batch_size=4)
     out, summary = root / "predictions.jsonl", root / "predict.json"
     predict_cell(params, cell, folder, None, examples, root / "neighbors.parquet", out, summary, root / "work")
-    score = ScoreParams(metric=metric, bootstrap_samples=50)
+    score = ScoreParams(metrics=SPECS["nq"].metrics)
     score_cell(score, cell, out, summary, references, None, root / "scores.jsonl", root / "metrics.json")
     texts = [record["text"] for _, record in read_jsonl(out)]
     return texts, read_json(summary)["retrieval_gate"], read_json(root / "metrics.json")["model"]["departures"]

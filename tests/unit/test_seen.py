@@ -47,7 +47,7 @@ STUDY = {
     },
     "methods": {"zeroshot": {"kind": "zeroshot"}, "ptuning": {"kind": "ptuning", "num_virtual_tokens": 5}},
     "max_length": 96,
-    "evaluation": {"batch_size": 8, "bootstrap_samples": 0},
+    "evaluation": {"batch_size": 8},
     "grid": {"retrievals": ["bm25"]},
 }  # fmt: skip
 

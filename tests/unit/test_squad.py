@@ -109,7 +109,7 @@ def test_other_files_are_refused(files, content, message):
 def test_a_study_takes_prompts_metric_and_files_from_the_record():
     config = load_config(study())
     used = cell_stages(config, Cell("g", "zeroshot", "squad", "none", 0))
-    assert used["score_cell"].metric == "f1"
+    assert used["score_cell"].metrics == ("f1", "exact_match", "contains")
     assert used["predict_cell"].prompting.template == SPECS["squad"].templates["base"]
     assert used["predict_cell"].prompting.may_lack_passages
     assert [file.name for file in SOURCES[DatasetEntry(reader="squad", path="squad").download]] == [

@@ -101,6 +101,10 @@ def test_identical_arms_differ_by_nothing_that_is_known_exactly() -> None:
     low, high = found.interval() or (0, 0)
     assert -100 < low < 0 < high < 100
     assert found.p_value() == 1
+    for level in (0.5, 0.9, 0.95):
+        bounds = found.interval(level)
+        assert bounds is not None
+        assert [found.p_value(bound) for bound in bounds] == pytest.approx([1 - level] * 2), "p is of the interval"
 
 
 def test_the_average_of_datasets_adds_their_variances() -> None:

@@ -8,7 +8,7 @@ from retrotune.cli import merged_config
 from retrotune.study.artifacts import Artifacts
 
 _JOB = re.compile(r"^(?:local)?rule (\w+):\n((?:    .*\n)+)", flags=re.MULTILINE)
-REPORT = {"collect_metrics", "make_tables", "plot_scaling", "report_retrieval", "all"}
+REPORT = {"collect_metrics", "make_tables", "plot_scaling", "test_claims", "report_retrieval", "all"}
 CONTROLS = """
 study: controls
 retrievers:

@@ -20,7 +20,7 @@ models:
 methods:
   zeroshot: {kind: zeroshot}
 max_length: 128
-evaluation: {batch_size: 2, bootstrap_samples: 0}
+evaluation: {batch_size: 2}
 grid: {retrievals: [none]}
 """
 METRICS = "results/outside/cells/own/zeroshot/nq/none/seed0/metrics.json"

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 CELL_JOBS = {"finetune_cell": 1, "predict_cell": 1, "score_cell": 1}
-REPORT = {"collect_metrics": 1, "make_tables": 1, "plot_scaling": 1}
+REPORT = {"collect_metrics": 1, "make_tables": 1, "plot_scaling": 1, "test_claims": 1}
 GRID = {"models": ["gpt-tiny", "retro-tiny"], "methods": ["zeroshot", "lora"], "datasets": ["nq"]}
 NEW = "results/planned/cells/retro-tiny/lora/nq/minilm2/seed7/metrics.json"
 

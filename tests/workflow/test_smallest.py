@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 CELLS = "results/smallest/cells"
 LORA = f"{CELLS}/retro-tiny/lora/nq/minilm2/seed0"
-REPORT = {"collect_metrics": 1, "make_tables": 1, "plot_scaling": 1}
+REPORT = {"collect_metrics": 1, "make_tables": 1, "plot_scaling": 1, "test_claims": 1}
 
 
 @pytest.fixture(scope="module")
@@ -177,6 +177,7 @@ def test_another_study_shares_what_both_need(finished):
         "collect_metrics",
         "make_tables",
         "plot_scaling",
+        "test_claims",
         "report_retrieval",
     }
 
@@ -186,19 +187,28 @@ def test_the_snakemake_report(finished):
     done = finished.run("--report", "report.html")
     assert done.returncode == 0, done.stdout + done.stderr
     page = (finished.folder / "report.html").read_text()
-    for part in ("comparison.html", "cost.html", "scaling.svg", "retrieval_quality.html", "retrieval_quality.svg"):
+    for part in (
+        "comparison.html",
+        "claims.html",
+        "cost.html",
+        "scaling.svg",
+        "retrieval_quality.html",
+        "retrieval_quality.svg",
+    ):
         assert part in page, part
 
 
 def test_a_changed_value_reruns_exactly_what_depends_on_it(finished):
     finished.run()
-    report = {"collect_metrics": 1, "make_tables": 1, "plot_scaling": 1}
+    report = {"collect_metrics": 1, "make_tables": 1, "plot_scaling": 1, "test_claims": 1}
     cells = {"finetune_cell": 1, "predict_cell": 1, "score_cell": 1}
     assert finished.plan("--config", 'methods={"lora-r2": {"kind": "lora", "rank": 3}}') == {**cells, **report}
     measured = {"measure_retrieval": 1, "report_retrieval": 1}
-    assert finished.plan("--config", "evaluation={bootstrap_samples: 10}") == {"score_cell": 10, **measured, **report}
+    assert finished.plan("--config", 'evaluation={metrics: {nq: ["contains"]}}') == {"score_cell": 7, **report}
     assert finished.plan("--config", "evaluation={retrieval_depth: 20}") == measured
     assert finished.plan("--config", "select={dataset: qmsum}") == report
+    assert finished.plan("--config", "claims=[]") == {}
+    assert finished.plan("--config", "evaluation={resamples: 10}") == {"test_claims": 1}
     again = {"predict_cell": 10, "score_cell": 10, **report}
     assert finished.plan("--config", "evaluation={batch_size: 3}") == again
     assert finished.plan("--config", 'datasets={"nq": {"prompt": "base"}}') == {}, "what it was, written out"
@@ -219,7 +229,14 @@ def test_retrofitted_models_come_from_the_same_gpt_and_the_same_tokens(finished)
 
 def test_what_a_retrofit_depends_on(finished):
     finished.run()
-    cells = {"predict_cell": 2, "score_cell": 2, "collect_metrics": 1, "make_tables": 1, "plot_scaling": 1}
+    cells = {
+        "predict_cell": 2,
+        "score_cell": 2,
+        "collect_metrics": 1,
+        "make_tables": 1,
+        "plot_scaling": 1,
+        "test_claims": 1,
+    }
     longer = 'retrofittings={"fitting": {"steps": 4}}'
     assert finished.plan("--config", longer) == {"retrofit_model": 2, **cells}
     other = {"family": "retro", "size": "small", "retrofit_from": "gpt-small", "retrofitting": "fitting"}

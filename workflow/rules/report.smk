@@ -69,6 +69,29 @@ rule plot_scaling:
         "../scripts/plot_scaling.py"
 
 
+rule test_claims:
+    input:
+        results=PATHS.report("tables/results.json"),
+        scores=PATHS.report("tables/scores.parquet"),
+    output:
+        PATHS.report("tables/claims.json"),
+        PATHS.table("claims", "html"),
+        html=report(
+            PATHS.report("tables/claims.html"),
+            caption="../report/claims.rst",
+            category="Tables",
+            labels={"table": "claims"},
+        ),
+    log:
+        PATHS.log("test_claims"),
+    conda:
+        ENV
+    params:
+        uses=uses("test_claims"),
+    script:
+        "../scripts/test_claims.py"
+
+
 rule report_retrieval:
     input:
         [quality.path for quality in ARTIFACTS.qualities()],

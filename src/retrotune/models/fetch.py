@@ -97,7 +97,7 @@ def write_manifest(folder: str | Path, source: Mapping[str, Any], may_run_code: 
         folder / "manifest.json",
         {
             "source": dict(source),
-            "model_type": read_json(folder / "config.json").get("model_type"),
+            "model_type": read_json(folder / "config.json", allow_nan=True).get("model_type"),
             "num_parameters": num_parameters(folder, may_run_code),
             "tensors_sha256": sha256_text(repr(sorted(tensors.items()))),
             "weights_sha256": weights_digests(folder),

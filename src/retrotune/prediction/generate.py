@@ -36,6 +36,7 @@ from retrotune.runtime.files import read_jsonl, sha256, sha256_text, write_json,
 from retrotune.runtime.log import duration, log_configuration, logger, progress
 from retrotune.study.cells import Cell
 from retrotune.study.config import PassageLayout
+from retrotune.study.records import made
 from retrotune.study.stages import PredictParams
 from retrotune.training.batches import cell_batching
 from retrotune.training.loop import peak_memory_bytes
@@ -145,6 +146,7 @@ def predict_cell(
             "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
             "model": model_facts(model_dir),
             "inputs": input_digests(model_dir, examples, neighbors),
+            "made": made(),
             "params": params.recorded(),
         },
     )

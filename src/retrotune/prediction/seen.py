@@ -11,10 +11,10 @@ from retrotune.models.loading import load_config, load_tokenizer
 from retrotune.preparing.examples import load_examples, load_references
 from retrotune.prompting.examples import select_passages
 from retrotune.retrieval.caches.questions import load_neighbors
-from retrotune.runtime.files import read_jsonl
 from retrotune.study.cells import Cell
 from retrotune.study.config import Config
 from retrotune.study.paths import Paths
+from retrotune.study.records import read_predictions
 from retrotune.study.resolve import cell_stages
 from retrotune.study.stages import PredictParams
 from retrotune.training.batches import cell_batching
@@ -73,7 +73,7 @@ def what_was_seen(config: Config, cell: Cell, question: str) -> Seen:
     contexts, neighbors = select_passages(passages, encoder.layout, example.question_id, may_be_fewer=True)
     mask_T = collator.prompts([encoded])["attention_mask"][0]
     predictions = Path(paths.cell(cell, "predictions.jsonl"))
-    lines: list[dict[str, Any]] = [line for _, line in read_jsonl(predictions)] if predictions.is_file() else []
+    lines = [line for _, line in read_predictions(predictions)] if predictions.is_file() else []
     references = Path(paths.references(cell.dataset, "test"))
     found = load_references(references).get(example.question_id) if references.is_file() else None
     return Seen(
@@ -91,7 +91,7 @@ def what_was_seen(config: Config, cell: Cell, question: str) -> Seen:
         ],
         prompt_hash=encoded.prompt_hash,
         answers=list(found.answers) if found else [],
-        predicted=next((line for line in lines if line.get("question_id") == example.question_id), None),
+        predicted=next((line.model_dump() for line in lines if line.question_id == example.question_id), None),
     )
 
 

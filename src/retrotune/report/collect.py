@@ -5,13 +5,14 @@ in and no cell disappears.
 """
 
 import csv
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from retrotune.data.scores import METRICS
 from retrotune.errors import ResultError
+from retrotune.report.present import Used, check_present, different_data, used_files
 from retrotune.runtime.files import atomic_write, read_result, sha256, write_json
 from retrotune.runtime.lifecycle import End, read_end
 from retrotune.runtime.log import logger
@@ -20,6 +21,7 @@ from retrotune.scoring.sheets import Sheet, read_sheets, write_scores
 from retrotune.study.cells import Cell
 from retrotune.study.config import Config
 from retrotune.study.paths import CELL_STAGES, MODEL_STAGES, Paths
+from retrotune.study.records import MetricsRecord, OutdatedError, ScoredFiles, read_metrics
 from retrotune.study.resolve import collecting
 from retrotune.study.stages import CellLabels, CollectParams
 
@@ -31,8 +33,10 @@ VALUES = ("value", "ci_low", "ci_high", "n", "higher_is_better", "primary")
 class Result:
     """One cell as tables and figures see it.
 
-    `status` is what metrics.json says (done), damaged where that is no result, else what the logs say: running,
-    stopped, failed, or missing where no job has begun. `problem` says more, and where the log is.
+    `status` is what metrics.json says (done), damaged where that is no result, outdated where it cannot stand beside
+    present ones (`report.present`), else what the logs say: running, stopped, failed, or missing where no job has
+    begun. `problem` says more, and where the log is. `provenance` of a result: `inputs`, digests by name; `stages`,
+    numbers of their code; `software`, by stage, None where it was not recorded.
     """
 
     model: str
@@ -48,13 +52,14 @@ class Result:
     metric: str
     status: str
     problem: str | None
-    num_parameters: int | None
-    metrics: dict[str, dict[str, Any]]
-    train: dict[str, Any]
-    predict: dict[str, Any]
+    num_parameters: int | None = None
+    metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
+    train: dict[str, Any] = field(default_factory=dict)
+    predict: dict[str, Any] = field(default_factory=dict)
     departures: list[str] = field(default_factory=list)
     retrieval_gate: float | None = None
     replicate_of: str | None = None
+    provenance: dict[str, Any] = field(default_factory=dict)
     fingerprint: str | None = None
     """Digest of the base model's weights: cells of one model must not rest on different ones unsaid."""
 
@@ -95,14 +100,13 @@ def collect_metrics(
     `out_scores` has the scores of each question (`scoring.sheets`). A missing, unreadable or failed cell keeps its row,
     with a status and no value.
     """
-    results = [_result(paths, labels) for labels in params.labels()]
+    results = _results(paths, params)
     write_results(paths, results, out_csv, out_json, out_scores)
 
 
 def read_cells(config: Config) -> list[Result]:
     """Results of the study's cells as they are on disk now, in the order of the config."""
-    paths = Paths.of(config)
-    return [_result(paths, labels) for labels in collecting(config).labels()]
+    return _results(Paths.of(config), collecting(config))
 
 
 def write_results(
@@ -179,46 +183,71 @@ def _last_end(logs: Sequence[str]) -> tuple[str, End | None]:
     return log, read_end(log) if log else None
 
 
+def _results(paths: Paths, params: CollectParams) -> list[Result]:
+    results = [_result(paths, labels) for labels in params.labels()]
+    scored = [place for place, result in enumerate(results) if result.status == "done"]
+    different = different_data(
+        [results[place].cell for place in scored], [results[place].provenance["inputs"] for place in scored]
+    )
+    for place, problem in different:
+        results[scored[place]] = replace(results[scored[place]], status="outdated", problem=problem, metrics={})
+    return results
+
+
 def _result(paths: Paths, labels: CellLabels) -> Result:
     cell = Cell(labels.model, labels.method, labels.dataset, labels.retrieval, labels.seed)
     path = Path(paths.cell(cell, "metrics.json"))
-    found: dict[str, Any] = {}
+    found: MetricsRecord | None = None
+    used: list[Used] = []
     if not path.exists():
         status, problem = _unfinished(paths, cell)
     else:
         try:
-            found = read_result(path)
-            status, problem = found["status"], found.get("problem")
-            named = Cell(**found["cell"])
-            if named != cell:
-                raise ResultError(f"{path}: belongs to cell {named.name}; delete the cell's folder and run it again")
-            _check_scored(path, found["inputs"])
-        except (ResultError, KeyError, TypeError) as error:
-            found, status, problem = {}, "damaged", str(error)
-            logger.warning("%s: damaged: %s", path, error)
-    model = found.get("model", {})
+            found = read_metrics(path)
+            status, problem = found.status, found.problem
+            if found.cell.cell != cell:
+                raise ResultError(
+                    f"{path}: belongs to cell {found.cell.cell.name}; delete the cell's folder and run it again"
+                )
+            _check_scored(path, found.inputs)
+            used = used_files(paths, cell, found)
+            check_present(path, used)
+        except ResultError as error:
+            status, problem = "outdated" if isinstance(error, OutdatedError) else "damaged", str(error)
+            found = None if status == "damaged" else found
+            logger.warning("%s: %s: %s", path, status, error)
+    if found is None:
+        return Result(**labels.model_dump(), status=status, problem=problem)
+    values = found.model_dump()
     return Result(
         **labels.model_dump(),
         status=status,
         problem=problem,
-        num_parameters=model.get("num_parameters"),
-        metrics=found.get("metrics", {}) if status == "done" else {},
-        train=found.get("train") or {},
-        predict=found.get("predict") or {},
-        departures=model.get("departures", []),
-        fingerprint=model.get("fingerprint"),
+        num_parameters=found.model.num_parameters,
+        metrics=values["metrics"] if status == "done" else {},
+        train=values["train"] or {},
+        predict=values["predict"],
+        departures=found.model.departures,
+        fingerprint=found.model.fingerprint,
+        provenance={
+            "inputs": {file.name: file.digest for file in used},
+            "stages": found.versions.stages,
+            "software": {
+                stage: None if made is None else made.model_dump()["software"] for stage, made in found.makers.items()
+            },
+        },
     )
 
 
-def _check_scored(metrics: Path, inputs: Mapping[str, str | None]) -> None:
+def _check_scored(metrics: Path, inputs: ScoredFiles) -> None:
     """Raise `ResultError` if scores are not those that the result was made of, or answers were made anew since."""
     scores = metrics.with_name("scores.jsonl")
-    if not scores.is_file() or sha256(scores) != inputs.get("scores"):
+    if not scores.is_file() or sha256(scores) != inputs.scores:
         raise ResultError(
             f"{scores}: missing, or not what {metrics.name} was made of: delete {metrics} and run snakemake"
         )
     predictions = metrics.with_name("predictions.jsonl")
     if not predictions.exists() or predictions.stat().st_mtime <= metrics.stat().st_mtime:
         return
-    if sha256(predictions) != inputs.get("predictions"):
+    if sha256(predictions) != inputs.predictions:
         raise ResultError(f"{metrics}: older than its predictions: run snakemake, which scores them again")

@@ -1,4 +1,4 @@
-"""One cell explained: what it reads, what it is made with, why it would run, and how to run it alone."""
+"""One cell explained: what it reads, what it is made with, where its numbers come from, why it would run, and how."""
 
 import difflib
 import json
@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from retrotune.errors import ConfigError
 from retrotune.report.collect import read_cells
+from retrotune.report.origins import number_origins
 from retrotune.report.standings import log_of, read_standings, read_work
 from retrotune.runtime.files import sha256_text
 from retrotune.study.artifacts import Artifacts
@@ -75,6 +76,7 @@ def explain_cell(config: Config, name: str, options: Sequence[str] = (), snakefi
     lines = [named if not standing.note else f"{named}: {standing.note}", "", "inputs and results:"]
     lines += [f"  {_dated(file)}" for file in cell_files(config, cell)]
     lines += ["", f"configuration: {digest(used)}{_compared(used, Path(paths.cell(cell, 'config.yaml')))}"]
+    lines += number_origins(paths, cell)
     lines += ["", "what would run, and why:", *_reasons([*options, target], snakefile)]
     # a list of values ends where the next option begins
     ended = ["--", target] if options else [target]

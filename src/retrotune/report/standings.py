@@ -163,6 +163,8 @@ def _standing(paths: Paths, result: Result, work: Work) -> Standing:
         return Standing("done")
     if result.status == "damaged":
         return Standing("failed", "score_cell", result.problem or "its result is damaged")
+    if result.status == "outdated":
+        return Standing("missing", "score_cell", result.problem or "its result is outdated")
     stage = _next_stage(folder, stages)
     if stage is None:  # done since its result was looked for
         return Standing("done")

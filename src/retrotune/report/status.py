@@ -1,14 +1,13 @@
 """The study at a glance: a matrix of cells, the time that is left, and the log of each failure."""
 
-import json
 import statistics
 import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from retrotune.errors import DataError
 from retrotune.report.collect import Result, read_cells
 from retrotune.report.rows import grouped, in_order, row_labels, unique
 from retrotune.report.standings import (
@@ -20,6 +19,7 @@ from retrotune.report.standings import (
     read_work,
     shared_failures,
 )
+from retrotune.runtime.files import read_json
 from retrotune.study.config import Config
 from retrotune.study.paths import CELL_STAGES, Paths, stages_of
 
@@ -147,8 +147,8 @@ def _measured(paths: Paths, result: Result, standing: Standing) -> dict[str, flo
 
 def _read(path: str) -> dict[str, Any]:
     try:
-        value = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        value = read_json(path)
+    except (OSError, DataError):
         return {}
     return value if isinstance(value, dict) else {}
 

@@ -27,7 +27,7 @@ class Table:
     """Columns, rows of values (None = unknown, a dash), and what stands below them.
 
     The first `num_labels` columns name the row, the others hold numbers in `formats` (format specifications, `YES_NO`
-    for truth values; one per number column). `intervals` are the columns whose numbers may have an interval.
+    for truth values, empty for texts; one per column). `intervals` are the columns whose numbers may have an interval.
 
     `best` and `near` hold the (row, column) places that are marked; `untested` are those that could be `near` and were
     not tested. `legend` says what the marks mean: {best} and {near} stand for how a form shows them. `rules` are the

@@ -4,11 +4,13 @@ import contextlib
 import hashlib
 import itertools
 import json
+import math
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from retrotune.errors import DataError, ResultError
 
@@ -45,16 +47,19 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_json(path: str | Path) -> Any:
-    """Read a JSON file; `DataError` names the file and the line if it is missing, truncated or not UTF-8."""
+def read_json(path: str | Path, allow_nan: bool = False) -> Any:
+    """Read a JSON file; `DataError` names the file and the line if it is missing, truncated, not UTF-8 or not JSON.
+
+    NaN and infinite numbers are no JSON, although Python reads and writes them. `allow_nan` is for files of others:
+    some configurations of transformers hold Infinity.
+    """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 at byte {error.start}; convert the file to UTF-8") from error
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}:{error.lineno}: not valid JSON ({error.msg}); truncated or damaged?") from error
+    return _parse(text, path, 1, allow_nan)
 
 
 def write_jsonl(path: str | Path, records: Iterable[Any]) -> None:
@@ -67,7 +72,8 @@ def write_jsonl(path: str | Path, records: Iterable[Any]) -> None:
 def read_jsonl(path: str | Path) -> Iterator[tuple[int, Any]]:
     """Yield (line number, object) of a JSON-lines file; blank lines are skipped.
 
-    Raises `DataError` with file and line for a missing file, a truncated line or bytes that are not UTF-8.
+    Raises `DataError` with file and line for a missing file, a truncated line, a number that is not finite, or bytes
+    that are not UTF-8.
     """
     if not Path(path).exists():
         raise DataError(f"{path}: no such file")
@@ -76,11 +82,50 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[int, Any]]:
             if not line.strip():
                 continue
             try:
-                yield number, json.loads(line.decode("utf-8"))
+                text = line.decode("utf-8")
             except UnicodeDecodeError as error:
                 raise DataError(f"{path}:{number}: not UTF-8 at byte {error.start} of the line") from error
-            except json.JSONDecodeError as error:
-                raise DataError(f"{path}:{number}: not valid JSON ({error.msg}); truncated or damaged?") from error
+            yield number, _parse(text.rstrip(), path, number)
+
+
+def _parse(text: str, path: str | Path, line: int, allow_nan: bool = False) -> Any:
+    """The value of a JSON text that begins on a line of a file."""
+    try:
+        return json.loads(text) if allow_nan else _STRICT.decode(text)
+    except json.JSONDecodeError as error:
+        place = f"{path}:{line + error.lineno - 1}"
+        raise DataError(f"{place}: not valid JSON ({error.msg}); truncated or damaged?") from error
+    except _NotFiniteError as error:
+        place = f"{path}:{line + _lines_before(error.number, text)}"
+        raise DataError(
+            f"{place}: the number {error.number} is not finite, and no JSON: what is unknown is null"
+        ) from None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of open brackets
+        raise DataError(f"{path}:{line}: not readable JSON ({error}); damaged?") from error
+
+
+class _NotFiniteError(Exception):
+    def __init__(self, number: str) -> None:
+        self.number = number
+
+
+def _refuse(number: str) -> NoReturn:
+    raise _NotFiniteError(number)
+
+
+def _finite(number: str) -> float:
+    """A number's value; Python reads 1e999 as infinite."""
+    value = float(number)
+    return value if math.isfinite(value) else _refuse(number)
+
+
+_STRICT = json.JSONDecoder(parse_constant=_refuse, parse_float=_finite)
+
+
+def _lines_before(number: str, text: str) -> int:
+    """Line breaks before the first place where a number stands outside of strings."""
+    pieces = re.finditer(rf'"(?:[^"\\]|\\.)*"|(?<![\w.+-]){re.escape(number)}(?![\w.+-])', text)
+    return text.count("\n", 0, next(piece.start() for piece in pieces if piece[0] == number))
 
 
 def sha256(path: str | Path) -> str:

@@ -83,6 +83,7 @@ def outcome(
     *,
     null: float = 0.0,
     pairs: Sequence[WeightedPair] | None = None,
+    parts: Sequence[Sequence[Weights]] | None = None,
     resamples: int = 0,
     seed: int = 0,
 ) -> Outcome:
@@ -91,14 +92,22 @@ def outcome(
     With one run p is that of swapping arms within clusters where `pairs` (weighted differences that make the
     combination) are given and `null` is 0, else that of the bootstrap. With several it is Student's t: resampled
     questions know nothing of trainings.
+
+    `parts` are combinations that sum up to each of the `combinations`, and in which all runs of a row count alike.
+    Where rows have unlike numbers of runs, a row that is matched with several of them counts more by one run than by
+    the next, and only parts say which of its runs stands against which. Without `parts` they are the rows of `pairs`,
+    else each combination is one.
     """
     used = [sheet for sheet in sheets.values() if any(cell in sheet.place_of for w in combinations for cell in w)]
     weights = [_placed(sheet, combinations) for sheet in used]
     strata = [sheet.stratum for sheet in used]
     plain = estimate(strata, weights)
-    least = combinations[int(np.argmin(plain.means_K))]
-    scores = {cell: float(s.stratum.scores_C[s.place_of[cell]]) for s in used for cell in least if cell in s.place_of}
-    spreads, fewest, borrowed = _run_spreads(least, scores, runs)
+    least = int(np.argmin(plain.means_K))
+    if parts is None:
+        parts = [[weights] for weights in combinations] if pairs is None else [_parts(pairs, runs)]
+    cells = {cell for part in parts[least] for cell in part}
+    scores = {cell: float(s.stratum.scores_C[s.place_of[cell]]) for s in used for cell in cells if cell in s.place_of}
+    spreads, fewest, borrowed = _run_spreads(parts[least], scores, runs)
     found = estimate(strata, weights, spreads) if spreads else plain
     p = None
     if resamples and found.spreads:
@@ -106,6 +115,8 @@ def outcome(
             p = found.p_value(null)
         elif pairs is not None and null == 0:
             p = permutation_p(strata, [placed_pairs(sheet, pairs) for sheet in used], resamples, seed)
+        elif not found.varies:
+            p = found.p_value(null)
         else:
             p = bootstrap_p(strata, weights, null, resamples, seed)
     return Outcome(found, p, fewest, borrowed)
@@ -131,31 +142,42 @@ def placed_pairs(sheet: Sheet, pairs: Sequence[WeightedPair]) -> Pairs:
     )
 
 
-def _run_spreads(weights: Weights, scores: Mapping[Cell, float], runs: Runs) -> tuple[list[Spread], int, float]:
+def _parts(pairs: Sequence[WeightedPair], runs: Runs) -> list[Weights]:
+    """The differences of a row's runs from those of another row."""
+    rows: dict[tuple[Cell, Cell], list[WeightedPair]] = defaultdict(list)
+    for pair in pairs:
+        rows[runs.row(pair[0]), runs.row(pair[1])].append(pair)
+    return [difference(own) for own in rows.values()]
+
+
+def _run_spreads(parts: Sequence[Weights], scores: Mapping[Cell, float], runs: Runs) -> tuple[list[Spread], int, float]:
     """Variance between trainings, the fewest runs of a row, and the share of the combination that borrows its variance.
 
     A training moves all cells of its base model together, so that cells of one model with the same runs vary as one.
     Replicates are the runs where there are some, else seeds. What has one run takes the variance per squared weight of
     what has several; where nothing has several, nothing is known.
     """
-    rows: dict[Cell, list[Cell]] = defaultdict(list)
-    for cell, weight in weights.items():
-        if weight:
-            rows[runs.row(cell)].append(cell)
-    groups: dict[tuple[str, frozenset[Run]], list[Cell]] = defaultdict(list)
-    for row, cells in rows.items():
-        groups[row.model, frozenset(map(runs.run, cells))] += cells
+    groups: dict[tuple[str, frozenset[Run]], dict[Cell, float]] = defaultdict(lambda: defaultdict(float))
+    for part in parts:
+        rows: dict[Cell, list[Cell]] = defaultdict(list)
+        for cell, weight in part.items():
+            if weight:
+                rows[runs.row(cell)].append(cell)
+        for row, cells in rows.items():
+            group = groups[row.model, frozenset(map(runs.run, cells))]
+            for cell in cells:
+                group[cell] += part[cell]
     known: list[tuple[Spread, float]] = []
     single = total = 0.0
     fewest = math.inf
     alone = []
-    for (_, group_runs), cells in groups.items():
-        size = sum(abs(weights[cell]) for cell in cells)
+    for (_, group_runs), weights in groups.items():
+        size = sum(map(abs, weights.values()))
         replicates = {run.replicate for run in group_runs}
         moved: dict[int | Run, float] = defaultdict(float)
-        for cell in cells:
+        for cell, weight in weights.items():
             run = runs.run(cell)
-            moved[run.replicate if len(replicates) > 1 else run] += weights[cell] * scores[cell]
+            moved[run.replicate if len(replicates) > 1 else run] += weight * scores[cell]
         count = len(moved)
         fewest = min(fewest, count)
         total += size

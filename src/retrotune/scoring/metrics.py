@@ -11,6 +11,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 from retrotune.data.datasets.base import LETTERS, Reference
 from retrotune.data.scores import ROUGES
@@ -22,8 +23,19 @@ _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 # TriviaQA's evaluator puts blanks for punctuation, `_` among it, and for typographic apostrophes.
 _BLANKS = str.maketrans(dict.fromkeys(string.punctuation + "‘’´`", " "))
-_UNMARKED = re.compile(r"^[*_`]*[(\[]?[*_`]*([A-Za-z])[*_`]*(?:[)\]]|[*_`]+|$|(?=[.,:;]))")
-"""A letter at the start of an answer: alone, in brackets, in Markdown marks, or before punctuation."""
+_MARKS = r"[*_`\"'“”‘’]*"
+_LETTER_ALONE = re.compile(r"[\W_]*([A-Za-z])[\W_]*")
+_LETTER_FIRST = re.compile(
+    rf"""{_MARKS}(?:
+        [(\[{{]\s*{_MARKS}([A-Za-z])[.:]?{_MARKS}\s*[)\]}}]  # (B) a baker
+        | (?<=[*_`])([A-Za-z])(?=[*_`])                    # **B** a baker
+        | ([A-Za-z]){_MARKS}[)\].,:;!?]+{_MARKS}(?:\s|$)    # B. A baker; B, because he baked
+        | ([A-Za-z]){_MARKS}\s+[-–—]+\s                    # B - a baker
+    )""",
+    re.VERBOSE,
+)
+_ANOTHER = re.compile(r"[\W_]*(?:(?:or|and)\b[\W_]*)?([A-Z])(?=[\W_]*$|[\W_]*[)\].,:;]|\s+(?:or|and)\b)")
+"""A further letter behind the first: `A, B`, `(A) or (B)`."""
 
 
 def normalize(text: str) -> str:
@@ -74,6 +86,14 @@ def best_answer(prediction: str, answers: Sequence[str]) -> int:
     return scores.index(max(scores))
 
 
+def answer_type(prediction: str, reference: Reference) -> str | None:
+    """The type of the answer that the prediction is nearest to, as Qasper's evaluator groups scores.
+
+    None where answers have no types.
+    """
+    return reference.types[best_answer(prediction, reference.answers)] if reference.types else None
+
+
 def contains(prediction: str, answers: Sequence[str]) -> float:
     """100 if the normalized prediction holds a normalized answer as whole words; an empty answer is in none."""
     text = f" {normalize(prediction)} "
@@ -81,34 +101,77 @@ def contains(prediction: str, answers: Sequence[str]) -> float:
 
 
 def choice(prediction: str, options: Sequence[str]) -> int | None:
-    """Place of the option that a prediction names; None if it names none.
+    """Place of the option that a prediction names; None if it names none: it is *unparsable*.
 
     It names an option by its text, as it is or normalized; else by its letter alone, in brackets or Markdown marks, or
-    before punctuation and a reason. The letter decides where letter and text disagree.
+    before punctuation and a reason. The letter decides where it stands before another option's text. Letters of two
+    options name neither, and so does a text that two options share once they are normalized.
     """
     text = prediction.strip()
-    for form in (str.casefold, normalize):
-        places = [place for place, option in enumerate(options) if form(option.strip()) == form(text)]
-        if places and form(text):
-            return places[0]
-    found = _UNMARKED.match(text)
-    if found is None:
+    if (place := _place_of_text(text, options)) is not None:
+        return place
+    if found := _LETTER_ALONE.fullmatch(text):
+        return _place_of_letter(found, options)
+    if (found := _LETTER_FIRST.match(text)) is None:
         return None
-    place = LETTERS.index(found.group(1).upper())
+    place = _place_of_letter(found, options)
+    further = _ANOTHER.match(text, found.end())
+    if further is None or _place_of_letter(further, options) in (None, place):
+        return place
+    return place if _place_of_text(text[found.end() :], options) == place else None
+
+
+def _place_of_text(text: str, options: Sequence[str]) -> int | None:
+    """Place of the option with this text, whatever its case and white space; else of the one normalized to the same."""
+    texts = [_folded(option) for option in options]
+    if _folded(text) in texts:
+        return texts.index(_folded(text))
+    wanted = normalize(text)
+    places = [place for place, option in enumerate(options) if normalize(option) == wanted]
+    return places[0] if wanted and len({texts[place] for place in places}) == 1 else None
+
+
+def _place_of_letter(found: re.Match[str], options: Sequence[str]) -> int | None:
+    letter = next(letter for letter in found.groups() if letter)
+    place = LETTERS.index(letter.upper())
     return place if place < len(options) else None
 
 
+def _folded(text: str) -> str:
+    return " ".join(text.casefold().split())
+
+
 def accuracy(prediction: str, answers: Sequence[str], options: Sequence[str]) -> float:
-    """100 if the option that the prediction names is the right one; 0 if it names none."""
-    place = choice(prediction, options)
-    return 100.0 * (place is not None and normalize(options[place]) in {normalize(answer) for answer in answers})
+    """100 if the option that the prediction names is a right one; 0 if it names none.
+
+    Answers are options, by their text or by their letter alone; `DataError` names one that is not.
+    """
+    right = set()
+    for answer in answers:
+        place = _place_of_text(answer, options)
+        if place is None and (found := _LETTER_ALONE.fullmatch(answer)):
+            place = _place_of_letter(found, options)
+        if place is None:
+            raise DataError(f"answer {answer[:80]!r} is none of the {len(options)} options")
+        right.add(_folded(options[place]))
+    named = choice(prediction, options)
+    return 100.0 * (named is not None and _folded(options[named]) in right)
 
 
 @functools.lru_cache(maxsize=2)
 def _rouge_scorer(stemmed: bool):  # type: ignore[no-untyped-def]
+    """rouge-score's scorer. It stems each word once: with its own stemmer, summaries take 2.5 times as long."""
+    from rouge_score import tokenize, tokenizers
     from rouge_score.rouge_scorer import RougeScorer
 
-    return RougeScorer(list(ROUGES), use_stemmer=stemmed)
+    stemmer = SimpleNamespace(stem=functools.cache(tokenizers.porter.PorterStemmer().stem)) if stemmed else None
+
+    class Words(tokenizers.Tokenizer):
+        def tokenize(self, text: str) -> list[str]:
+            words: list[str] = tokenize.tokenize(text, stemmer)
+            return words
+
+    return RougeScorer(list(ROUGES), tokenizer=Words())
 
 
 @functools.lru_cache(maxsize=4)
@@ -165,11 +228,11 @@ PARTS: dict[str, Callable[[Answered], float]] = {
 def score_prediction(prediction: str, reference: Reference, parts: Sequence[str]) -> dict[str, float]:
     """The named parts of one prediction's scores, 0 to 100, to four digits.
 
-    Raises `DataError` without answers, and without options where a part needs them.
+    Raises `DataError` without answers, without options where a part needs them, and where an answer is no option.
     """
     if not reference.answers:
-        raise DataError(f"a question without answers cannot be scored (prediction {prediction[:80]!r})")
+        raise DataError(f"question {reference.question_id!r} has no answers to hold a prediction against")
     if not reference.options and any(part in parts for part in ("accuracy", "parsable")):
-        raise DataError(f"question {reference.question_id!r} has no options and cannot be scored by accuracy")
+        raise DataError(f"question {reference.question_id!r} has no options, which accuracy needs")
     answered = Answered(prediction, reference.answers, reference.options)
     return {part: round(PARTS[part](answered), 4) for part in parts}

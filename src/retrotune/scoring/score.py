@@ -3,35 +3,33 @@
 Neither a model nor a GPU is needed, so that a new metric or interval asks for no prediction again.
 """
 
-import importlib.metadata
-import platform
-import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from retrotune import __version__
 from retrotune.data.datasets.base import Reference
 from retrotune.data.scores import METRICS, parts_of
 from retrotune.errors import DataError, ResultError
 from retrotune.preparing.examples import load_references
-from retrotune.runtime.files import read_jsonl, read_result, sha256, write_json, write_jsonl, write_text
+from retrotune.runtime.files import sha256, write_json, write_jsonl, write_text
 from retrotune.runtime.log import log_configuration, logger
-from retrotune.scoring.metrics import best_answer, score_prediction
+from retrotune.runtime.software import software
+from retrotune.scoring.metrics import answer_type, score_prediction
 from retrotune.scoring.statistics import cluster_of, score_estimate
 from retrotune.study.cells import Cell
-from retrotune.study.stages import VERSIONS, ScoreParams
-
-DISTRIBUTIONS = {
-    "torch": ("torch",),
-    "transformers": ("transformers",),
-    "peft": ("peft",),
-    "faiss": ("faiss-cpu", "faiss-gpu", "faiss-gpu-cu12", "faiss-gpu-cu11", "faiss"),
-    "rouge_score": ("rouge-score",),
-}
-"""Packages whose version a result records, and the distributions they may come from."""
+from retrotune.study.records import (
+    MetricsRecord,
+    Prediction,
+    PredictRecord,
+    TrainRecord,
+    checked,
+    now,
+    read_predictions,
+    read_record,
+)
+from retrotune.study.stages import ScoreParams
 
 
 def score_cell(
@@ -53,50 +51,52 @@ def score_cell(
     scored by one of the metrics.
     """
     log_configuration({**vars(cell), "metrics": ", ".join(params.metrics)})
+    predicted = read_record(PredictRecord, predict_json).model_dump()
+    trained = None if train_json is None else read_record(TrainRecord, train_json).model_dump()
     known = load_references(references)
     rows = _scored(predictions, known, parts_of(params.metrics))
     headline = params.metrics[0]
-    predicted = read_result(predict_json)
-    trained = None if train_json is None else read_result(train_json)
     model, inputs = predicted.pop("model"), predicted.pop("inputs")
     used = {
-        **({} if trained is None else {"finetune_cell": trained.pop("params", None)}),
-        "predict_cell": predicted.pop("params", None),
+        **({} if trained is None else {"finetune_cell": trained.pop("params")}),
+        "predict_cell": predicted.pop("params"),
         "score_cell": params.recorded(),
-        "base_model": model.get("params"),
     }
+    stages = {stage: values["version"] for stage, values in used.items()}
     write_jsonl(out_scores, rows)
-    write_text(Path(out_metrics).with_name("config.yaml"), yaml.safe_dump(used, sort_keys=False))
-    metrics = {name: summarize(rows, name, primary=name == headline) for name in params.metrics}
-    write_json(
-        out_metrics,
-        {
-            "cell": vars(cell),
-            "status": "done",
-            "scale": "0 to 100",
-            "model": {
-                "num_parameters": model["num_parameters"],
-                "fingerprint": model.get("fingerprint"),
-                "departures": model["departures"] + _gate_departure(cell.model, predicted),
-                **({"trust_remote_code": True} if model.get("trust_remote_code") else {}),
-            },
-            "metrics": metrics,
-            "by_type": {
-                kind: summarize([row for row in rows if row["type"] == kind], headline)
-                for kind in dict.fromkeys(row["type"] for row in rows)
-                if kind is not None
-            },
-            "train": trained,
-            "predict": predicted,
-            "inputs": {
-                **inputs,
-                "predictions": sha256(predictions),
-                "references": sha256(references),
-                "scores": sha256(out_scores),
-            },
-            "versions": versions(),
-        },
+    write_text(
+        Path(out_metrics).with_name("config.yaml"),
+        yaml.safe_dump({**used, "base_model": model["params"]}, sort_keys=False),
     )
+    metrics = {name: summarize(rows, name, primary=name == headline) for name in params.metrics}
+    result = {
+        "cell": vars(cell),
+        "status": "done",
+        "scale": "0 to 100",
+        "model": {
+            "num_parameters": model["num_parameters"],
+            "fingerprint": model["fingerprint"],
+            "departures": model["departures"] + _gate_departure(cell.model, predicted),
+            **({"trust_remote_code": True} if model["trust_remote_code"] else {}),
+        },
+        "metrics": metrics,
+        "by_type": {
+            kind: summarize([row for row in rows if row["type"] == kind], headline)
+            for kind in dict.fromkeys(row["type"] for row in rows)
+            if kind is not None
+        },
+        "train": trained,
+        "predict": predicted,
+        "inputs": {
+            **inputs,
+            "predictions": sha256(predictions),
+            "references": sha256(references),
+            "scores": sha256(out_scores),
+        },
+        "versions": {"stages": stages, **software()},
+        "finished": now(),
+    }
+    write_json(out_metrics, checked(MetricsRecord, result, out_metrics).model_dump(exclude_unset=True))
     logger.info("%s: %s %.2f over %d questions", cell.name, headline, metrics[headline]["value"], len(rows))
 
 
@@ -122,7 +122,7 @@ def summarize(rows: Sequence[Mapping[str, Any]], metric: str, primary: bool = Fa
 
 def _gate_departure(model: str, predicted: Mapping[str, Any]) -> list[str]:
     """What a gate other than 1 means; under the model's name, as others of its family have another one."""
-    gate = predicted.get("retrieval_gate")
+    gate = predicted["retrieval_gate"]
     if gate is None or gate == 1:
         return []
     if gate == 0:
@@ -131,73 +131,25 @@ def _gate_departure(model: str, predicted: Mapping[str, Any]) -> list[str]:
 
 
 def _scored(predictions: str | Path, references: Mapping[str, Reference], parts: Sequence[str]) -> list[dict[str, Any]]:
-    """A row per prediction, in the order of the predictions: question_id, doc_id, type, scores by part.
-
-    `type` is that of the annotator's answer that the prediction is nearest to, as Qasper's evaluator groups scores;
-    None where answers have no types.
-    """
+    """A row per prediction, in the order of the predictions: question_id, doc_id, type, scores by part."""
     rows: list[dict[str, Any]] = []
-    seen: set[str] = set()
-    remedy = "delete it and predict the cell again"
-    for line, record in read_jsonl(predictions):
-        place = f"{predictions}:{line}"
-        if not isinstance(record, dict):
-            raise ResultError(f"{place}: no question with its prediction; {remedy}")
-        question_id = record.get("question_id")
-        if not isinstance(question_id, str) or question_id not in references:
+    remedy = Prediction.remedy
+    for line, record in read_predictions(predictions):
+        place, question_id = f"{predictions}:{line}", record.question_id
+        if question_id not in references:
             raise ResultError(f"{place}: question {question_id!r} is not in the references; {remedy}")
-        if question_id in seen:
-            raise ResultError(f"{place}: question {question_id!r} appears twice; {remedy}")
-        if not isinstance(record.get("prediction"), str):
-            raise ResultError(f"{place}: question {question_id!r} has no prediction; {remedy}")
         reference = references[question_id]
         try:
-            scores = score_prediction(record["prediction"], reference, parts)
+            scores = score_prediction(record.prediction, reference, parts)
         except DataError as error:
-            raise ResultError(f"{place}: {error}; the references lack them: prepare the dataset again") from error
-        kind = reference.types[best_answer(record["prediction"], reference.answers)] if reference.types else None
+            raise ResultError(f"{place}: {error}; prepare the dataset again") from error
+        kind = answer_type(record.prediction, reference)
         rows.append({"question_id": question_id, "doc_id": reference.doc_id, "type": kind, "scores": scores})
-        seen.add(question_id)
     if not rows:
         raise ResultError(f"{predictions}: holds no prediction; {remedy}")
+    seen = {row["question_id"] for row in rows}
     if missing := [question_id for question_id in references if question_id not in seen]:
         raise ResultError(
             f"{predictions}: lacks {len(missing)} of {len(references)} questions, first {missing[0]!r}; {remedy}"
         )
     return rows
-
-
-def versions() -> dict[str, Any]:
-    """Versions of stages, packages and the machine; null for what is not installed or not known."""
-    return {
-        "stages": dict(VERSIONS),
-        "retrotune": __version__,
-        **{name: _installed(distributions) for name, distributions in DISTRIBUTIONS.items()},
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "git": _git_state(),
-    }
-
-
-def _installed(distributions: tuple[str, ...]) -> str | None:
-    for distribution in distributions:
-        try:
-            return importlib.metadata.version(distribution)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return None
-
-
-def _git_state() -> dict[str, Any] | None:
-    """Commit and dirtiness of the checkout that tracks this file; None outside of one or without git."""
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(Path(__file__).parent), *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)  # noqa: S603 (no input)
-        return done.stdout.strip()
-
-    try:
-        git("ls-files", "--error-unmatch", Path(__file__).name)  # not a checkout that merely surrounds an installation
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
-    except (OSError, subprocess.SubprocessError):
-        return None

@@ -14,9 +14,10 @@ import numpy as np
 
 from retrotune.data.scores import METRICS, combine, parts_of
 from retrotune.errors import ResultError
-from retrotune.runtime.files import read_jsonl, read_parquet, write_parquet_parts
+from retrotune.runtime.files import read_parquet, write_parquet_parts
 from retrotune.scoring.statistics import Array, Stratum, cluster_of
 from retrotune.study.cells import COORDINATES, Cell
+from retrotune.study.records import read_scores
 
 _QUESTION = ("question_id", "doc_id", "type")
 
@@ -91,12 +92,12 @@ def read_cell_scores(path: str | Path, parts: Sequence[str]) -> tuple[Sequence[s
 
     `ResultError` if a part is not in it: another study scored the cell by other metrics.
     """
-    records = [record for _, record in read_jsonl(path)]
+    records = read_scores(path)
     try:
-        values = [[record["scores"][part] for part in parts] for record in records]
+        values = [[record.scores[part] for part in parts] for record in records]
     except KeyError as error:
         raise ResultError(f"{path}: no scores by {error.args[0]}; run snakemake, which scores it again") from error
-    ids, docs = ([record[name] for record in records] for name in ("question_id", "doc_id"))
+    ids, docs = [record.question_id for record in records], [record.doc_id for record in records]
     return ids, docs, np.array(values, dtype=np.float64).reshape(len(records), len(parts))
 
 
@@ -117,10 +118,10 @@ def write_scores(path: str | Path, scores: Iterable[tuple[Cell, str | Path]], me
     )
 
     def table(cell: Cell, file: str | Path) -> Any:
-        records = [record for _, record in read_jsonl(file)]
+        records = read_scores(file)
         columns: dict[str, list[Any]] = {name: [getattr(cell, name)] * len(records) for name in COORDINATES}
-        columns |= {name: [record[name] for record in records] for name in _QUESTION}
-        columns |= {part: [record["scores"].get(part) for record in records] for part in parts}
+        columns |= {name: [getattr(record, name) for record in records] for name in _QUESTION}
+        columns |= {part: [record.scores.get(part) for record in records] for part in parts}
         return pa.table({name: pa.array(columns[name], schema.field(name).type) for name in schema.names}, schema)
 
     write_parquet_parts(path, (table(cell, file) for cell, file in scores), schema)

@@ -120,6 +120,11 @@ class Estimate:
         """Standard error, in points."""
         return math.sqrt(sum(spread.variance for spread in self.spreads))
 
+    @property
+    def varies(self) -> bool:
+        """Whether clusters or runs differ at all. Where they do not, resampling them says nothing."""
+        return self.se**2 > _NOTHING
+
     def _half(self, probability: float) -> float:
         """How far the value is, with this probability, at most above the truth.
 
@@ -138,7 +143,7 @@ class Estimate:
         """
         if not self.spreads:
             return None
-        if self.se**2 <= _NOTHING:
+        if not self.varies:
             share = 1 - ((1 - level) / 2) ** (1 / self.num_clusters)
             low, high = (
                 self.value - share * (self.value - self.lowest),
@@ -157,8 +162,10 @@ class Estimate:
         if not self.spreads:
             return None
         distance = abs(self.value - null)
-        if self.se**2 <= _NOTHING:
-            return 1.0 if distance < 1e-9 else 2 * 0.5**self.num_clusters
+        if not self.varies:
+            room = self.highest - self.value if null > self.value else self.value - self.lowest
+            share = min(1.0, distance / room) if room > 0 else float(distance > 0)
+            return min(1.0, 2 * (1 - share) ** self.num_clusters)
         if len(self.spreads) == 1:
             return t_two_sided(distance / self.se, self.spreads[0].df)
         low, high = 0.0, 1.0  # of p; its logarithm is halved as often as doubles are exact
@@ -174,7 +181,7 @@ class Estimate:
 
     def detectable(self, level: float = LEVEL, power: float = POWER) -> float | None:
         """The smallest true difference that a test at this level would have found with this power, in points."""
-        if not self.spreads or self.se**2 <= _NOTHING:
+        if not self.spreads or not self.varies:
             return None
         return self._half((1 + level) / 2) + self._half(power)
 

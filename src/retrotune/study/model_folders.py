@@ -204,7 +204,7 @@ def broken_link(folder: str | Path, names: Iterable[str] = ("*",)) -> str | None
 
 def _mapping(file: Path) -> dict[str, Any]:
     try:
-        values = read_json(file)
+        values = read_json(file, allow_nan=True)
     except DataError as error:
         raise ModelError(f"{error}; {REMEDY}") from error
     if not isinstance(values, dict):

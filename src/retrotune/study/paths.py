@@ -37,6 +37,7 @@ LOGS = {
     "collect_metrics": "collect_metrics.log",
     "make_tables": "make_tables.log",
     "plot_scaling": "plot_scaling.log",
+    "test_claims": "test_claims.log",
     "report_retrieval": "report_retrieval.log",
 }
 """Log of each stage below the study's folder of logs, with the wildcards of its rule."""

@@ -12,7 +12,15 @@ from typing import Any, TypeVar
 from retrotune.methods import num_virtual_tokens
 from retrotune.study.artifacts import Artifacts
 from retrotune.study.cells import Cell, expand_grid
-from retrotune.study.config import Config, CorpusEntry, DatasetEntry, PassageLayout, RetrievalEntry
+from retrotune.study.config import (
+    NO_RETRIEVER,
+    Config,
+    CorpusEntry,
+    DatasetEntry,
+    PassageLayout,
+    RetrievalEntry,
+    read_claims,
+)
 from retrotune.study.outside import encoder_files, model_files, raw_digest
 from retrotune.study.raw import corpus_files, raw_files
 from retrotune.study.reporting import beside, table_names
@@ -24,6 +32,7 @@ from retrotune.study.stages import (
     CacheTextNeighborsParams,
     ChunkCorpusParams,
     ChunkParams,
+    ClaimTestParams,
     CollectParams,
     ConvertParams,
     DownloadSourceParams,
@@ -340,6 +349,22 @@ def making_tables(config: Config, wildcards: Wildcards | None = None) -> MakeTab
     """What the study's tables use beside results."""
     return MakeTablesParams(
         tables=table_names(config), resamples=config.evaluation.resamples, published=tuple(beside(config))
+    )
+
+
+@_resolver("test_claims")
+def claim_testing(config: Config, wildcards: Wildcards | None = None) -> ClaimTestParams:
+    """What testing the study's claims uses: what its files of claims say, and what its retrievals search with."""
+
+    def kind_of(retrieval: str) -> str:
+        retriever = config.retrievals[retrieval].retriever
+        return NO_RETRIEVER if retriever is None else config.retrievers[retriever].kind
+
+    retrievals = dict.fromkeys(cell.retrieval for cell in expand_grid(config))
+    return ClaimTestParams(
+        claims=tuple(read_claims(config.claims).items()),
+        retrievals={name: kind_of(name) for name in retrievals},
+        resamples=config.evaluation.resamples,
     )
 
 

@@ -18,6 +18,7 @@ from retrotune.data.datasets.base import Template
 from retrotune.entries import Count, Entry, Family, PositiveInt
 from retrotune.errors import ConfigError
 from retrotune.study.config import (
+    Claim,
     CorpusEntry,
     Finetuning,
     IndexEntry,
@@ -318,7 +319,7 @@ class ScoreParams(StageParams):
     """What scores a cell's answers."""
 
     stage = "score_cell"
-    version = 6
+    version = 7
 
     metrics: tuple[str, ...]
     """The headline first."""
@@ -359,7 +360,7 @@ class CollectParams(StageParams):
     """The study's cells in order, their models and methods, and the datasets' headline metrics."""
 
     stage = "collect_metrics"
-    version = 4
+    version = 5
 
     study: str
     cells: tuple[tuple[str, str, str, str, int], ...]
@@ -408,6 +409,17 @@ class PlotScalingParams(StageParams):
 
     stage = "plot_scaling"
     version = 2
+
+
+class ClaimTestParams(StageParams):
+    """Claims with their names, in order, and the kind of retriever of each retrieval that cells use."""
+
+    stage = "test_claims"
+    version = 1
+
+    claims: tuple[tuple[str, Claim], ...]
+    retrievals: dict[str, str]
+    resamples: PositiveInt
 
 
 class ReportRetrievalParams(StageParams):

@@ -19,6 +19,7 @@ from retrotune.runtime.files import sha256_text, write_json
 from retrotune.runtime.log import log_configuration, logger
 from retrotune.study.cells import Cell
 from retrotune.study.config import SaveEvery
+from retrotune.study.records import made
 from retrotune.study.stages import FinetuneParams
 from retrotune.training.batches import cell_batching
 from retrotune.training.course import Schedule
@@ -144,6 +145,7 @@ def finetune_cell(
                 "truncated": sum(example.truncated > 0 for example in encoded),
                 "truncated_answers": sum(example.truncated_answer > 0 for example in encoded),
                 "inputs": inputs,
+                "made": made(),
                 "params": params.recorded(),
             },
         )

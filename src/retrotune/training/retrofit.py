@@ -42,7 +42,7 @@ def retrofit_model(
     processes = join(sharded)
     folder, family, source, recipe = Path(source_dir), params.family, params.source, params.recipe
     tokenizer = load_tokenizer(folder)
-    config = retrofit_config(read_json(folder / "config.json"), recipe, family, source)
+    config = retrofit_config(read_json(folder / "config.json", allow_nan=True), recipe, family, source)
     check_length(recipe, config.chunk_length, config.max_position_embeddings)
     if recipe.train == "new" and family == "gpt":
         raise TrainingError(f"{source}: as a GPT it has no new parts to train: train all, or compare with {source}")

@@ -36,11 +36,17 @@ class BadRecords:
     """What to do with a record that cannot be used: stop with its place, or (`skip`) count it for the manifest.
 
     A reason is counted without its details, which stand in brackets at its end. A place is anything whose text says
-    where the record stands; the text is made only when it is needed.
+    where the record stands; the text is made only when it is needed. `remedy` ends the message of an error.
     """
 
-    def __init__(self, skip: bool = False, keep_places: int = 20) -> None:
+    def __init__(
+        self,
+        skip: bool = False,
+        keep_places: int = 20,
+        remedy: str = "mend the file, or set skip_bad_records to leave such records out",
+    ) -> None:
         self.skip = skip
+        self.remedy = remedy
         self.reasons: Counter[str] = Counter()
         self.notes: Counter[str] = Counter()
         self.places: list[str] = []
@@ -49,8 +55,7 @@ class BadRecords:
     def add(self, place: object, reason: str) -> None:
         """Report one bad record; raises `DataError` with the place unless bad records are skipped."""
         if not self.skip:
-            remedy = "mend the file, or set skip_bad_records to leave such records out"
-            raise DataError(_printable(f"{place}: {reason}; {remedy}"))
+            raise DataError(_printable(f"{place}: {reason}; {self.remedy}"))
         self.reasons[_printable(reason.split(" (")[0])] += 1
         if len(self.places) < self._keep_places:
             self.places.append(_printable(f"{place}: {reason}"))
@@ -164,21 +169,35 @@ def numbered_lines(path: Path, bad: BadRecords) -> Iterator[tuple[int, str]]:
             raise DataError(f"{path}:{number + 1}: truncated or damaged archive ({error}); fetch it again") from error
 
 
-def read_json_lines(path: Path, bad: BadRecords) -> Iterator[tuple[str, Any]]:
-    """Yield (place, object) of a JSON-lines file; unreadable lines go to `bad`, blank ones are skipped."""
+def read_json_lines(path: Path, bad: BadRecords, unique_keys: bool = False) -> Iterator[tuple[str, Any]]:
+    """Yield (place, object) of a JSON-lines file; unreadable lines go to `bad`, blank ones are skipped.
+
+    `unique_keys`: objects that say a key twice go to `bad` too, of which Python takes the last.
+    """
     for number, line in numbered_lines(path, bad):
         if not line.strip():
             continue
         place = f"{path}:{number}"
         try:
-            record = json.loads(line)
+            record = json.loads(line, object_pairs_hook=_unique if unique_keys else None)
         except json.JSONDecodeError as error:
             bad.add(place, f"not valid JSON ({error.msg}; truncated or damaged?)")
+            continue
+        except BadRecordError as error:
+            bad.add(place, str(error))
             continue
         except (ValueError, RecursionError) as error:  # numbers of thousands of digits, thousands of brackets
             bad.add(place, f"JSON that Python does not read ({error})")
             continue
         yield place, record
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of its pairs, none of whose keys may repeat."""
+    keys = Counter(key for key, _ in pairs)
+    if len(keys) < len(pairs):
+        raise BadRecordError(f"key given twice ({keys.most_common(1)[0][0]!r})")
+    return dict(pairs)
 
 
 def read_whole(path: Path) -> str:

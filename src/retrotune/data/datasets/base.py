@@ -30,7 +30,7 @@ class Example:
     `doc_id` names the question's own document (None: open domain). `options` are the choices of a multiple-choice
     question in the order of their letters; its first answer is the text of the right one. `evidence` are paragraphs of
     the document in which annotators found the answer, where a dataset marks them; `types` says of what type each answer
-    is, one answer per annotator, where a dataset has types.
+    is (Qasper: one answer per annotator; QuALITY: hard or easy), by which scores are shown too.
     """
 
     question_id: str
@@ -307,6 +307,8 @@ class DatasetSpec:
     demo: Demo | None = None
 
     def __post_init__(self) -> None:
+        if not self.metrics:
+            raise ConfigError(f"dataset {self.name}: no metric; known: {', '.join(METRICS)}")
         for metric in self.metrics:
             if metric not in METRICS:
                 raise ConfigError(f"dataset {self.name}: metric {metric!r} is unknown; known: {', '.join(METRICS)}")

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from retrotune.data.corpora.records import (
     BadRecordError,
@@ -34,7 +35,8 @@ from retrotune.runtime.files import write_jsonl
 def _read_quality(file: Path, split: str, bad: BadRecords) -> Iterator[Record]:
     """One article with one writer's questions per line; `gold_label` counts from 1.
 
-    An article comes once per writer: records with the same document are merged by whoever collects them.
+    An article comes once per writer: records with the same document are merged by whoever collects them. Types of
+    answers are `hard` (`difficult`: most who had little time were wrong, most others right) and `easy`.
     """
     for place, raw in read_json_lines(file, bad):
         with bad.at(place):
@@ -54,9 +56,18 @@ def _read_quality(file: Path, split: str, bad: BadRecords) -> Iterator[Record]:
                     if not 1 <= gold <= len(options):
                         raise BadRecordError(f"gold_label is no option (it is {gold} of {len(options)})")
                     question = need(entry, "question", str)
-                    example = make_example(question_id, question, [options[gold - 1]], doc_id, options)
+                    types = _type(entry)
+                    example = make_example(question_id, question, [options[gold - 1]], doc_id, options, types=types)
                     placed.append((part, example))
             yield Record(tuple(placed), document)
+
+
+def _type(entry: Any) -> tuple[str, ...]:
+    """Whether a question belongs to the hard subset; nothing where the record does not say so."""
+    difficult = optional(entry, "difficult", int)
+    if difficult not in (None, 0, 1):
+        raise BadRecordError(f"difficult is neither 0 nor 1 (it is {difficult})")
+    return () if difficult is None else ("hard",) if difficult else ("easy",)
 
 
 def write_demo(folder: Path, scenes: Scenes, rng: random.Random) -> None:
@@ -107,7 +118,7 @@ _CHOOSE = "{question} Choose one based on the following options: {options}"
 
 SPEC = DatasetSpec(
     name="quality",
-    version=1,
+    version=2,
     citation="Pang et al. 2022, QuALITY: Question Answering with Long Input Texts, Yes! (arXiv 2112.08608)",
     open_domain=False,
     metrics=("accuracy", "parsable", "exact_match"),

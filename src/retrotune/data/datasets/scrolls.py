@@ -77,8 +77,8 @@ def _read(file: Path, bad: BadRecords, multiple_choice: bool) -> Iterator[Record
             doc_id = sha256_text(text.strip())[:16]
             answers = [line.output for line in (first, *others)]
             example = make_example(question_id, question, answers, doc_id, options)
-            if options and example.answers[0] not in options:
-                raise BadRecordError(f"the output is none of the options (question {question_id!r})")
+            if options and not set(example.answers) <= set(options):
+                raise BadRecordError(f"an output is none of the options (question {question_id!r})")
             yield Record(((first.place, example),), make_document(doc_id, "", text))
 
 

@@ -150,7 +150,7 @@ def find_tokenizer(place: Path) -> Path | None:
 
 
 def _is_transformers(place: Path) -> bool:
-    config = read_json(place / "config.json") if (place / "config.json").is_file() else None
+    config = read_json(place / "config.json", allow_nan=True) if (place / "config.json").is_file() else None
     return isinstance(config, dict) and "model_type" in config
 
 

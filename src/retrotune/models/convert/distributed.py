@@ -99,7 +99,7 @@ def is_state_dict(folder: Path) -> bool:
     """Whether a folder is a plain megatron-core state dict: safetensors whose config.json is not transformers'."""
     if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
         return False
-    config = read_json(folder / "config.json")
+    config = read_json(folder / "config.json", allow_nan=True)
     return isinstance(config, dict) and "model_type" not in config and "num_layers" in config
 
 
@@ -120,7 +120,7 @@ def read_state_dict(folder: Path) -> tuple[dict[str, Any], dict[str, Stored]]:
                 f"{path}: {twice[0]} lies in another file of the folder too: leave one copy of the weights"
             )
         tensors |= found
-    return read_json(folder / "config.json"), tensors
+    return read_json(folder / "config.json", allow_nan=True), tensors
 
 
 DTYPES = {

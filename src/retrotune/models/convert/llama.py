@@ -243,7 +243,7 @@ def _reader(file: Path, name: str) -> Any:
 
 def _json(path: Path) -> Any:
     try:
-        return read_json(path)
+        return read_json(path, allow_nan=True)
     except DataError as error:
         raise ModelError(str(error)) from error
 

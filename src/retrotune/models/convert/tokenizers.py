@@ -96,7 +96,7 @@ def _hugging_face(folder: Path) -> Any:
     config = folder / "tokenizer_config.json"
     if config.is_file():
         try:
-            values = read_json(config)
+            values = read_json(config, allow_nan=True)
         except DataError as error:
             raise ModelError(str(error)) from error
         if not isinstance(values, dict) or values.get("auto_map"):

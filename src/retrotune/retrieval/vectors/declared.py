@@ -201,7 +201,7 @@ def read_values(path: Path, kind: type = dict) -> Any:
     if not path.is_file():
         return None
     try:
-        value = read_json(path)
+        value = read_json(path, allow_nan=True)
     except DataError as error:
         raise RetrievalError(f"{error}; put the file there again or remove it") from error
     if not isinstance(value, kind):

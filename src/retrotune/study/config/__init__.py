@@ -13,9 +13,11 @@ from retrotune.methods.lora import LoraMethod
 from retrotune.methods.ptuning import PtuningMethod
 from retrotune.methods.zeroshot import ZeroshotMethod
 from retrotune.study.config.base import PAPER_SIZES, Reader
+from retrotune.study.config.claim_files import read_claims
+from retrotune.study.config.claims import NO_RETRIEVER, Claim
 from retrotune.study.config.data import ChunkingEntry, CorpusEntry, DatasetEntry, World
 from retrotune.study.config.indexes import IndexEntry
-from retrotune.study.config.loading import load_config, nearest, read_config
+from retrotune.study.config.loading import load_config, read_config
 from retrotune.study.config.models import (
     BaseTraining,
     Checkpoint,
@@ -30,17 +32,20 @@ from retrotune.study.config.models import (
     SizeEntry,
     TokenizerEntry,
 )
+from retrotune.study.config.problems import nearest
 from retrotune.study.config.reading import check_files, check_settings, parse_yaml, read_yaml
 from retrotune.study.config.retrievals import PassageLayout, RetrievalEntry
 from retrotune.study.config.retrievers import RetrieverEntry
 from retrotune.study.config.study import Config, Evaluation, Grid, RuleResources, SaveEvery, Select
 
 __all__ = [
+    "NO_RETRIEVER",
     "PAPER_SIZES",
     "AdapterMethod",
     "BaseTraining",
     "Checkpoint",
     "ChunkingEntry",
+    "Claim",
     "Config",
     "CorpusEntry",
     "DatasetEntry",
@@ -78,6 +83,7 @@ __all__ = [
     "load_config",
     "nearest",
     "parse_yaml",
+    "read_claims",
     "read_config",
     "read_yaml",
 ]

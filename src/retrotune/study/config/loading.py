@@ -1,8 +1,6 @@
 """From YAML to a checked study: each problem is a line with the key, what is wrong, and the nearest known one."""
 
-import difflib
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +9,9 @@ from pydantic import ValidationError
 from retrotune.data.scores import METRICS
 from retrotune.errors import ConfigError
 from retrotune.study.config.base import PAPER_SIZES
+from retrotune.study.config.claim_files import read_claims
 from retrotune.study.config.models import SOURCES, BaseTraining, ModelEntry, RetrofittingEntry
+from retrotune.study.config.problems import explained, nearest
 from retrotune.study.config.reading import read_yaml
 from retrotune.study.config.study import Config
 
@@ -27,7 +27,7 @@ def load_config(raw: Mapping[str, Any]) -> Config:
     try:
         config = Config.model_validate(raw)
     except ValidationError as error:
-        lines = [_explain(problem) for problem in _clearest([dict(problem) for problem in error.errors()])]
+        lines = explained(error, Config.model_json_schema())
         raise ConfigError("the configuration has errors:\n  " + "\n  ".join(lines)) from None
     problems = [
         *_look_alikes(config),
@@ -40,81 +40,13 @@ def load_config(raw: Mapping[str, Any]) -> Config:
     ]
     if problems:
         raise ConfigError("the configuration has errors:\n  " + "\n  ".join(problems))
+    read_claims(config.claims)
     return config
 
 
 def read_config(path: str | Path) -> Config:
     """Read and validate a YAML file."""
     return load_config(read_yaml(path))
-
-
-def nearest(name: str, known: list[str]) -> str:
-    """A hint that names the nearest of `known`, or all of them when none is near."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known)) or 'none'}"
-
-
-def _clearest(problems: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Problems without those that merely follow: a list that lacks its bad values, the other type that was allowed."""
-    for problem in problems:
-        # not keys, but how pydantic names a mapping's key and the types of a union
-        parts = [str(part) for part in problem["loc"]]
-        problem["loc"] = tuple(
-            part for part in parts if part != "[key]" and not re.search(r"^constrained-|\[.*\]$", part)
-        )
-    return [
-        problem
-        for problem in problems
-        if not any(
-            other["loc"][: len(problem["loc"])] == problem["loc"]
-            and (
-                len(other["loc"]) > len(problem["loc"])
-                or problem["type"].endswith("_type") > other["type"].endswith("_type")
-            )
-            for other in problems
-        )
-    ]
-
-
-def _explain(problem: dict[str, Any]) -> str:
-    location = problem["loc"]
-    place = ".".join(location)
-    if problem["type"] == "extra_forbidden":
-        return f"{place}: unknown key {location[-1]!r}; {nearest(location[-1], _keys_at(location[:-1]))}"
-    value = problem.get("input")
-    shown = "" if problem["type"] == "missing" or isinstance(value, dict) else f" (found {value!r})"
-    return f"{place}: {problem['msg'].removeprefix('Value error, ')}{shown}"
-
-
-def _keys_at(location: Sequence[str]) -> list[str]:
-    """Known keys of the schema object at a location such as ['methods', 'lora-r8', 'lora']."""
-    schema: Any = Config.model_json_schema()
-    definitions = schema["$defs"]
-
-    def resolve(node: Any) -> list[Any]:
-        """All object schemas that a node may stand for."""
-        if "$ref" in node:
-            return resolve(definitions[node["$ref"].rsplit("/", 1)[-1]])
-        options = [*node.get("anyOf", ()), *node.get("oneOf", ())]
-        return [deeper for option in options for deeper in resolve(option)] or [node]
-
-    nodes = [schema]
-    for part in location:
-        following = []
-        for node in nodes:
-            if part in node.get("properties", {}):
-                following += resolve(node["properties"][part])
-            elif "items" in node and part.isdigit():
-                following += resolve(node["items"])
-            elif isinstance(node.get("additionalProperties"), dict):
-                following += resolve(node["additionalProperties"])
-            elif part in (node.get("properties", {}).get("kind", {}).get("const"),):
-                following.append(node)
-            elif isinstance(node.get("patternProperties"), dict):
-                for child in node["patternProperties"].values():
-                    following += resolve(child)
-        nodes = following or nodes
-    return sorted({key for node in nodes for key in node.get("properties", {})})
 
 
 def _unknown(place: str, name: str | None, known: Mapping[str, Any] | tuple[str, ...], kind: str) -> Iterator[str]:

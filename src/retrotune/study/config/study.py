@@ -124,6 +124,11 @@ class Config(Entry):
     )
     save_every: SaveEvery = Field(default_factory=SaveEvery, description="when training saves its state")
     evaluation: Evaluation = Field(default_factory=Evaluation, description="scoring")
+    claims: tuple[Place, ...] = Field(
+        ("config/claims.yaml",),
+        description="files of claims to test, each below the folder of the run, else below that of the workflow; []: "
+        "none",
+    )
     grid: tuple[Grid, ...] = Field(
         min_length=1, description="one or several products of names; their union is the study"
     )

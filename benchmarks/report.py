@@ -1,0 +1,159 @@
+"""What a report of a large study costs: 300 cells of 2,000 questions each collected, claims tested, tables written.
+
+The study has the shape of the paper's: 2 families, 5 sizes, 5 methods, 6 datasets. Its predictions are generated: how
+often a cell is right rises with size and method. They are scored by the workflow's own stage, which is not timed. The
+timed part runs in a process of its own, whose peak memory is measured. `--work FOLDER` keeps the generated study.
+"""
+
+import argparse
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from retrotune.data.datasets import Example
+from retrotune.preparing.examples import write_references
+from retrotune.report.claims import judge_claims
+from retrotune.report.collect import collect_metrics
+from retrotune.report.tables import make_tables
+from retrotune.runtime.files import write_json, write_jsonl
+from retrotune.scoring.score import score_cell
+from retrotune.study.cells import Cell, expand_grid
+from retrotune.study.config import Config, load_config
+from retrotune.study.paths import Paths
+from retrotune.study.resolve import resolve
+
+SIZES = {"xs": 823, "s": 2254, "m": 8523, "l": 21266, "xxl": 42825}
+METHODS = ("zeroshot", "ptuning", "adapter", "lora", "full")
+DATASETS = ("nq", "triviaqa", "narrativeqa", "qasper", "quality", "qmsum")
+OPTIONS = ("a red house", "a green tree", "a blue lake", "a white road")
+WORDS = ["alder", "birch", "cedar", "dogwood", "elm", "fir", "ginkgo", "hazel", "ironwood", "juniper", "larch", "maple"]
+
+
+def study(folder: Path) -> Config:
+    models = {
+        f"{family}-{size}": {"family": family, "size": size, "path": f"models/{family}-{size}"}
+        for family in ("gpt", "retro")
+        for size in SIZES
+    }
+    return load_config(
+        {
+            "study": "large",
+            "results_dir": str(folder / "results"),
+            "resources_dir": str(folder / "resources"),
+            "data_root": str(folder / "raw"),
+            "datasets": {name: {"reader": name, "path": name} for name in DATASETS},
+            "corpora": {"wiki": {"reader": "dpr_passages", "path": "wiki.tsv"}},
+            "chunkings": {"words": {"passage_words": 100}},
+            "retrievers": {"bm25": {"kind": "bm25"}},
+            "retrievals": {"five": {"retriever": "bm25", "corpus": "wiki", "chunking": "words", "top_k": 5}},
+            "models": models,
+            "methods": {name: {"kind": name} for name in METHODS},
+            "grid": [{"retrievals": ["five"]}],
+        }
+    )
+
+
+def question(config: Config, dataset: str, number: int) -> Example:
+    rng = random.Random(f"{dataset} {number}")
+    words = " ".join(rng.choices(WORDS, k=9 if dataset == "qmsum" else 2))
+    doc_id = None if config.is_open_domain(dataset) else f"document {number // 10}"
+    if dataset == "quality":
+        right = rng.choice(OPTIONS)
+        return Example(f"{dataset}:{number}", "Which?", (right,), doc_id, OPTIONS)
+    types = ("extractive",) if dataset == "qasper" else ()
+    return Example(f"{dataset}:{number}", "What?", (words,), doc_id, types=types)
+
+
+def generate(config: Config, questions: int) -> None:
+    """Predictions of all cells, scored."""
+    paths = Paths.of(config)
+    asked = {name: [question(config, name, number) for number in range(questions)] for name in DATASETS}
+    for name, examples in asked.items():
+        write_references(paths.references(name, "test"), examples)
+    for cell in expand_grid(config):
+        write_cell(config, paths, cell, asked[cell.dataset])
+
+
+def write_cell(config: Config, paths: Paths, cell: Cell, examples: list[Example]) -> None:
+    size = config.models[cell.model].size
+    rng = random.Random(cell.name)
+    share = 0.1 + 0.1 * list(SIZES).index(size) + 0.08 * METHODS.index(cell.method)
+    records = [
+        {
+            "question_id": example.question_id,
+            "question": example.question,
+            "prediction": (text := example.answers[0] if rng.random() < share else " ".join(rng.choices(WORDS, k=2))),
+            "text": text,
+            "context_ids": ["1"],
+            "neighbor_ids": [],
+            "prompt_hash": "0" * 64,
+            "num_prompt_tokens": 700,
+            "num_truncated_tokens": 0,
+        }
+        for example in examples
+    ]
+    files = {name: Path(paths.cell(cell, name)) for name in ("predictions.jsonl", "predict.json", "train.json")}
+    write_jsonl(files["predictions.jsonl"], records)
+    count = 1_000_000 * SIZES[size]
+    model = {"num_parameters": count, "departures": [], "params": {"version": 1}, "fingerprint": cell.model}
+    predicted = {"num_questions": len(examples), "seconds": 60.0, "model": model, "inputs": {}}
+    write_json(files["predict.json"], predicted)
+    trained = config.methods[cell.method].trained
+    if trained:
+        write_json(files["train.json"], {"num_trainable_params": count // 300, "num_total_params": count})
+    params = resolve(config, "score_cell", vars(cell))
+    outputs = [paths.cell(cell, name) for name in ("scores.jsonl", "metrics.json")]
+    references, train = paths.references(cell.dataset, "test"), files["train.json"] if trained else None
+    score_cell(params, cell, files["predictions.jsonl"], files["predict.json"], references, train, *outputs)
+
+
+def report(config: Config) -> None:
+    """The timed part: what the workflow does with scored cells; seconds of each stage are printed."""
+    paths = Paths.of(config)
+    tables = Path(paths.report("tables"))
+    results, scores = tables / "results.json", tables / "scores.parquet"
+    stages = {
+        "collect_metrics": lambda: collect_metrics(
+            resolve(config, "collect_metrics", {}), paths, tables / "metrics.csv", results, scores
+        ),
+        "test_claims": lambda: judge_claims(resolve(config, "test_claims", {}), results, scores, tables),
+        "make_tables": lambda: make_tables(resolve(config, "make_tables", {}), results, scores, tables),
+    }
+    for name, run in stages.items():
+        start = time.monotonic()
+        run()
+        print(f"{name}: {time.monotonic() - start:.1f} s", file=sys.stderr)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--without-page", action="store_true", help="the only form that there is: no report page")
+    parser.add_argument("--questions", type=int, default=2000, metavar="N", help="questions per dataset")
+    parser.add_argument("--work", metavar="FOLDER", help="keep the study there; default: a temporary folder")
+    parser.add_argument("--timed", metavar="FOLDER", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.timed:
+        report(study(Path(arguments.timed)))
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(arguments.work or temporary)
+        config = study(folder)
+        if not Path(Paths.of(config).report("cells")).exists():
+            start = time.monotonic()
+            generate(config, arguments.questions)
+            print(f"generated and scored in {time.monotonic() - start:.0f} s, not counted", file=sys.stderr)
+        start = time.monotonic()
+        subprocess.run([sys.executable, __file__, "--timed", str(folder)], check=True)
+        seconds = time.monotonic() - start
+    cells = len(expand_grid(config))
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+    print(f"VALUE report_{cells}_cells_seconds {seconds:.1f}")
+    print(f"VALUE report_{cells}_cells_peak_gib {peak:.2f}")
+
+
+if __name__ == "__main__":
+    main()
