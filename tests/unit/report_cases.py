@@ -19,7 +19,7 @@ from retrotune.study.config import Config, load_config
 from retrotune.study.resolve import making_tables
 from retrotune.study.stages import MakeTablesParams
 
-NASTY = "<b>&_%|*`#{x}\\$^~[1]--é中\n\x1b[31m"
+NASTY = '<b>&_%|*`#{x}\\$^~[1]--"é中\n\x1b[31m'
 OPEN = tuple((f"q{number}", None) for number in range(24))
 OWN = tuple((f"d{document}.{number}", f"d{document}") for document in range(8) for number in range(3))
 QUESTIONS: dict[str, Sequence[tuple[str, str | None]]] = {"nq": OPEN, "qmsum": OWN}

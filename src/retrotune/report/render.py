@@ -34,7 +34,8 @@ _LATEX = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
+    '"': "''",
+    "`": r"\textasciigrave{}",
     "[": "{[}",  # behind the end of a line it would begin an argument
     "*": "{*}",
     "–": "--",
