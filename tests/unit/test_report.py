@@ -1,4 +1,4 @@
-"""Collecting, tables and figures over hand-made result files: gaps stay visible and nothing is filled in."""
+"""Collecting hand-made result files: gaps stay visible and nothing is filled in."""
 
 import csv
 import os
@@ -72,7 +72,7 @@ def write_cell(config: Config, cell: Cell, /, **changes: Any) -> Path:
         train=trained if cell.method == "lora" else None,
         predict=predicting(seconds=1.5, peak_memory_bytes=2**29),
     )
-    lines = [question_scores("q1", **dict.fromkeys(parts_of([metric, "f1"]), score))]
+    lines = [question_scores(f"q{n}", **dict.fromkeys(parts_of([metric, "f1"]), score)) for n in range(50)]
     return write_result(Paths.of(config).cell(cell), {**record, **changes}, lines)
 
 
@@ -151,8 +151,8 @@ KEYS, TIED = "keys are mixed", "embeddings are tied"
 def test_departures_travel_from_the_prediction_to_every_form(config: Config, collected: Path, tmp_path: Path) -> None:
     cell = Cell("gpt-a", "zeroshot", "nq", "bm25", 0)
     predictions, references = tmp_path / "predictions.jsonl", tmp_path / "references.parquet"
-    write_jsonl(predictions, [prediction("q", "Tamo")])
-    write_references(references, [Example("q", "Who?", ("Tamo",))])
+    write_jsonl(predictions, [prediction(f"q{number}", "Tamo") for number in range(50)])
+    write_references(references, [Example(f"q{number}", "Who?", ("Tamo",)) for number in range(50)])
     for other in expand_grid(config):  # they were not scored by these references
         if other != cell and other.dataset == cell.dataset:
             shutil.rmtree(Paths.of(config).cell(other), ignore_errors=True)

@@ -344,14 +344,6 @@ def collecting(config: Config, wildcards: Wildcards | None = None) -> CollectPar
     )
 
 
-@_resolver("make_tables")
-def making_tables(config: Config, wildcards: Wildcards | None = None) -> MakeTablesParams:
-    """What the study's tables use beside results."""
-    return MakeTablesParams(
-        tables=table_names(config), resamples=config.evaluation.resamples, published=tuple(beside(config))
-    )
-
-
 @_resolver("test_claims")
 def claim_testing(config: Config, wildcards: Wildcards | None = None) -> ClaimTestParams:
     """What testing the study's claims uses: what its files of claims say, and what its retrievals search with."""
@@ -365,6 +357,14 @@ def claim_testing(config: Config, wildcards: Wildcards | None = None) -> ClaimTe
         claims=tuple(read_claims(config.claims).items()),
         retrievals={name: kind_of(name) for name in retrievals},
         resamples=config.evaluation.resamples,
+    )
+
+
+@_resolver("make_tables")
+def making_tables(config: Config, wildcards: Wildcards | None = None) -> MakeTablesParams:
+    """What the study's tables use beside results."""
+    return MakeTablesParams(
+        tables=table_names(config), resamples=config.evaluation.resamples, published=tuple(beside(config))
     )
 
 
