@@ -71,6 +71,11 @@ def drawn(name: str, dataset: str, ability: float) -> Scores:
     return {"rouge1": scores(100 * ability), "rouge2": scores(60 * ability), "rougeL": scores(90 * ability)}
 
 
+def exact(*right: int, of: int = 24) -> dict[str, list[float]]:
+    """Exact match of the open questions: the given ones are right."""
+    return {"exact_match": [100.0 * (number in right) for number in range(of)]}
+
+
 def write_study(
     folder: Path, results: Iterable[Result], scores: Mapping[Cell, Scores] | None = None
 ) -> tuple[Path, Path]:

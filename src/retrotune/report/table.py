@@ -109,8 +109,8 @@ class Table:
 
     def notes_with(self, best: str, near: str) -> list[str]:
         """The notes, the legend first if something is marked, with a form's words for its marks."""
-        legend = [self.legend.replace("{best}", best).replace("{near}", near)] if self.legend and self.best else []
-        return [*legend, *self.notes]
+        legend = [self.legend.replace("{best}", best).replace("{near}", near)] if self.best else []
+        return [note.strip() for note in [*legend, *self.notes] if note.strip()]
 
 
 def value_of(value: Value) -> str | float | int | None:
