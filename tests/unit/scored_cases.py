@@ -59,17 +59,14 @@ def score_cells(config: Config, say: Say, parameters: Mapping[str, int], cells: 
         if None in said:
             continue
         files = {name: Path(paths.cell(cell, name)) for name in ("predictions.jsonl", "predict.json", "train.json")}
-        records = [
-            prediction(example.question_id, text, question=example.question)
-            for example, text in zip(asked, said, strict=True)
-        ]
+        records = [prediction(example.question_id, text) for example, text in zip(asked, said, strict=True)]
         write_jsonl(files["predictions.jsonl"], records)
         trained = config.methods[cell.method].trained
-        if trained:
-            write_json(files["train.json"], train_record(num_total_params=parameters[cell.model]))
         count = parameters[cell.model]
+        if trained:
+            write_json(files["train.json"], train_record(num_trainable_params=500, num_total_params=count))
         model = {"num_parameters": count, "departures": [], "params": {"version": 2}, "fingerprint": cell.model}
-        write_json(files["predict.json"], predict_record(num_questions=len(asked), model=model))
+        write_json(files["predict.json"], predict_record(model=model))
         params = resolve(config, "score_cell", vars(cell))
         outputs = (paths.cell(cell, name) for name in ("scores.jsonl", "metrics.json"))
         train = files["train.json"] if trained else None
