@@ -19,12 +19,11 @@ from retrotune.preparing.examples import write_references
 from retrotune.report.claims import judge_claims
 from retrotune.report.collect import collect_metrics
 from retrotune.report.tables import make_tables
-from retrotune.runtime.files import sha256_text, write_json, write_jsonl
+from retrotune.runtime.files import write_json, write_jsonl
 from retrotune.scoring.score import score_cell
 from retrotune.study.cells import Cell, expand_grid
 from retrotune.study.config import Config, load_config
 from retrotune.study.paths import Paths
-from retrotune.study.records import made
 from retrotune.study.resolve import resolve
 from retrotune.study.stages import VERSIONS
 
@@ -100,32 +99,24 @@ def write_cell(config: Config, paths: Paths, cell: Cell, examples: list[Example]
     ]
     files = {name: Path(paths.cell(cell, name)) for name in ("predictions.jsonl", "predict.json", "train.json")}
     write_jsonl(files["predictions.jsonl"], records)
-    count, trained = 1_000_000 * SIZES[size], config.methods[cell.method].trained
-    files_read = {"examples": sha256_text(cell.dataset), "model": sha256_text(cell.model), "neighbors": None}
-    predicted = {
-        **dict.fromkeys(("num_truncated_questions", "num_truncated_tokens"), 0),
-        **{"num_questions": len(examples), "prompt_tokens": 700 * len(examples), "generated_tokens": 3 * len(examples)},
-        **{"seconds": 60.0, "peak_memory_bytes": 2**33, "retrieval_gate": None, "device": "generated"},
-        "model": {"num_parameters": count, "departures": [], "params": None, "fingerprint": cell.model},
-        "inputs": files_read,
-        "made": made(),
-        "params": {"version": VERSIONS["predict_cell"]},
-    }
-    write_json(files["predict.json"], predicted)
+    count = 1_000_000 * SIZES[size]
+    model = {"num_parameters": count, "departures": [], "params": {"version": 1}, "fingerprint": cell.model}
+    inputs = {"examples": 64 * "0", "model": None, "neighbors": None}
+    costs = {"seconds": 60.0, "peak_memory_bytes": 2**30, "inputs": inputs}
+    tokens = {"prompt_tokens": 700 * len(examples), "generated_tokens": 4 * len(examples), "num_truncated_tokens": 0}
+    predicted = {"num_questions": len(examples), "num_truncated_questions": 0, "retrieval_gate": None, "device": "cpu"}
+    params = {"version": VERSIONS["predict_cell"]}
+    write_json(files["predict.json"], {**predicted, **tokens, **costs, "model": model, "params": params})
+    trained = config.methods[cell.method].trained
     if trained:
-        training = {
-            **dict.fromkeys(("truncated", "truncated_answers"), 0),
-            **{"steps": 900, "tokens": 5_000_000, "seconds": 600.0, "peak_memory_bytes": 2**34, "final_loss": 1.0},
-            **{"num_trainable_params": count // 300, "num_total_params": count, "adapter_bytes": count // 150},
-            "inputs": files_read,
-            "made": made(),
-            "params": {"version": VERSIONS["finetune_cell"]},
-        }
-        write_json(files["train.json"], training)
-    params = resolve(config, "score_cell", vars(cell))
+        learned = {"steps": 100, "tokens": 70_000, "final_loss": 1.0, "truncated": 0, "truncated_answers": 0}
+        sizes = {"num_trainable_params": count // 300, "num_total_params": count, "adapter_bytes": count // 75}
+        params = {"version": VERSIONS["finetune_cell"]}
+        write_json(files["train.json"], {**learned, **sizes, **costs, "params": params})
+    used = resolve(config, "score_cell", vars(cell))
     outputs = [paths.cell(cell, name) for name in ("scores.jsonl", "metrics.json")]
     references, train = paths.references(cell.dataset, "test"), files["train.json"] if trained else None
-    score_cell(params, cell, files["predictions.jsonl"], files["predict.json"], references, train, *outputs)
+    score_cell(used, cell, files["predictions.jsonl"], files["predict.json"], references, train, *outputs)
 
 
 def report(config: Config) -> None:
