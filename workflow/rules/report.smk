@@ -74,7 +74,8 @@ rule test_claims:
         results=PATHS.report("tables/results.json"),
         scores=PATHS.report("tables/scores.parquet"),
     output:
-        multiext(PATHS.report("tables/claims"), ".json", ".csv", ".md", ".tex"),
+        PATHS.table("claims", "html"),
+        PATHS.report("tables/claims.json"),
         html=report(
             PATHS.report("tables/claims.html"),
             caption="../report/claims.rst",
