@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from record_cases import predict_record, prediction, train_record
+
 from retrotune.data.datasets import Example
 from retrotune.preparing.examples import write_references
 from retrotune.report.collect import Result, collect_metrics, load_results, load_sheets
@@ -57,19 +59,14 @@ def score_cells(config: Config, say: Say, parameters: Mapping[str, int], cells: 
         if None in said:
             continue
         files = {name: Path(paths.cell(cell, name)) for name in ("predictions.jsonl", "predict.json", "train.json")}
-        records = [
-            {"question_id": example.question_id, "question": example.question, "prediction": text, "text": text,
-             "context_ids": [], "neighbor_ids": [], "prompt_hash": "0", "num_prompt_tokens": 9,
-             "num_truncated_tokens": 0}
-            for example, text in zip(asked, said, strict=True)
-        ]  # fmt: skip
+        records = [prediction(example.question_id, text) for example, text in zip(asked, said, strict=True)]
         write_jsonl(files["predictions.jsonl"], records)
         trained = config.methods[cell.method].trained
-        if trained:
-            write_json(files["train.json"], {"num_trainable_params": 500, "num_total_params": parameters[cell.model]})
         count = parameters[cell.model]
+        if trained:
+            write_json(files["train.json"], train_record(num_trainable_params=500, num_total_params=count))
         model = {"num_parameters": count, "departures": [], "params": {"version": 2}, "fingerprint": cell.model}
-        write_json(files["predict.json"], {"num_questions": len(asked), "seconds": 1.0, "model": model, "inputs": {}})
+        write_json(files["predict.json"], predict_record(model=model))
         params = resolve(config, "score_cell", vars(cell))
         outputs = (paths.cell(cell, name) for name in ("scores.jsonl", "metrics.json"))
         train = files["train.json"] if trained else None

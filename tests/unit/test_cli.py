@@ -94,7 +94,7 @@ def test_a_selection_leaves_the_workflows_tables_alone(study, capsys):
     before = contents(study / FOLDER / "tables")
     printed = tables(capsys, "select={method: lora}")
     assert "2 of 2 selected cells are done" in printed
-    assert "zeroshot" not in printed
+    assert "zeroshot" not in printed.split("Claims and")[0]
     assert contents(study / FOLDER / "tables") == before
     assert len(load_results(PATHS.so_far("tables/results.json"))) == 2
 

@@ -12,7 +12,7 @@ from retrotune.errors import ResultError
 from retrotune.report.claim_cells import Grid, Match, NotTestableError, match
 from retrotune.report.collect import Result, load_results, load_sheets
 from retrotune.report.render import to_text, write_table
-from retrotune.report.table import Table, Value
+from retrotune.report.table import Measured, Table, Value
 from retrotune.runtime.files import read_result, write_json
 from retrotune.runtime.log import logger
 from retrotune.scoring.contrasts import Outcome, outcome
@@ -72,7 +72,7 @@ class Judgement:
 
 
 def judge_claims(params: ClaimTestParams, results_json: str | Path, scores: str | Path, folder: str | Path) -> None:
-    """Write `claims` into `folder` as json, csv, md, tex and html: the study's claims, each with its verdict."""
+    """Write `claims` into `folder` as json and in all forms of tables: the study's claims, each with its verdict."""
     results = load_results(results_json)
     judgements = judge(params, results, load_sheets(scores, results))
     write_claims(params, judgements, folder)
@@ -182,15 +182,14 @@ def format_claims(folder: str | Path, params: ClaimTestParams) -> str:
 
 def compact_table(records: Sequence[Mapping[str, Any]]) -> Table:
     """Verdicts for the terminal."""
-    rows: list[list[Value]] = [
-        [record["verdict"], record["says"], record["effect"], _interval(record)] for record in records
-    ]
+    rows: list[list[Value]] = [[record["verdict"], record["says"], _effect(record)] for record in records]
     return Table(
         title="Claims and what this study says of them",
-        columns=["Verdict", "Claim", "Effect", "Interval"],
+        columns=["Verdict", "Claim", "Effect"],
         rows=rows,
         num_labels=2,
-        formats=["+.1f", ""],
+        formats=["+.1f"],
+        intervals={2},
         notes=_notes(records),
     )
 
@@ -202,12 +201,12 @@ def claims_table(records: Sequence[Mapping[str, Any]]) -> Table:
             record["verdict"],
             record["says"],
             _side(record),
-            record["effect"],
-            _interval(record),
+            _effect(record),
             record["p"],
             record["p_adjusted"],
             record["detectable"],
-            None if record["num_pairs"] is None else f"{record['num_pairs']} of {record['num_expected_pairs']}",
+            record["num_pairs"],
+            record["num_expected_pairs"],
             record["num_questions"],
             record["num_clusters"],
         ]
@@ -216,16 +215,17 @@ def claims_table(records: Sequence[Mapping[str, Any]]) -> Table:
     return Table(
         title="Claims and what this study says of them",
         columns=[
-            "Verdict", "Claim", "Expected", "Effect", "Interval", "p", "p (Holm)", "Detectable", "Pairs", "Questions",
-            "Clusters",
+            "Verdict", "Claim", "Expected", "Effect", "p", "p (Holm)", "Detectable", "Pairs", "Pairs in grid",
+            "Questions", "Clusters",
         ],
         rows=rows,
         num_labels=3,
-        formats=["+.1f", "", ".4f", ".4f", ".1f", "", "d", "d"],
+        formats=["+.1f", ".4f", ".4f", ".1f", "d", "d", "d", "d"],
+        intervals={3},
         notes=[
             *_notes(records),
             "Detectable: the smallest distance from the margin that this test would have found with a power of 80 %. "
-            "Pairs: matched cells that have scores, of those in the grid. Clusters: documents, or questions where they "
+            "Pairs: matched cells that have scores. Clusters: documents, or questions where they "
             "share no document. claims.json has the cells that each claim rests on, and those left out.",
         ],
     )  # fmt: skip
@@ -235,8 +235,8 @@ def _side(record: Mapping[str, Any]) -> str:
     return f"{record['direction']} {record['margin']:g}"
 
 
-def _interval(record: Mapping[str, Any]) -> str | None:
-    return None if record["interval"] is None else "[{:+.1f}, {:+.1f}]".format(*record["interval"])
+def _effect(record: Mapping[str, Any]) -> Measured | None:
+    return None if record["effect"] is None else Measured(record["effect"], *record["interval"])
 
 
 def _notes(records: Sequence[Mapping[str, Any]]) -> list[str]:
