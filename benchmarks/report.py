@@ -25,6 +25,7 @@ from retrotune.study.cells import Cell, expand_grid
 from retrotune.study.config import Config, load_config
 from retrotune.study.paths import Paths
 from retrotune.study.resolve import resolve
+from retrotune.study.stages import VERSIONS
 
 SIZES = {"xs": 823, "s": 2254, "m": 8523, "l": 21266, "xxl": 42825}
 METHODS = ("zeroshot", "ptuning", "adapter", "lora", "full")
@@ -100,15 +101,22 @@ def write_cell(config: Config, paths: Paths, cell: Cell, examples: list[Example]
     write_jsonl(files["predictions.jsonl"], records)
     count = 1_000_000 * SIZES[size]
     model = {"num_parameters": count, "departures": [], "params": {"version": 1}, "fingerprint": cell.model}
-    predicted = {"num_questions": len(examples), "seconds": 60.0, "model": model, "inputs": {}}
-    write_json(files["predict.json"], predicted)
+    inputs = {"examples": 64 * "0", "model": None, "neighbors": None}
+    costs = {"seconds": 60.0, "peak_memory_bytes": 2**30, "inputs": inputs}
+    tokens = {"prompt_tokens": 700 * len(examples), "generated_tokens": 4 * len(examples), "num_truncated_tokens": 0}
+    predicted = {"num_questions": len(examples), "num_truncated_questions": 0, "retrieval_gate": None, "device": "cpu"}
+    params = {"version": VERSIONS["predict_cell"]}
+    write_json(files["predict.json"], {**predicted, **tokens, **costs, "model": model, "params": params})
     trained = config.methods[cell.method].trained
     if trained:
-        write_json(files["train.json"], {"num_trainable_params": count // 300, "num_total_params": count})
-    params = resolve(config, "score_cell", vars(cell))
+        learned = {"steps": 100, "tokens": 70_000, "final_loss": 1.0, "truncated": 0, "truncated_answers": 0}
+        sizes = {"num_trainable_params": count // 300, "num_total_params": count, "adapter_bytes": count // 75}
+        params = {"version": VERSIONS["finetune_cell"]}
+        write_json(files["train.json"], {**learned, **sizes, **costs, "params": params})
+    used = resolve(config, "score_cell", vars(cell))
     outputs = [paths.cell(cell, name) for name in ("scores.jsonl", "metrics.json")]
     references, train = paths.references(cell.dataset, "test"), files["train.json"] if trained else None
-    score_cell(params, cell, files["predictions.jsonl"], files["predict.json"], references, train, *outputs)
+    score_cell(used, cell, files["predictions.jsonl"], files["predict.json"], references, train, *outputs)
 
 
 def report(config: Config) -> None:

@@ -19,7 +19,7 @@ from retrotune.study.config import Config, load_config
 from retrotune.study.resolve import making_tables
 from retrotune.study.stages import MakeTablesParams
 
-NASTY = "<b>&_%|*`#{x}\\$^~[1]--é中\n\x1b[31m"
+NASTY = '<b>&_%|*`#{x}\\$^~[1]--"é中\n\x1b[31m'
 OPEN = tuple((f"q{number}", None) for number in range(24))
 OWN = tuple((f"d{document}.{number}", f"d{document}") for document in range(8) for number in range(3))
 QUESTIONS: dict[str, Sequence[tuple[str, str | None]]] = {"nq": OPEN, "qmsum": OWN}
@@ -69,6 +69,11 @@ def drawn(name: str, dataset: str, ability: float) -> Scores:
         return [min(max(mean + of_document[document] + coins.gauss(0, 10), 0.0), 100.0) for _, document in OWN]
 
     return {"rouge1": scores(100 * ability), "rouge2": scores(60 * ability), "rougeL": scores(90 * ability)}
+
+
+def exact(*right: int, of: int = 24) -> dict[str, list[float]]:
+    """Exact match of the open questions: the given ones are right."""
+    return {"exact_match": [100.0 * (number in right) for number in range(of)]}
 
 
 def write_study(

@@ -337,7 +337,7 @@ def test_seeds_and_retrievals_of_an_entry_are_counted(capsys):
     finish(LORA_NQ)
     printed = study_status(config)
     assert re.search(r"lora +· 1/3 +· 0/3", printed)
-    assert "n/m: n of m retrievals and seeds are done" in printed
+    assert "n/m: n of m retrievals, replicates and seeds are done" in printed
 
 
 def test_letters_where_the_terminal_knows_no_others(monkeypatch):

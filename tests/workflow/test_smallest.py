@@ -11,6 +11,8 @@ import time
 import pytest
 import yaml
 
+from retrotune.study.paths import TABLE_FORMS
+
 pytestmark = pytest.mark.slow
 
 CELLS = "results/smallest/cells"
@@ -64,9 +66,12 @@ def test_every_cell_has_a_result(finished):
 
 def test_tables_and_figures(finished):
     folder = finished.folder / "results/smallest"
+    for name in ("comparison", "comparison_long", "parameters", "cost", "retrieval_quality", "published"):
+        for suffix in TABLE_FORMS:
+            assert (folder / "tables" / f"{name}.{suffix}").stat().st_size > 100
     for suffix in ("csv", "md", "tex", "html"):
-        assert (folder / "tables" / f"comparison.{suffix}").stat().st_size > 100
         assert "minilm2" in (folder / "tables" / f"retrieval_quality.{suffix}").read_text()
+    assert "Intervals: 95 %, over documents (qmsum) and questions (nq)" in (folder / "tables/comparison.md").read_text()
     for suffix in ("svg", "pdf", "png"):
         assert (folder / "figures" / f"scaling.{suffix}").stat().st_size > 1000
         assert (folder / "figures" / f"retrieval_quality.{suffix}").stat().st_size > 1000

@@ -74,8 +74,8 @@ rule test_claims:
         results=PATHS.report("tables/results.json"),
         scores=PATHS.report("tables/scores.parquet"),
     output:
-        PATHS.table("claims", "html"),
         PATHS.report("tables/claims.json"),
+        PATHS.table("claims", "html"),
         html=report(
             PATHS.report("tables/claims.html"),
             caption="../report/claims.rst",

@@ -18,13 +18,13 @@ from retrotune.report.matching import matched
 from retrotune.report.render import to_text
 from retrotune.report.rows import unique
 from retrotune.report.table import Table, Value
-from retrotune.runtime.files import read_jsonl
 from retrotune.scoring.contrasts import Runs, difference, mean_of, outcome
 from retrotune.scoring.sheets import Sheet, make_sheet, read_cell_scores
 from retrotune.scoring.statistics import holm
 from retrotune.study.cells import COORDINATES
 from retrotune.study.config import Config, nearest
 from retrotune.study.paths import Paths
+from retrotune.study.records import read_predictions
 
 ATTRIBUTES = (*COORDINATES, "family", "size", "kind")
 AVERAGE = "Average"
@@ -238,23 +238,23 @@ def _changed(paths: Paths, sheets: Mapping[str, Sheet], pairs: Sequence[Pair], m
         wanted = {sheet.question_ids[place] for place in places}
         said = [
             {
-                record["question_id"]: record
-                for _, record in read_jsonl(paths.cell(side.cell, "predictions.jsonl"))
-                if record["question_id"] in wanted
+                line.question_id: line
+                for _, line in read_predictions(paths.cell(side.cell, "predictions.jsonl"))
+                if line.question_id in wanted
             }
             for side in own[0]
         ]
         for place in places:
             question = sheet.question_ids[place]
-            records = [records.get(question, {}) for records in said]
+            first, second = (lines[question] for lines in said)
             found.append(
                 {
                     "dataset": dataset,
                     "question_id": question,
-                    "question": records[0].get("question"),
+                    "question": first.question,
                     "difference": float(moved_Q[place]),
-                    "first": records[0].get("prediction"),
-                    "second": records[1].get("prediction"),
+                    "first": first.prediction,
+                    "second": second.prediction,
                     "cells": [side.name for side in own[0]],
                 }
             )

@@ -46,7 +46,7 @@ def instruct_table(measures: Measures) -> Table:
             runs_note(measures),
         ],
         rules=rules - {0, len(rows)},
-        intervals={7, 8, 9},
+        intervals=set(range(len(_LABELS), len(_LABELS) + 3)),
     )
 
 

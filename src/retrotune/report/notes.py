@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from retrotune.report.collect import FAMILIES, Result
 from retrotune.report.measures import Measures, by_dataset
+from retrotune.report.provenance import provenance_notes
 from retrotune.report.rows import grouped, in_rows, unique
 from retrotune.report.significance import Marked
 
@@ -27,10 +28,10 @@ def legend_of(marked: Marked) -> str:
 
 
 def grid_notes(measures: Measures, max_listed: int | None) -> list[str]:
-    """Scale and intervals, runs, mixed or departing models, and cells without a score: `max_listed` of them by name."""
+    """Scale, intervals, runs, models, what made results, and cells without a score: `max_listed` of them by name."""
     results = measures.results
     notes = [f"Scores from 0 to 100, higher is better. {interval_note(measures)}", runs_note(measures)]
-    notes += [*_several_bases(results), *_departures(results)]
+    notes += [*_several_bases(results), *_departures(results), *provenance_notes(results)]
     gaps = [result for result in results if result.primary is None]
     if gaps:
         listed = ", ".join(f"{result.name} ({result.status})" for result in gaps[:max_listed])

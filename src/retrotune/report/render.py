@@ -34,7 +34,8 @@ _LATEX = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
+    '"': "''",
+    "`": r"\textasciigrave{}",
     "[": "{[}",  # behind the end of a line it would begin an argument
     "*": "{*}",
     "–": "--",
@@ -83,11 +84,11 @@ def to_parquet(table: Table) -> Any:
     for column in range(len(table.columns)):
         names += _names(table, column)
         values = [value_of(row[column]) for row in table.rows]
-        if column < table.num_labels:
+        spec = table.format_of(column)
+        if not spec:
             arrays.append(pa.array([None if value is None else str(value) for value in values], pa.string()))
             continue
         numbers = [None if isinstance(value, str) else value for value in values]
-        spec = table.format_of(column)
         kind = pa.bool_() if spec == YES_NO else pa.int64() if spec.endswith("d") else pa.float64()
         arrays.append(pa.array(numbers, kind))
         if column in table.intervals:

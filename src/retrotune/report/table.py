@@ -27,7 +27,7 @@ class Table:
     """Columns, rows of values (None = unknown, a dash), and what stands below them.
 
     The first `num_labels` columns name the row, the others hold numbers in `formats` (format specifications, `YES_NO`
-    for truth values; one per number column). `intervals` are the columns whose numbers may have an interval.
+    for truth values, empty for texts; one per column). `intervals` are the columns whose numbers may have an interval.
 
     `best` and `near` hold the (row, column) places that are marked; `untested` are those that could be `near` and were
     not tested. `legend` says what the marks mean: {best} and {near} stand for how a form shows them. `rules` are the
@@ -109,8 +109,8 @@ class Table:
 
     def notes_with(self, best: str, near: str) -> list[str]:
         """The notes, the legend first if something is marked, with a form's words for its marks."""
-        legend = [self.legend.replace("{best}", best).replace("{near}", near)] if self.legend and self.best else []
-        return [*legend, *self.notes]
+        legend = [self.legend.replace("{best}", best).replace("{near}", near)] if self.best else []
+        return [note.strip() for note in [*legend, *self.notes] if note.strip()]
 
 
 def value_of(value: Value) -> str | float | int | None:
