@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retrotune.errors import ResultError
-from retrotune.report.claims import claims_table, compact_table, judge, write_claims
-from retrotune.report.collect import runs_of
-from retrotune.report.render import to_text
+from retrotune.report.gathering.collect import runs_of
+from retrotune.report.judging.claims import claims_table, compact_table, judge, write_claims
+from retrotune.report.tables.render import to_text
 from retrotune.scoring.contrasts import outcome
 from retrotune.study.config.claim_files import check_claims
 from retrotune.study.stages import ClaimTestParams
