@@ -16,9 +16,9 @@ from pathlib import Path
 
 from retrotune.data.datasets import Example
 from retrotune.preparing.examples import write_references
-from retrotune.report.claims import judge_claims
-from retrotune.report.collect import collect_metrics
-from retrotune.report.tables import make_tables
+from retrotune.report.gathering.collect import collect_metrics
+from retrotune.report.judging.claims import judge_claims
+from retrotune.report.tables.making import make_tables
 from retrotune.runtime.files import write_json, write_jsonl
 from retrotune.scoring.score import score_cell
 from retrotune.study.cells import Cell, expand_grid

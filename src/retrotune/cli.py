@@ -11,7 +11,7 @@ from typing import Any
 
 from retrotune.entries import LARGEST_SEED
 from retrotune.errors import ConfigError, ResultError, RetrievalError, RetrotuneError
-from retrotune.report.collect import Result, holds, read_cells, write_results
+from retrotune.report.gathering.collect import Result, holds, read_cells, write_results
 from retrotune.runtime.log import setup_logging
 from retrotune.study.config import Config, Select, check_settings, load_config, read_yaml
 from retrotune.study.paths import Paths
@@ -68,7 +68,7 @@ def show_tables(arguments: argparse.Namespace) -> None:
     The latter is written, with the other tables and figures, to a folder of its own, because Snakemake takes whatever
     lies in the workflow's folders for what the workflow made there. Missing cells are dashes.
     """
-    from retrotune.report.tables import format_table
+    from retrotune.report.tables.making import format_table
 
     config = merged_config(arguments.configfile, arguments.config)
     paths = Paths.of(config)
@@ -96,7 +96,7 @@ def show_tables(arguments: argparse.Namespace) -> None:
 
 def _verdicts(config: Config, folder: str, is_finished: bool) -> str:
     """Verdicts of the study's claims: those of the workflow, or of what is done so far."""
-    from retrotune.report.claims import format_claims, judge_claims
+    from retrotune.report.judging.claims import format_claims, judge_claims
 
     tables, params = f"{folder}/tables", claim_testing(config)
     if not is_finished:
@@ -109,7 +109,7 @@ def _verdicts(config: Config, folder: str, is_finished: bool) -> str:
 
 def show_status(arguments: argparse.Namespace) -> None:
     """Print which cells are done, run, wait or failed, the time that is left, and the log of each failure."""
-    from retrotune.report.status import LETTERS, SYMBOLS, study_status
+    from retrotune.report.standing.status import LETTERS, SYMBOLS, study_status
 
     config = merged_config(arguments.configfile, arguments.config)
     try:
@@ -122,7 +122,7 @@ def show_status(arguments: argparse.Namespace) -> None:
 
 def show_explanation(arguments: argparse.Namespace) -> None:
     """Print a cell's inputs, state, numbers, what would run and why, and the commands to run it alone."""
-    from retrotune.report.explain import explain_cell
+    from retrotune.report.standing.explain import explain_cell
 
     config = merged_config(arguments.configfile, arguments.config)
     options = [item for key in ("configfile", "config") for item in _option(key, getattr(arguments, key))]
@@ -133,7 +133,7 @@ def show_comparison(arguments: argparse.Namespace) -> None:
     """Print how two arms differ on the same questions, and the questions that changed most."""
     from dataclasses import asdict
 
-    from retrotune.report.comparison import as_text, compare
+    from retrotune.report.judging.comparison import as_text, compare
 
     config = merged_config(arguments.configfile, arguments.config)
     compared = compare(
@@ -145,7 +145,7 @@ def show_comparison(arguments: argparse.Namespace) -> None:
 def show_prompt(arguments: argparse.Namespace) -> None:
     """Print what a cell's model saw of one test question, and what it answered."""
     from retrotune.prediction.seen import as_text, what_was_seen
-    from retrotune.report.explain import find_cell
+    from retrotune.study.paths import find_cell
 
     setup_logging(plain=True, level=logging.WARNING)
     config = merged_config(arguments.configfile, arguments.config)
@@ -215,7 +215,7 @@ def _add_study(command: argparse.ArgumentParser) -> None:
 def _report_so_far(params: MakeTablesParams, paths: Paths, results: Sequence[Result]) -> None:
     """Write what is collected, tables and figures of `results` into the folder of unfinished studies."""
     from retrotune.report.plots import plot_scaling
-    from retrotune.report.tables import make_tables
+    from retrotune.report.tables.making import make_tables
 
     collected, scores = paths.so_far("tables/results.json"), paths.so_far("tables/scores.parquet")
     write_results(paths, results, paths.so_far("tables/metrics.csv"), collected, scores)

@@ -7,7 +7,7 @@ import pytest
 from cluster import Submission
 from study_runs import Workflow, differing
 
-from retrotune.report.standings import STATES
+from retrotune.report.standing.standings import STATES
 
 pytestmark = pytest.mark.slow
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from retrotune.report.claims import Judgement, judge
-from retrotune.report.collect import Result
+from retrotune.report.gathering.collect import Result
+from retrotune.report.judging.claims import Judgement, judge
 from retrotune.scoring.sheets import Sheet, make_sheet
 from retrotune.study.config.claim_files import check_claims
 from retrotune.study.stages import ClaimTestParams

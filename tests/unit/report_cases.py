@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from retrotune.data.scores import METRICS
-from retrotune.report.collect import Result
-from retrotune.report.measures import Measures
+from retrotune.report.gathering.collect import Result
+from retrotune.report.tables.measures import Measures
 from retrotune.runtime.files import write_json, write_jsonl
 from retrotune.scoring.sheets import write_scores
 from retrotune.study.cells import Cell

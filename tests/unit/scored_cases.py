@@ -8,7 +8,7 @@ from record_cases import predict_record, prediction, train_record
 
 from retrotune.data.datasets import Example
 from retrotune.preparing.examples import write_references
-from retrotune.report.collect import Result, collect_metrics, load_results, load_sheets
+from retrotune.report.gathering.collect import Result, collect_metrics, load_results, load_sheets
 from retrotune.runtime.files import write_json, write_jsonl
 from retrotune.scoring.score import score_cell
 from retrotune.scoring.sheets import Sheet

@@ -10,7 +10,7 @@ from scored_cases import collected, score_cells, study
 
 from retrotune.cli import main
 from retrotune.errors import ConfigError
-from retrotune.report.claims import judge_claims
+from retrotune.report.judging.claims import judge_claims
 from retrotune.runtime.files import read_json
 from retrotune.study.config import Config, load_config, read_claims
 from retrotune.study.paths import Paths

@@ -16,8 +16,8 @@ from retrotune.cli import main, merged_config
 from retrotune.data.datasets import get_spec
 from retrotune.data.scores import parts_of
 from retrotune.errors import ConfigError
-from retrotune.report.collect import collect_metrics, load_results
-from retrotune.report.tables import make_tables
+from retrotune.report.gathering.collect import collect_metrics, load_results
+from retrotune.report.tables.making import make_tables
 from retrotune.runtime.files import write_json
 from retrotune.study.cells import expand_grid
 from retrotune.study.config import check_files, load_config

@@ -11,8 +11,8 @@ from scored_cases import DOCUMENTS, QUESTIONS, collected, score_cells, study
 
 from retrotune.cli import main
 from retrotune.errors import ConfigError, ResultError
-from retrotune.report.collect import read_cells, runs_of
-from retrotune.report.comparison import as_text, compare
+from retrotune.report.gathering.collect import read_cells, runs_of
+from retrotune.report.judging.comparison import as_text, compare
 from retrotune.runtime.files import write_text
 from retrotune.scoring.contrasts import Runs, difference, mean_of, outcome
 from retrotune.scoring.sheets import Sheet, make_sheet

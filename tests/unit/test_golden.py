@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 from report_cases import PUBLISHED, params_of, study, write_study
 
-from retrotune.report.render import to_html, to_latex
-from retrotune.report.table import Table
-from retrotune.report.tables import format_table, make_tables
+from retrotune.report.tables.making import format_table, make_tables
+from retrotune.report.tables.render import to_html, to_latex
+from retrotune.report.tables.table import Table
 
 GOLDEN = Path(__file__).parent / "golden"
 FILES = (

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from report_cases import measures, result, study, write_study
 
-from retrotune.report.grid import comparison_table
-from retrotune.report.measures import Measures
 from retrotune.report.plots import plot_scaling, points, save, scaling_chart
-from retrotune.report.table import Measured
+from retrotune.report.tables.grid import comparison_table
+from retrotune.report.tables.measures import Measures
+from retrotune.report.tables.table import Measured
 
 
 def specification(found: Measures) -> str:

@@ -17,10 +17,10 @@ from test_config import SMALL
 from retrotune import cli
 from retrotune.data.datasets import SPECS
 from retrotune.data.scores import parts_of
-from retrotune.report.collect import Result, collect_metrics, load_results, read_cells
-from retrotune.report.origins import number_origins
-from retrotune.report.provenance import NAMED, provenance_notes
-from retrotune.report.standings import Work, read_standings
+from retrotune.report.gathering.collect import Result, collect_metrics, load_results, read_cells
+from retrotune.report.gathering.provenance import NAMED, provenance_notes
+from retrotune.report.standing.origins import number_origins
+from retrotune.report.standing.standings import Work, read_standings
 from retrotune.runtime import software
 from retrotune.runtime.files import sha256, write_text
 from retrotune.study.cells import Cell, expand_grid

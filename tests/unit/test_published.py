@@ -7,9 +7,9 @@ from report_cases import PUBLISHED, config_of, measures, params_of, result, stud
 
 import retrotune
 from retrotune.errors import ConfigError
-from retrotune.report.published import published_table
-from retrotune.report.render import to_markdown
-from retrotune.report.table import Measured
+from retrotune.report.tables.published import published_table
+from retrotune.report.tables.render import to_markdown
+from retrotune.report.tables.table import Measured
 from retrotune.study.config import Config, read_config
 from retrotune.study.config.published import PublishedNumber, read_published
 from retrotune.study.places import locate_file

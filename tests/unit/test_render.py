@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from retrotune.report.render import Table, to_csv, to_html, to_latex, to_markdown, to_text
-from retrotune.report.rows import human
+from retrotune.report.gathering.rows import human
+from retrotune.report.tables.render import Table, to_csv, to_html, to_latex, to_markdown, to_text
 
 NASTY = "<b>&_%|*`#{x}\\$^~\n\x1b[31m"
 

@@ -13,9 +13,9 @@ from record_cases import metrics_record, predict_record, predicting, prediction,
 from retrotune.data.datasets import Example
 from retrotune.data.scores import parts_of
 from retrotune.preparing.examples import write_references
-from retrotune.report.collect import collect_metrics, load_results
-from retrotune.report.cost import write_cell_costs
-from retrotune.report.tables import format_table, make_tables
+from retrotune.report.gathering.collect import collect_metrics, load_results
+from retrotune.report.tables.cost import write_cell_costs
+from retrotune.report.tables.making import format_table, make_tables
 from retrotune.runtime.files import read_json, sha256, write_json, write_jsonl
 from retrotune.scoring.score import score_cell
 from retrotune.study.cells import Cell, expand_grid

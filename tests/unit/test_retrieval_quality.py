@@ -11,7 +11,6 @@ from dataset_cases import SPLITS, prepare_split, split_paths, write_split
 from retrotune.data.datasets.base import Example
 from retrotune.errors import DataError, ResultError
 from retrotune.preparing.chunking import chunk_corpus, chunk_documents
-from retrotune.report.render import to_markdown
 from retrotune.report.retrieval_quality import (
     load_quality,
     quality_table,
@@ -19,7 +18,8 @@ from retrotune.report.retrieval_quality import (
     recall_points,
     report_retrieval,
 )
-from retrotune.report.table import Measured
+from retrotune.report.tables.render import to_markdown
+from retrotune.report.tables.table import Measured
 from retrotune.retrieval.passages import PassageTable
 from retrotune.retrieval.search.answers import evidence_places
 from retrotune.runtime.files import read_json, sha256, write_json, write_parquet

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from report_cases import OWN, drawn, exact, measures, result
 
-from retrotune.report.grid import comparison_table, long_table
-from retrotune.report.significance import resamples_for
-from retrotune.report.table import Measured, Table
+from retrotune.report.tables.grid import comparison_table, long_table
+from retrotune.report.tables.significance import resamples_for
+from retrotune.report.tables.table import Measured, Table
 from retrotune.scoring.resampling import Pairs, permutation_p, permutation_ps
 from retrotune.scoring.statistics import Stratum
 

@@ -18,11 +18,11 @@ from test_config import SMALL
 
 from retrotune import cli
 from retrotune.errors import ConfigError
-from retrotune.report import standings
-from retrotune.report.collect import read_cells
-from retrotune.report.explain import differences, digest, explain_cell, find_cell, only_times, read_reasons
-from retrotune.report.standings import Work, read_standings, read_work, shared_failures
-from retrotune.report.status import estimate, study_status
+from retrotune.report.gathering.collect import read_cells
+from retrotune.report.standing import standings
+from retrotune.report.standing.explain import differences, digest, explain_cell, find_cell, only_times, read_reasons
+from retrotune.report.standing.standings import Work, read_standings, read_work, shared_failures
+from retrotune.report.standing.status import estimate, study_status
 from retrotune.runtime import heads
 from retrotune.runtime.files import write_json, write_text
 from retrotune.runtime.slurm import queue

@@ -11,15 +11,15 @@ import pytest
 from report_cases import OPEN, drawn, exact, measures, params_of, result, study, write_study
 from scipy import stats
 
-from retrotune.report.collect import Result
-from retrotune.report.cost import cost_table
-from retrotune.report.grid import comparison_table, long_table, retrieval_table
-from retrotune.report.instruct import instruct_table
-from retrotune.report.measures import Measures
-from retrotune.report.parameters import parameters_table
-from retrotune.report.render import to_csv, to_parquet
-from retrotune.report.table import YES_NO, Measured, Table, Value
-from retrotune.report.tables import make_tables
+from retrotune.report.gathering.collect import Result
+from retrotune.report.tables.cost import cost_table
+from retrotune.report.tables.grid import comparison_table, long_table, retrieval_table
+from retrotune.report.tables.instruct import instruct_table
+from retrotune.report.tables.making import make_tables
+from retrotune.report.tables.measures import Measures
+from retrotune.report.tables.parameters import parameters_table
+from retrotune.report.tables.render import to_csv, to_parquet
+from retrotune.report.tables.table import YES_NO, Measured, Table, Value
 from retrotune.study.cells import Cell
 from retrotune.study.paths import TABLE_FORMS
 

@@ -1,4 +1,4 @@
-from retrotune.report.collect import collect_metrics
+from retrotune.report.gathering.collect import collect_metrics
 from retrotune.runtime.lifecycle import stage_log
 from retrotune.study.config import load_config
 from retrotune.study.paths import Paths

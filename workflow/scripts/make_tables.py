@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from retrotune.report.tables import make_tables
+from retrotune.report.tables.making import make_tables
 from retrotune.runtime.lifecycle import stage_log
 from retrotune.study.stages import MakeTablesParams
 

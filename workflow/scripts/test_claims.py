@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from retrotune.report.claims import judge_claims
+from retrotune.report.judging.claims import judge_claims
 from retrotune.runtime.lifecycle import stage_log
 from retrotune.study.stages import ClaimTestParams
 

@@ -14,9 +14,9 @@ import altair as alt
 import pandas as pd
 
 from retrotune.data.scores import title_of
-from retrotune.report.measures import Measures, by_dataset, measured
-from retrotune.report.notes import interval_note, runs_note
-from retrotune.report.rows import grouped, human, in_order, in_rows, parameters_of, printable, unique
+from retrotune.report.gathering.rows import grouped, human, in_order, in_rows, parameters_of, printable, unique
+from retrotune.report.tables.measures import Measures, by_dataset, measured
+from retrotune.report.tables.notes import interval_note, runs_note
 from retrotune.runtime.files import atomic_write, write_text
 from retrotune.scoring.contrasts import Outcome
 

@@ -8,10 +8,10 @@ import altair as alt
 import pandas as pd
 
 from retrotune.errors import DataError, ResultError
+from retrotune.report.gathering.rows import unique
 from retrotune.report.plots import COLORS, SHAPES, finished, save
-from retrotune.report.render import write_table
-from retrotune.report.rows import unique
-from retrotune.report.table import Measured, Table, Value
+from retrotune.report.tables.render import write_table
+from retrotune.report.tables.table import Measured, Table, Value
 from retrotune.runtime.files import read_json
 
 HEADERS = {"answer_recall": "Recall@{k}", "gold_hit": "Gold hit@{k}", "gold_mrr": "Gold MRR"}

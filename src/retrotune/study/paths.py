@@ -1,9 +1,11 @@
 """Where every file of a study lies. Paths take names or Snakemake wildcards alike."""
 
+import difflib
 from collections.abc import Iterable
 
-from retrotune.study.cells import Cell
-from retrotune.study.config import Config
+from retrotune.errors import ConfigError
+from retrotune.study.cells import COORDINATES, Cell, grid_cells
+from retrotune.study.config import Config, nearest
 
 CELL = "{model}/{method}/{dataset}/{retrieval}/seed{seed}"
 """Folder of a cell below the others, with its rules' wildcards."""
@@ -171,3 +173,26 @@ class Paths:
     def metrics(self, cells: Iterable[Cell]) -> list[str]:
         """The `metrics.json` of each cell."""
         return [self.cell(cell, "metrics.json") for cell in cells]
+
+
+def find_cell(config: Config, name: str) -> Cell:
+    """The cell called MODEL/METHOD/DATASET/RETRIEVAL/seedN, also as the path of its folder or of a file in it.
+
+    Raises `ConfigError` with the nearest names if the study has no such cell.
+    """
+    cells = {cell.name: cell for cell in grid_cells(config)}
+    prefix = Paths.of(config).cell("")
+    parts = name.removeprefix("./").removeprefix(prefix).strip("/").split("/")[: len(COORDINATES)]
+    wanted = "/".join(parts)
+    if wanted in cells:
+        return cells[wanted]
+    hints = []
+    if len(parts) == len(COORDINATES):
+        for place, (key, part) in enumerate(zip(COORDINATES, parts, strict=True)):
+            known = sorted({cell.split("/")[place] for cell in cells})
+            if part not in known:
+                hints.append(f"{key} {part!r}: {nearest(part, known)}")
+    if not hints:
+        close = difflib.get_close_matches(wanted, list(cells), n=3, cutoff=0.5)
+        hints = [f"the nearest are {', '.join(close)}" if close else "write MODEL/METHOD/DATASET/RETRIEVAL/seedN"]
+    raise ConfigError(f"{name}: no cell of the study {config.study}; {'; '.join(hints)}")

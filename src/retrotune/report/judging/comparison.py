@@ -12,18 +12,17 @@ import numpy as np
 
 from retrotune.data.scores import METRICS, title_of
 from retrotune.errors import ConfigError, ResultError
-from retrotune.report.collect import Result, runs_of
-from retrotune.report.explain import find_cell
-from retrotune.report.matching import matched
-from retrotune.report.render import to_text
-from retrotune.report.rows import unique
-from retrotune.report.table import Table, Value
+from retrotune.report.gathering.collect import Result, runs_of
+from retrotune.report.gathering.matching import matched
+from retrotune.report.gathering.rows import unique
+from retrotune.report.tables.render import to_text
+from retrotune.report.tables.table import Table, Value
 from retrotune.scoring.contrasts import Runs, difference, mean_of, outcome
 from retrotune.scoring.sheets import Sheet, make_sheet, read_cell_scores
 from retrotune.scoring.statistics import holm
 from retrotune.study.cells import COORDINATES
 from retrotune.study.config import Config, nearest
-from retrotune.study.paths import Paths
+from retrotune.study.paths import Paths, find_cell
 from retrotune.study.records import read_predictions
 
 ATTRIBUTES = (*COORDINATES, "family", "size", "kind")

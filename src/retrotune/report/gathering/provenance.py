@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import itemgetter
 from typing import Any
 
-from retrotune.report.collect import Result
-from retrotune.report.present import cells_of
-from retrotune.report.rows import grouped
+from retrotune.report.gathering.collect import Result
+from retrotune.report.gathering.present import cells_of
+from retrotune.report.gathering.rows import grouped
 
 NAMED = 3
 """So many of several cells are named."""

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from retrotune.report.collect import Result
-from retrotune.report.rows import grouped, in_order, row_labels, unique
-from retrotune.report.table import Table, Value
+from retrotune.report.gathering.collect import Result
+from retrotune.report.gathering.rows import grouped, in_order, row_labels, unique
+from retrotune.report.tables.table import Table, Value
 
 
 def parameters_table(results: Sequence[Result]) -> Table:

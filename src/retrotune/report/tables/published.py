@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from retrotune.report.measures import Measures, by_dataset
-from retrotune.report.notes import interval_note, runs_note
-from retrotune.report.rows import in_rows, parameters_of, row_labels
-from retrotune.report.table import Table, Value
+from retrotune.report.gathering.rows import in_rows, parameters_of, row_labels
+from retrotune.report.tables.measures import Measures, by_dataset
+from retrotune.report.tables.notes import interval_note, runs_note
+from retrotune.report.tables.table import Table, Value
 from retrotune.study.stages import Beside
 
 _FACTOR = 1.25

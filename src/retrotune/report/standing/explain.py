@@ -1,6 +1,5 @@
 """One cell explained: what it reads, what it is made with, where its numbers come from, why it would run, and how."""
 
-import difflib
 import json
 import re
 import shlex
@@ -14,15 +13,14 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from retrotune.errors import ConfigError
-from retrotune.report.collect import read_cells
-from retrotune.report.origins import number_origins
-from retrotune.report.standings import log_of, read_standings, read_work
+from retrotune.report.gathering.collect import read_cells
+from retrotune.report.standing.origins import number_origins
+from retrotune.report.standing.standings import log_of, read_standings, read_work
 from retrotune.runtime.files import sha256_text
 from retrotune.study.artifacts import Artifacts
-from retrotune.study.cells import COORDINATES, Cell, grid_cells
-from retrotune.study.config import Config, Select, nearest
-from retrotune.study.paths import Paths
+from retrotune.study.cells import Cell
+from retrotune.study.config import Config, Select
+from retrotune.study.paths import Paths, find_cell
 from retrotune.study.resolve import cell_stages
 from retrotune.study.stages import STAGES, StageParams
 
@@ -33,29 +31,6 @@ _VALUES = re.compile(r"(Params have changed since last execution): .*")
 
 _NEWER = ("Updated input files: ", "Input files updated by another job: ")
 """What Snakemake says where an input is newer than an output, or will be once another job has run."""
-
-
-def find_cell(config: Config, name: str) -> Cell:
-    """The cell called MODEL/METHOD/DATASET/RETRIEVAL/seedN, also as the path of its folder or of a file in it.
-
-    Raises `ConfigError` with the nearest names if the study has no such cell.
-    """
-    cells = {cell.name: cell for cell in grid_cells(config)}
-    prefix = Paths.of(config).cell("")
-    parts = name.removeprefix("./").removeprefix(prefix).strip("/").split("/")[: len(COORDINATES)]
-    wanted = "/".join(parts)
-    if wanted in cells:
-        return cells[wanted]
-    hints = []
-    if len(parts) == len(COORDINATES):
-        for place, (key, part) in enumerate(zip(COORDINATES, parts, strict=True)):
-            known = sorted({cell.split("/")[place] for cell in cells})
-            if part not in known:
-                hints.append(f"{key} {part!r}: {nearest(part, known)}")
-    if not hints:
-        close = difflib.get_close_matches(wanted, list(cells), n=3, cutoff=0.5)
-        hints = [f"the nearest are {', '.join(close)}" if close else "write MODEL/METHOD/DATASET/RETRIEVAL/seedN"]
-    raise ConfigError(f"{name}: no cell of the study {config.study}; {'; '.join(hints)}")
 
 
 def explain_cell(config: Config, name: str, options: Sequence[str] = (), snakefile: str = "Snakefile") -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 from retrotune.data.scores import METRICS
 from retrotune.errors import ResultError
-from retrotune.report.present import changed, digest_of, used_files
+from retrotune.report.gathering.present import changed, digest_of, used_files
 from retrotune.study.cells import Cell
 from retrotune.study.paths import Paths
 from retrotune.study.records import Made, MetricsRecord, MetricValue, Software, read_metrics

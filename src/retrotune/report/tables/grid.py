@@ -6,12 +6,12 @@ A row is a model with its replicates and seeds, a method and, where a study has 
 from collections.abc import Sequence
 
 from retrotune.data.scores import title_of
-from retrotune.report.collect import Result
-from retrotune.report.measures import Measures, by_dataset, measured, scored, state_of
-from retrotune.report.notes import grid_notes, interval_note, legend_of, runs_note
-from retrotune.report.rows import in_rows, parameters_of, row_labels, unique
-from retrotune.report.significance import mark
-from retrotune.report.table import YES_NO, Table, Value, value_of
+from retrotune.report.gathering.collect import Result
+from retrotune.report.gathering.rows import in_rows, parameters_of, row_labels, unique
+from retrotune.report.tables.measures import Measures, by_dataset, measured, scored, state_of
+from retrotune.report.tables.notes import grid_notes, interval_note, legend_of, runs_note
+from retrotune.report.tables.significance import mark
+from retrotune.report.tables.table import YES_NO, Table, Value, value_of
 from retrotune.scoring.contrasts import Outcome
 
 AVERAGE = "Average"

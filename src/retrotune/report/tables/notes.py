@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from retrotune.report.collect import FAMILIES, Result
-from retrotune.report.measures import Measures, by_dataset
-from retrotune.report.provenance import provenance_notes
-from retrotune.report.rows import grouped, in_rows, unique
-from retrotune.report.significance import Marked
+from retrotune.report.gathering.collect import FAMILIES, Result
+from retrotune.report.gathering.provenance import provenance_notes
+from retrotune.report.gathering.rows import grouped, in_rows, unique
+from retrotune.report.tables.measures import Measures, by_dataset
+from retrotune.report.tables.significance import Marked
 
 
 def legend_of(marked: Marked) -> str:

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 
-from retrotune.report.collect import Result
+from retrotune.report.gathering.collect import Result
 from retrotune.scoring.contrasts import Runs
 
 READ: dict[str, Callable[[Result, Runs], Hashable]] = {

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import TypeVar
 
-from retrotune.report.collect import Result
+from retrotune.report.gathering.collect import Result
 
 H = TypeVar("H", bound=Hashable)
 

@@ -9,8 +9,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from retrotune.report.measures import Measures, minus
-from retrotune.report.table import Table
+from retrotune.report.tables.measures import Measures, minus
+from retrotune.report.tables.table import Table
 from retrotune.scoring.contrasts import mean_of, outcome, placed_pairs
 from retrotune.scoring.resampling import permutation_ps
 from retrotune.scoring.statistics import LEVEL, holm

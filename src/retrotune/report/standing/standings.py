@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from retrotune.report.collect import Result
+from retrotune.report.gathering.collect import Result
 from retrotune.runtime.heads import Head, living
 from retrotune.runtime.lifecycle import End, read_end
 from retrotune.runtime.slurm.queue import own_jobs

@@ -12,7 +12,7 @@ from typing import Any
 
 from retrotune.data.scores import METRICS
 from retrotune.errors import ResultError
-from retrotune.report.present import Used, check_present, different_data, used_files
+from retrotune.report.gathering.present import Used, check_present, different_data, used_files
 from retrotune.runtime.files import atomic_write, read_result, sha256, write_json
 from retrotune.runtime.lifecycle import End, read_end
 from retrotune.runtime.log import logger
@@ -34,8 +34,8 @@ class Result:
     """One cell as tables and figures see it.
 
     `status` is what metrics.json says (done), damaged where that is no result, outdated where it cannot stand beside
-    present ones (`report.present`), else what the logs say: running, stopped, failed, or missing where no job has
-    begun. `problem` says more, and where the log is. `provenance` of a result: `inputs`, digests by name; `stages`,
+    present ones (`report.gathering.present`), else what the logs say: running, stopped, failed, or missing where no job
+    has begun. `problem` says more, and where the log is. `provenance` of a result: `inputs`, digests by name; `stages`,
     numbers of their code; `software`, by stage, None where it was not recorded.
     """
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from retrotune.errors import ResultError
-from retrotune.report.claim_cells import Grid, Match, NotTestableError, match
-from retrotune.report.collect import Result, load_results, load_sheets
-from retrotune.report.render import to_text, write_table
-from retrotune.report.table import Measured, Table, Value
+from retrotune.report.gathering.collect import Result, load_results, load_sheets
+from retrotune.report.judging.claim_cells import Grid, Match, NotTestableError, match
+from retrotune.report.tables.render import to_text, write_table
+from retrotune.report.tables.table import Measured, Table, Value
 from retrotune.runtime.files import read_result, write_json
 from retrotune.runtime.log import logger
 from retrotune.scoring.contrasts import Outcome, outcome

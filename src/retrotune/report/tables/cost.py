@@ -5,9 +5,9 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from retrotune.report.collect import Result
-from retrotune.report.rows import grouped, in_order, row_labels
-from retrotune.report.table import Table, Value
+from retrotune.report.gathering.collect import Result
+from retrotune.report.gathering.rows import grouped, in_order, row_labels
+from retrotune.report.tables.table import Table, Value
 from retrotune.runtime.files import atomic_write
 
 TRAIN = (

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from retrotune.report.collect import Result, load_results, load_sheets, runs_of
-from retrotune.report.rows import grouped, unique
-from retrotune.report.table import Measured, Value
+from retrotune.report.gathering.collect import Result, load_results, load_sheets, runs_of
+from retrotune.report.gathering.rows import grouped, unique
+from retrotune.report.tables.table import Measured, Value
 from retrotune.scoring.contrasts import Outcome, Runs, Weights, mean_of, outcome
 from retrotune.scoring.sheets import Sheet
 from retrotune.scoring.statistics import cluster_of

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from retrotune.errors import DataError
-from retrotune.report.collect import Result, read_cells
-from retrotune.report.rows import grouped, in_order, row_labels, unique
-from retrotune.report.standings import (
+from retrotune.report.gathering.collect import Result, read_cells
+from retrotune.report.gathering.rows import grouped, in_order, row_labels, unique
+from retrotune.report.standing.standings import (
     STATES,
     Failure,
     Standing,

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from retrotune.methods import METHODS
-from retrotune.report.collect import Result, runs_of
-from retrotune.report.matching import READ, kept
-from retrotune.report.rows import grouped, unique
+from retrotune.report.gathering.collect import Result, runs_of
+from retrotune.report.gathering.matching import READ, kept
+from retrotune.report.gathering.rows import grouped, unique
 from retrotune.scoring.contrasts import Runs, WeightedPair
 from retrotune.study.cells import Cell
 from retrotune.study.config.claims import (

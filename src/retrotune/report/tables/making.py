@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from retrotune.report.cost import cost_table, write_cell_costs
-from retrotune.report.grid import comparison_table, long_table, retrieval_table
-from retrotune.report.instruct import instruct_table
-from retrotune.report.measures import Measures
-from retrotune.report.parameters import parameters_table
-from retrotune.report.published import published_table
-from retrotune.report.render import to_text, write_table
+from retrotune.report.tables.cost import cost_table, write_cell_costs
+from retrotune.report.tables.grid import comparison_table, long_table, retrieval_table
+from retrotune.report.tables.instruct import instruct_table
+from retrotune.report.tables.measures import Measures
+from retrotune.report.tables.parameters import parameters_table
+from retrotune.report.tables.published import published_table
+from retrotune.report.tables.render import to_text, write_table
 from retrotune.study.stages import MakeTablesParams
 
 LISTED_IN_TERMINAL = 12

@@ -1,6 +1,6 @@
 """A table before it has a form: columns, rows of values with their intervals, marks, and what stands below.
 
-`report.render` writes it as csv, Markdown, LaTeX, HTML, parquet and plain text.
+`report.tables.render` writes it as csv, Markdown, LaTeX, HTML, parquet and plain text.
 """
 
 from collections.abc import Callable, Collection

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from retrotune.report.rows import printable
-from retrotune.report.table import YES_NO, Measured, Table, value_of
+from retrotune.report.gathering.rows import printable
+from retrotune.report.tables.table import YES_NO, Measured, Table, value_of
 from retrotune.runtime.files import write_parquet, write_text
 from retrotune.study.paths import TABLE_FORMS
 

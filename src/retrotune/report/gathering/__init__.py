@@ -1,0 +1,1 @@
+"""What a study's cells have given: collected, checked to belong together, grouped into rows and matched."""

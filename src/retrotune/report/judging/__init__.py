@@ -1,0 +1,1 @@
+"""Comparisons of two arms, and claims with their verdicts."""

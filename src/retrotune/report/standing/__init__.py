@@ -1,0 +1,1 @@
+"""Where each cell stands, and where its numbers come from."""
