@@ -241,3 +241,11 @@ def test_replicates_in_a_study_are_one_row(tmp_path: Path) -> None:
     assert line.p == pytest.approx(0.02, abs=0.005)
     without = compare(config, results, "model=retro-s,dataset=nq", "model=gpt-s,dataset=nq").lines[0]
     assert (without.p, without.num_runs) == (pytest.approx(1 / 501), 1)
+
+
+def test_kinds_of_methods_are_attributes(scored: Config) -> None:
+    by_kind = compare(
+        scored, read_cells(scored), "method_kind=lora,model=retro-s", "method_kind=zeroshot,model=retro-s"
+    )
+    by_name = compare(scored, read_cells(scored), "method=lora,model=retro-s", "method=zeroshot,model=retro-s")
+    assert by_kind.lines == by_name.lines

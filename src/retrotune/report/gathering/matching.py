@@ -25,7 +25,6 @@ _FREES: dict[str, set[str]] = {
     "instruct": {"model", "retrieval_gate"},
     "retrieval_gate": {"model"},
     "model": {"family", "size", "instruct", "retrieval_gate", "replicate"},
-    "kind": {"method"},
     "trained": {"method"},
     "method_kind": {"method"},
     "retriever_kind": {"retrieval"},

@@ -25,11 +25,15 @@ from retrotune.study.config import Config, nearest
 from retrotune.study.paths import Paths, find_cell
 from retrotune.study.records import read_predictions
 
-ATTRIBUTES = (*COORDINATES, "family", "size", "kind")
+ATTRIBUTES = (*COORDINATES, "family", "size", "method_kind")
 AVERAGE = "Average"
 _TIE = 1e-6
 
 Pair = tuple[Result, Result]
+
+
+def _attribute(result: Result, name: str) -> str:
+    return str(result.kind if name == "method_kind" else getattr(result, name))
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ class Arm:
                 raise ConfigError(f"{text}: {part!r} is no ATTRIBUTE=VALUE; {nearest(name, list(ATTRIBUTES))}")
             if name in wanted:
                 raise ConfigError(f"{text}: {name} is given twice; write {name}=ONE+OTHER for several values")
-            known = unique(str(getattr(result, name)) for result in results)
+            known = unique(_attribute(result, name) for result in results)
             wanted[name] = tuple(values.split("+"))
             for value in wanted[name]:
                 if value not in known:
@@ -61,7 +65,7 @@ class Arm:
 
     def selects(self, result: Result) -> bool:
         """Whether a result belongs to the arm."""
-        return all(str(getattr(result, name)) in values for name, values in self.wanted.items())
+        return all(_attribute(result, name) in values for name, values in self.wanted.items())
 
 
 @dataclass(frozen=True)
