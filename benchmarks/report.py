@@ -14,13 +14,17 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
+
 from retrotune.data.datasets import Example
 from retrotune.preparing.examples import write_references
 from retrotune.report.gathering.collect import collect_metrics
 from retrotune.report.judging.claims import judge_claims
 from retrotune.report.tables.making import make_tables
 from retrotune.runtime.files import write_json, write_jsonl
+from retrotune.scoring.resampling import Pairs, bootstrap_p, permutation_p
 from retrotune.scoring.score import score_cell
+from retrotune.scoring.statistics import Stratum
 from retrotune.study.cells import Cell, expand_grid
 from retrotune.study.config import Config, load_config
 from retrotune.study.paths import Paths
@@ -137,6 +141,27 @@ def report(config: Config) -> None:
         print(f"{name}: {time.monotonic() - start:.1f} s", file=sys.stderr)
 
 
+def two_arms() -> Stratum:
+    """Two cells that answer the same 5,000 questions."""
+    right_CQ1 = np.random.default_rng(0).random((2, 5000, 1)) < np.array([0.5, 0.52])[:, None, None]
+    return Stratum.of(100.0 * right_CQ1, range(5000))
+
+
+def permutation() -> float:
+    """Seconds of 10,000 resamples of a paired test on 5,000 questions."""
+    stratum, pairs = two_arms(), Pairs(np.array([0]), np.array([1]), np.array([1.0]))
+    start = time.monotonic()
+    permutation_p([stratum], [pairs], 10_000)
+    return time.monotonic() - start
+
+
+def bootstrap() -> float:
+    """The same of the bootstrap, which draws questions again."""
+    stratum, start = two_arms(), time.monotonic()
+    bootstrap_p([stratum], [np.array([[1.0, -1.0]])], 0.0, 10_000)
+    return time.monotonic() - start
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--without-page", action="store_true", help="the only form that there is: no report page")
@@ -157,6 +182,8 @@ def main() -> None:
         start = time.monotonic()
         subprocess.run([sys.executable, __file__, "--timed", str(folder)], check=True)
         seconds = time.monotonic() - start
+    print(f"VALUE permutation_10000_of_5000_questions_seconds {permutation():.2f}")
+    print(f"VALUE bootstrap_10000_of_5000_questions_seconds {bootstrap():.2f}")
     cells = len(expand_grid(config))
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
     print(f"VALUE report_{cells}_cells_seconds {seconds:.1f}")
