@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from retrotune.study.cells import Cell, expand_grid
-from retrotune.study.config import BaseTraining, Config, CorpusEntry, DatasetEntry
+from retrotune.study.config import BaseTraining, Config, CorpusEntry, DatasetEntry, ModelEntry
 from retrotune.study.paths import LOGS, Paths, stages_of
 from retrotune.study.raw import corpus_files, raw_files
 
@@ -48,6 +48,7 @@ class Artifacts:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.paths = Paths.of(config)
+        self._models = {name: self._base_model(name, entry) for name, entry in config.models.items()}
 
     # what there is -------------------------------------------------------------------------------------------------
     def raw(self, entry: DatasetEntry | CorpusEntry, split: str = "train") -> list[Artifact]:
@@ -91,7 +92,9 @@ class Artifacts:
 
     def model(self, model: str) -> Artifact:
         """A base model: trained here, retrofitted from another, converted, fetched from the hub or from a folder."""
-        entry = self.config.models[model]
+        return self._models[model]
+
+    def _base_model(self, model: str, entry: ModelEntry) -> Artifact:
         made_by = {
             "pretrain_model": entry.pretraining,
             "retrofit_model": entry.retrofit_from,

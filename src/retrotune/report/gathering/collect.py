@@ -12,7 +12,7 @@ from typing import Any
 
 from retrotune.data.scores import METRICS
 from retrotune.errors import ResultError
-from retrotune.report.gathering.present import Used, check_present, different_data, used_files
+from retrotune.report.gathering.present import Used, changed, check_present, different_data, used_files
 from retrotune.runtime.files import atomic_write, read_result, sha256, write_json
 from retrotune.runtime.lifecycle import End, read_end
 from retrotune.runtime.log import logger
@@ -179,7 +179,8 @@ def _unfinished(paths: Paths, cell: Cell) -> tuple[str, str | None]:
 
 def _last_end(logs: Sequence[str]) -> tuple[str, End | None]:
     """The log that was written last, and how its job ended."""
-    log = max((log for log in logs if Path(log).exists()), key=lambda log: Path(log).stat().st_mtime, default="")
+    times = {log: time for log in logs if (time := changed(log)) is not None}
+    log = max(times, key=lambda log: times[log], default="")
     return log, read_end(log) if log else None
 
 

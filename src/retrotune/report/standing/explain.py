@@ -63,7 +63,7 @@ def explain_cell(config: Config, name: str, options: Sequence[str] = (), snakefi
         f"  {shlex.join([*run, '--forcerun', *used, *(['--', target])])}",
         "on Slurm: the same with --profile slurm instead of --cores 1",
         "logs:",
-        *(f"  {_dated(str(log_of(paths, cell, stage)))}" for stage in used),
+        *(f"  {_dated(log_of(paths, cell, stage))}" for stage in used),
     ]
     return "\n".join(lines)
 
