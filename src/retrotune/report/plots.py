@@ -14,13 +14,12 @@ import altair as alt
 import pandas as pd
 
 from retrotune.data.scores import title_of
-from retrotune.report.gathering.rows import grouped, human, in_order, in_rows, parameters_of, printable, unique
+from retrotune.report.gathering.rows import AVERAGE, grouped, human, in_order, in_rows, parameters_of, printable, unique
 from retrotune.report.tables.measures import Measures, by_dataset, measured
 from retrotune.report.tables.notes import interval_note, runs_note
 from retrotune.runtime.files import atomic_write, write_text
 from retrotune.scoring.contrasts import Outcome
 
-AVERAGE = "Average"
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#8c6d31", "#7b4fa3", "#999999")
 """Okabe and Ito's palette, which color-blind readers can tell apart, and three more for many variants."""
 DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3])

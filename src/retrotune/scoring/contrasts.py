@@ -104,7 +104,7 @@ def outcome(
     plain = estimate(strata, weights)
     least = int(np.argmin(plain.means_K))
     if parts is None:
-        parts = [[weights] for weights in combinations] if pairs is None else [_parts(pairs, runs)]
+        parts = [[combination] for combination in combinations] if pairs is None else [_parts(pairs, runs)]
     cells = {cell for part in parts[least] for cell in part}
     scores = {cell: float(s.stratum.scores_C[s.place_of[cell]]) for s in used for cell in cells if cell in s.place_of}
     spreads, fewest, borrowed = _run_spreads(parts[least], scores, runs)

@@ -8,6 +8,8 @@ from retrotune.report.gathering.collect import Result
 
 H = TypeVar("H", bound=Hashable)
 
+AVERAGE = "Average"
+"""What is printed for the mean over datasets."""
 _ORDER = ("arm", "original", "method", "retrieval", "dataset", "model", "seed")
 
 

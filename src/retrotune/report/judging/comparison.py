@@ -14,7 +14,7 @@ from retrotune.data.scores import METRICS, title_of
 from retrotune.errors import ConfigError, ResultError
 from retrotune.report.gathering.collect import Result, runs_of
 from retrotune.report.gathering.matching import matched
-from retrotune.report.gathering.rows import unique
+from retrotune.report.gathering.rows import AVERAGE, unique
 from retrotune.report.tables.render import to_text
 from retrotune.report.tables.table import Table, Value
 from retrotune.scoring.contrasts import Runs, difference, mean_of, outcome
@@ -26,7 +26,6 @@ from retrotune.study.paths import Paths, find_cell
 from retrotune.study.records import read_predictions
 
 ATTRIBUTES = (*COORDINATES, "family", "size", "method_kind")
-AVERAGE = "Average"
 _TIE = 1e-6
 
 Pair = tuple[Result, Result]

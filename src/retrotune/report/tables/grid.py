@@ -7,14 +7,12 @@ from collections.abc import Sequence
 
 from retrotune.data.scores import title_of
 from retrotune.report.gathering.collect import Result
-from retrotune.report.gathering.rows import in_rows, parameters_of, row_labels, unique
+from retrotune.report.gathering.rows import AVERAGE, in_rows, parameters_of, row_labels, unique
 from retrotune.report.tables.measures import Measures, by_dataset, measured, scored, state_of
 from retrotune.report.tables.notes import grid_notes, interval_note, legend_of, runs_note
 from retrotune.report.tables.significance import mark
 from retrotune.report.tables.table import YES_NO, Table, Value, value_of
 from retrotune.scoring.contrasts import Outcome
-
-AVERAGE = "Average"
 
 
 def comparison_table(measures: Measures, resamples: int, max_listed: int | None = None) -> Table:

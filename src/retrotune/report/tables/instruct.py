@@ -4,14 +4,13 @@ from collections.abc import Sequence
 
 from retrotune.data.scores import title_of
 from retrotune.report.gathering.collect import FAMILIES, Result
-from retrotune.report.gathering.rows import in_rows
+from retrotune.report.gathering.rows import AVERAGE, in_rows
 from retrotune.report.tables.measures import Measures, by_dataset, measured, minus, scored
 from retrotune.report.tables.notes import interval_note, runs_note
 from retrotune.report.tables.table import Table, Value
 from retrotune.scoring.contrasts import mean_of, outcome
 from retrotune.study.cells import Cell
 
-AVERAGE = "Average"
 _LABELS = ("Family", "Size", "Base model", "Instruct model", "Method", "Retrieval", "Dataset")
 
 
