@@ -36,7 +36,8 @@ localrules:
     score_cell,
     collect_metrics,
     make_tables,
-    plot_scaling,
+    collect_answers,
+    draw_figures,
     test_claims,
     report_retrieval,
 

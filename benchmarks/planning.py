@@ -18,6 +18,8 @@ from pathlib import Path
 
 import yaml
 
+from retrotune.study.paths import REPORT_STAGES
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 DRY = ("--dry-run", "--quiet", "rules")
 SCRIPTS = {
@@ -25,7 +27,7 @@ SCRIPTS = {
     "predict": "retrotune.prediction.generate",
     "score": "retrotune.scoring.score, pandas, pyarrow.parquet, scipy.stats",
 }
-REPORT = {"collect_metrics": 1, "make_tables": 1, "plot_scaling": 1, "test_claims": 1}
+REPORT = {stage: 1 for stage in REPORT_STAGES if stage != "report_retrieval"}
 
 
 def study(cells: int) -> dict:

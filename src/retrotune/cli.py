@@ -15,8 +15,7 @@ from retrotune.report.gathering.collect import Result, holds, read_cells, write_
 from retrotune.runtime.log import setup_logging
 from retrotune.study.config import Config, Select, check_settings, load_config, read_yaml
 from retrotune.study.paths import Paths
-from retrotune.study.resolve import claim_testing, making_tables
-from retrotune.study.stages import MakeTablesParams
+from retrotune.study.resolve import claim_testing, drawing_figures, making_tables
 
 STUDY_OPTIONS = (("--configfile", "--configfiles"), ("--config", "-C"))
 """Snakemake's names of the options that say which study is meant."""
@@ -83,7 +82,7 @@ def show_tables(arguments: argparse.Namespace) -> None:
         print(format_table(params, *finished))
     else:
         folder = paths.so_far()
-        _report_so_far(params, paths, results)
+        _report_so_far(config, paths, results)
         print(format_table(params, *map(paths.so_far, collected)))
         cells = "selected cells" if selected else "cells"
         print(f"\n{done} of {len(results)} {cells} are done: these are the tables so far, snakemake makes the study's.")
@@ -212,15 +211,15 @@ def _add_study(command: argparse.ArgumentParser) -> None:
     command.add_argument(*setting, nargs="*", action=_Once, default=[], metavar="KEY=VALUE", help="as for snakemake")
 
 
-def _report_so_far(params: MakeTablesParams, paths: Paths, results: Sequence[Result]) -> None:
+def _report_so_far(config: Config, paths: Paths, results: Sequence[Result]) -> None:
     """Write what is collected, tables and figures of `results` into the folder of unfinished studies."""
-    from retrotune.report.plots import plot_scaling
+    from retrotune.report.plots import draw_figures
     from retrotune.report.tables.making import make_tables
 
     collected, scores = paths.so_far("tables/results.json"), paths.so_far("tables/scores.parquet")
     write_results(paths, results, paths.so_far("tables/metrics.csv"), collected, scores)
-    make_tables(params, collected, scores, paths.so_far("tables"))
-    plot_scaling(collected, scores, [paths.so_far(f"figures/scaling.{suffix}") for suffix in ("svg", "pdf", "png")])
+    make_tables(making_tables(config), collected, scores, paths.so_far("tables"))
+    draw_figures(drawing_figures(config), collected, scores, paths.so_far("figures"))
 
 
 def plan(arguments: argparse.Namespace) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from retrotune.methods import METHODS
 from retrotune.study.artifacts import Artifacts
 from retrotune.study.config import Config, RuleResources
+from retrotune.study.paths import REPORT_STAGES
 
 STUDY: dict[str, Any] = {
     "study": "rich",
@@ -148,14 +149,17 @@ ROWS: dict[str, tuple[Any, str]] = {
     "world.train_documents": (3, "write_world"),
     "world.test_documents": (3, "write_world"),
     "world.questions_per_document": (3, "write_world"),
-    "datasets.open.reader": ("qasper", f"{RAW} download_source {SEARCH} {CELLS} score_cell collect_metrics"),
+    "datasets.open.reader": (
+        "qasper",
+        f"{RAW} download_source {SEARCH} {CELLS} score_cell collect_metrics collect_answers",
+    ),
     "datasets.own.reader": ("quality", f"{RAW} {CELLS} score_cell collect_metrics"),
     "datasets.open.layout": ("dpr", RAW),
     "datasets.open.path": ("other", f"{RAW} download_source"),
     "datasets.open.prompt": ("instruct", CELLS),
     "datasets.open.max_train": (3, "prepare_train"),
     "datasets.open.max_test": (3, "prepare_test"),
-    "datasets.open.max_new_tokens": (3, CELLS),
+    "datasets.open.max_new_tokens": (3, f"{CELLS} collect_answers"),
     "datasets.open.skip_bad_records": (True, RAW),
     "corpora.pages.reader": ("dpr_passages", f"chunk_corpus {TEXT}"),
     "corpora.pages.path": ("other.txt", f"chunk_corpus {TEXT}"),
@@ -322,7 +326,7 @@ ROWS: dict[str, tuple[Any, str]] = {
     "select.family": ("gpt", "collect_metrics"),
     "select.size": ("tiny", "collect_metrics"),
     "select.method": ("lora", "collect_metrics make_tables report_retrieval test_claims"),
-    "select.dataset": ("own", "collect_metrics report_retrieval"),
+    "select.dataset": ("own", "collect_metrics collect_answers report_retrieval"),
     "select.retrieval": ("dense", "collect_metrics make_tables report_retrieval test_claims"),
     "select.seed": (0, ""),
 }  # fmt: skip
@@ -344,9 +348,7 @@ Job = tuple[str, tuple[tuple[str, str], ...]]
 
 def jobs(config: Config) -> Iterator[Job]:
     """Stage and wildcards of each job that a study needs, some of them repeatedly; downloads as if it had no world."""
-    yield from (
-        (stage, ()) for stage in ("collect_metrics", "make_tables", "plot_scaling", "test_claims", "report_retrieval")
-    )
+    yield from ((stage, ()) for stage in REPORT_STAGES)
     for world in (config.world, None):
         for artifact in Artifacts(config.model_copy(update={"world": world})).all():
             if artifact.stage is not None and ("download", "None") not in artifact.names:

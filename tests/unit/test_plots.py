@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 from report_cases import measures, result, study, write_study
 
-from retrotune.report.plots import plot_scaling, points, save, scaling_chart
+from retrotune.report.plots import draw_figures, points, save, scaling_chart
 from retrotune.report.tables.grid import comparison_table
 from retrotune.report.tables.measures import Measures
 from retrotune.report.tables.table import Measured
+from retrotune.study.stages import DrawFiguresParams
 
 
 def specification(found: Measures) -> str:
@@ -39,7 +40,7 @@ def test_scaling_figure_in_all_forms(tmp_path: Path) -> None:
     results, scores = study()
     collected = write_study(tmp_path, results, scores)
     outputs = [tmp_path / f"figures/scaling.{suffix}" for suffix in ("svg", "pdf", "png")]
-    plot_scaling(*collected, outputs)
+    draw_figures(DrawFiguresParams(figures=("scaling",)), *collected, tmp_path / "figures")
     svg = outputs[0].read_text(encoding="utf-8")
     for word in ("zeroshot", "lora", "GPT", "RETRO", "nq", "qmsum", "Average", "log scale", "1.00M"):
         assert word in svg

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from rerun_cases import ROWS, STUDY, Job, changed, jobs
 
 from retrotune.entries import Entry
+from retrotune.errors import ConfigError
 from retrotune.runtime.files import write_text
 from retrotune.study import resolve as resolving
 from retrotune.study import stages
@@ -17,10 +18,11 @@ from retrotune.study.cells import COORDINATES
 from retrotune.study.config import Config, load_config
 from retrotune.study.config import indexes as index_entries
 from retrotune.study.config import retrievers as retriever_entries
+from retrotune.study.paths import REPORT_STAGES
 from retrotune.study.resolve import RERUNS_NOTHING
 from retrotune.study.stages import STAGES, StageParams
 
-REPORT = {"collect_metrics", "make_tables", "plot_scaling", "test_claims", "report_retrieval"}
+REPORT = set(REPORT_STAGES)
 REACHED_OTHERWISE = {
     ("download_source", "source"): "it is the job's wildcard",
     **{("collect_metrics", f"cells.{name}"): "they are the job's cells" for name in COORDINATES},
@@ -86,7 +88,7 @@ def parts(params: Entry, place: str = "") -> Iterator[tuple[str, Any]]:
     for name in type(params).model_fields:
         value = getattr(params, name)
         items = value if isinstance(value, tuple) else (value,)
-        if items and all(type(item).__module__ == stages.__name__ for item in items):
+        if items and all(type(item).__module__.startswith(stages.__name__) for item in items):
             found: dict[str, list[Any]] = {}
             for item in items:
                 for inner, deep in parts(item, f"{place}{name}."):
@@ -137,7 +139,7 @@ def test_a_raised_number_reruns_the_stage(monkeypatch):
         assert cls.of(text) == params
         monkeypatch.setattr(cls, "version", cls.version + 1)
         assert params.text() != text
-        with pytest.raises(stages.ConfigError, match=f"{name}: planned by version"):
+        with pytest.raises(ConfigError, match=f"{name}: planned by version"):
             cls.of(text)
 
 

@@ -1,4 +1,4 @@
-"""Golden outputs: whoever changes what a stage makes is reminded to raise its number in `stages.py`.
+"""Golden outputs: whoever changes what a stage makes is reminded to raise its number in `study/stages/`.
 
 Snakemake does not see changes inside the package, so finished studies would keep results of the old code.
 """
@@ -31,7 +31,7 @@ from retrotune.study.stages import (
 )
 from retrotune.training.tokenizer import train_tokenizer
 
-REMINDER = "the output of {} changed: raise its number in stages.py and put the new digest here"
+REMINDER = "the output of {} changed: raise its number in study/stages and put the new digest here"
 GOLDEN = {
     ("write_world", 1): "b06068dc38d2688d2807e758e31c6fe50988735a57fbe466c2684f1c634b67bd",
     ("chunk_corpus", 2): "4b53f73ac024d6c82e6807dafec0678d2431dbbbb9dfca4ff3f156f2287e4742",

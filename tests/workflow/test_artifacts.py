@@ -6,9 +6,9 @@ import pytest
 
 from retrotune.cli import merged_config
 from retrotune.study.artifacts import Artifacts
+from retrotune.study.paths import REPORT_STAGES
 
 _JOB = re.compile(r"^(?:local)?rule (\w+):\n((?:    .*\n)+)", flags=re.MULTILINE)
-REPORT = {"collect_metrics", "make_tables", "plot_scaling", "test_claims", "report_retrieval", "all"}
 CONTROLS = """
 study: controls
 retrievers:
@@ -51,7 +51,7 @@ def test_rules_and_the_graph_agree(workflow, repository, tmp_path, name):
     made = {artifact.path: artifact for artifact in artifacts.all() if artifact.stage is not None}
     seen = set()
     for rule, job in planned(study):
-        if rule in REPORT:
+        if rule in (*REPORT_STAGES, "all"):
             continue
         found = [made[path] for path in job["output"] if path in made]
         assert found, f"{rule} makes {job['output']}, which the graph does not have"

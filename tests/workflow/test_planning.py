@@ -7,8 +7,10 @@ import sys
 import pytest
 import yaml
 
+from retrotune.study.paths import REPORT_STAGES
+
 CELL_JOBS = {"finetune_cell": 1, "predict_cell": 1, "score_cell": 1}
-REPORT = {"collect_metrics": 1, "make_tables": 1, "plot_scaling": 1, "test_claims": 1}
+REPORT = {stage: 1 for stage in REPORT_STAGES if stage != "report_retrieval"}
 GRID = {"models": ["gpt-tiny", "retro-tiny"], "methods": ["zeroshot", "lora"], "datasets": ["nq"]}
 NEW = "results/planned/cells/retro-tiny/lora/nq/minilm2/seed7/metrics.json"
 

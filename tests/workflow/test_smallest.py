@@ -11,13 +11,13 @@ import time
 import pytest
 import yaml
 
-from retrotune.study.paths import TABLE_FORMS
+from retrotune.study.paths import REPORT_STAGES, TABLE_FORMS
 
 pytestmark = pytest.mark.slow
 
 CELLS = "results/smallest/cells"
 LORA = f"{CELLS}/retro-tiny/lora/nq/minilm2/seed0"
-REPORT = {"collect_metrics": 1, "make_tables": 1, "plot_scaling": 1, "test_claims": 1}
+REPORT = {stage: 1 for stage in REPORT_STAGES if stage != "report_retrieval"}
 
 
 @pytest.fixture(scope="module")
@@ -179,11 +179,7 @@ def test_another_study_shares_what_both_need(finished):
         "finetune_cell",
         "predict_cell",
         "score_cell",
-        "collect_metrics",
-        "make_tables",
-        "plot_scaling",
-        "test_claims",
-        "report_retrieval",
+        *REPORT_STAGES,
     }
 
 
@@ -205,19 +201,18 @@ def test_the_snakemake_report(finished):
 
 def test_a_changed_value_reruns_exactly_what_depends_on_it(finished):
     finished.run()
-    report = {"collect_metrics": 1, "make_tables": 1, "plot_scaling": 1, "test_claims": 1}
     cells = {"finetune_cell": 1, "predict_cell": 1, "score_cell": 1}
-    assert finished.plan("--config", 'methods={"lora-r2": {"kind": "lora", "rank": 3}}') == {**cells, **report}
+    assert finished.plan("--config", 'methods={"lora-r2": {"kind": "lora", "rank": 3}}') == {**cells, **REPORT}
     measured = {"measure_retrieval": 1, "report_retrieval": 1}
-    assert finished.plan("--config", 'evaluation={metrics: {nq: ["contains"]}}') == {"score_cell": 7, **report}
+    assert finished.plan("--config", 'evaluation={metrics: {nq: ["contains"]}}') == {"score_cell": 7, **REPORT}
     assert finished.plan("--config", "evaluation={retrieval_depth: 20}") == measured
-    assert finished.plan("--config", "select={dataset: qmsum}") == report
+    assert finished.plan("--config", "select={dataset: qmsum}") == REPORT
     assert finished.plan("--config", "claims=[]") == {}
     assert finished.plan("--config", "evaluation={resamples: 10}") == {"make_tables": 1, "test_claims": 1}
-    again = {"predict_cell": 10, "score_cell": 10, **report}
+    again = {"predict_cell": 10, "score_cell": 10, **REPORT}
     assert finished.plan("--config", "evaluation={batch_size: 3}") == again
     assert finished.plan("--config", 'datasets={"nq": {"prompt": "base"}}') == {}, "what it was, written out"
-    fewer = {"prepare_test": 1, "cache_neighbors": 1, **measured, "predict_cell": 7, "score_cell": 7, **report}
+    fewer = {"prepare_test": 1, "cache_neighbors": 1, **measured, "predict_cell": 7, "score_cell": 7, **REPORT}
     assert finished.plan("--config", 'datasets={"nq": {"max_test": 5}}') == fewer, "nothing is trained again"
 
 
@@ -237,10 +232,7 @@ def test_what_a_retrofit_depends_on(finished):
     cells = {
         "predict_cell": 2,
         "score_cell": 2,
-        "collect_metrics": 1,
-        "make_tables": 1,
-        "plot_scaling": 1,
-        "test_claims": 1,
+        **REPORT,
     }
     longer = 'retrofittings={"fitting": {"steps": 4}}'
     assert finished.plan("--config", longer) == {"retrofit_model": 2, **cells}

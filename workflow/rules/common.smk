@@ -25,7 +25,7 @@ from retrotune.study.config import check_files, load_config
 from retrotune.study.outside import missing, read_by_jobs, read_by_study
 from retrotune.study.paths import CELL as CELL_NAME, Paths
 from retrotune.study.requests import KEYS, Requests
-from retrotune.study.resolve import making_tables, resolve
+from retrotune.study.resolve import drawing_figures, making_tables, resolve
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
@@ -35,6 +35,7 @@ try:
     CONFIG = load_config(config)
     CELLS = expand_grid(CONFIG)
     TABLES = making_tables(CONFIG).tables
+    FIGURES = drawing_figures(CONFIG).figures
 except (ClusterError, ConfigError) as error:
     raise WorkflowError(str(error)) from None
 PATHS = Paths.of(CONFIG)

@@ -47,26 +47,42 @@ rule make_tables:
         "../scripts/make_tables.py"
 
 
-rule plot_scaling:
+rule collect_answers:
     input:
-        json=PATHS.report("tables/results.json"),
+        **ARTIFACTS.inputs("collect_answers", {}),
+        results=PATHS.report("tables/results.json"),
+    output:
+        PATHS.report("tables/answers.parquet"),
+    log:
+        PATHS.log("collect_answers"),
+    conda:
+        ENV
+    params:
+        uses=uses("collect_answers"),
+    script:
+        "../scripts/collect_answers.py"
+
+
+rule draw_figures:
+    input:
+        results=PATHS.report("tables/results.json"),
         scores=PATHS.report("tables/scores.parquet"),
     output:
-        multiext(PATHS.report("figures/scaling"), ".pdf", ".png"),
-        svg=report(
+        [PATHS.figure(name, "svg") for name in FIGURES],
+        scaling=report(
             PATHS.report("figures/scaling.svg"),
             caption="../report/scaling.rst",
             category="Figures",
             labels={"figure": "scaling"},
         ),
     log:
-        PATHS.log("plot_scaling"),
+        PATHS.log("draw_figures"),
     conda:
         ENV
     params:
-        uses=uses("plot_scaling"),
+        uses=uses("draw_figures"),
     script:
-        "../scripts/plot_scaling.py"
+        "../scripts/draw_figures.py"
 
 
 rule test_claims:
@@ -97,7 +113,7 @@ rule report_retrieval:
         [quality.path for quality in ARTIFACTS.qualities()],
     output:
         PATHS.table("retrieval_quality", "html"),
-        multiext(PATHS.report("figures/retrieval_quality"), ".pdf", ".png"),
+        PATHS.figure("retrieval_quality", "svg"),
         html=report(
             PATHS.report("tables/retrieval_quality.html"),
             caption="../report/retrieval_quality_table.rst",

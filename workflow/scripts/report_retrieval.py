@@ -4,6 +4,4 @@ from retrotune.report.retrieval_quality import report_retrieval
 from retrotune.runtime.lifecycle import stage_log
 
 with stage_log(snakemake.log[0]):
-    report_retrieval(
-        list(snakemake.input), Path(snakemake.output.html).parent, Path(snakemake.output.svg).with_suffix("")
-    )
+    report_retrieval(list(snakemake.input), Path(snakemake.output.html).parent, Path(snakemake.output.svg).parent)

@@ -184,6 +184,7 @@ def _record(
         "prompt_hash": answer.prompt_hash,
         "num_prompt_tokens": len(encoded.prompt_ids),
         "num_truncated_tokens": encoded.truncated,
+        "num_new_tokens": answer.generated_tokens,
     }
 
 

@@ -6,7 +6,6 @@ Color is the method; dash and shape are the family. Bars are the 95 % intervals 
 
 import json
 import textwrap
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,8 @@ from retrotune.report.tables.measures import Measures, by_dataset, measured
 from retrotune.report.tables.notes import interval_note, runs_note
 from retrotune.runtime.files import atomic_write, write_text
 from retrotune.scoring.contrasts import Outcome
+from retrotune.study.paths import FIGURE_FORMS
+from retrotune.study.stages import DrawFiguresParams
 
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#8c6d31", "#7b4fa3", "#999999")
 """Okabe and Ito's palette, which color-blind readers can tell apart, and three more for many variants."""
@@ -26,15 +27,24 @@ DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3])
 SHAPES = ("circle", "square", "triangle-up", "diamond")
 
 
-def plot_scaling(results_json: str | Path, scores_parquet: str | Path, outputs: Sequence[str | Path]) -> None:
-    """Draw the study's figure into each of `outputs`; the suffix (svg, pdf, png) decides the form.
+def draw_figures(
+    params: DrawFiguresParams, results_json: str | Path, scores_parquet: str | Path, folder: str | Path
+) -> None:
+    """Draw the study's figures into `folder`, each in every form.
 
     Of several retrievals the one with the most scored cells is drawn, the first in the config among equals. A study
     without any score gives a figure that says so.
     """
-    figure = scaling_chart(Measures.load(results_json, scores_parquet))
-    for path in outputs:
-        save(figure, path)
+    measures = Measures.load(results_json, scores_parquet)
+    makers = {"scaling": lambda: scaling_chart(measures)}
+    for name in params.figures:
+        write_figure(makers[name](), folder, name)
+
+
+def write_figure(figure: alt.TopLevelMixin, folder: str | Path, name: str) -> None:
+    """Write a chart into `folder` in every form."""
+    for suffix in FIGURE_FORMS:
+        save(figure, Path(folder) / f"{name}.{suffix}")
 
 
 def save(figure: alt.TopLevelMixin, path: str | Path) -> None:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from retrotune.errors import DataError, ResultError
 from retrotune.report.gathering.rows import unique
-from retrotune.report.plots import COLORS, SHAPES, finished, save
+from retrotune.report.plots import COLORS, SHAPES, finished, write_figure
 from retrotune.report.tables.render import write_table
 from retrotune.report.tables.table import Measured, Table, Value
 from retrotune.runtime.files import read_json
@@ -17,16 +17,14 @@ from retrotune.runtime.files import read_json
 HEADERS = {"answer_recall": "Recall@{k}", "gold_hit": "Gold hit@{k}", "gold_mrr": "Gold MRR"}
 
 
-def report_retrieval(quality: Sequence[str | Path], tables: str | Path, figure: str | Path) -> None:
-    """Write the table `retrieval_quality` in every form into `tables`, and `figure`.svg, .pdf and .png.
+def report_retrieval(quality: Sequence[str | Path], tables: str | Path, figures: str | Path) -> None:
+    """Write the table and the figure `retrieval_quality` in every form into two folders.
 
     `quality` are the files that `measure_retrieval` wrote, in the order of the config.
     """
     measured = load_quality(quality)
     write_table(quality_table(measured), tables, "retrieval_quality")
-    chart = recall_chart(measured)
-    for suffix in ("svg", "pdf", "png"):
-        save(chart, f"{figure}.{suffix}")
+    write_figure(recall_chart(measured), figures, "retrieval_quality")
 
 
 def load_quality(paths: Sequence[str | Path]) -> list[dict[str, Any]]:

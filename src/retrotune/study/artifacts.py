@@ -348,6 +348,18 @@ class Artifacts:
             "references": self.references(cell.dataset, "test"),
         }
 
+    # report
+    def _collect_answers(self) -> dict[str, Any]:
+        """What all cells answered, and what their answers are held against."""
+        cells = expand_grid(self.config)
+        pairs = dict.fromkeys((cell.retrieval, cell.dataset) for cell in cells)
+        caches = (self.neighbors(*pair, "test") for pair in pairs)
+        return {
+            "predictions": [self.cell(cell, "predict_cell", "predictions.jsonl") for cell in cells],
+            "references": [self.references(name, "test") for name in dict.fromkeys(cell.dataset for cell in cells)],
+            "neighbors": [cache for cache in caches if cache is not None],
+        }
+
     def _trained(self, cell: Cell, file: str) -> Artifact | None:
         """What fine-tuning leaves; None for zero-shot."""
         return self.cell(cell, "finetune_cell", file) if self.config.methods[cell.method].trained else None

@@ -13,8 +13,12 @@ CELL_STAGES = {"finetune_cell": "train.json", "predict_cell": "predict.json", "s
 """Stages of a cell in their order, and the file by which each is done."""
 MODEL_STAGES = ("pretrain_model", "retrofit_model", "fetch_model", "convert_model")
 """Stages that may make a base model."""
+REPORT_STAGES = ("collect_metrics", "collect_answers", "make_tables", "draw_figures", "test_claims", "report_retrieval")
+"""Stages that make something of all cells' results."""
 TABLE_FORMS = ("csv", "parquet", "md", "tex", "html")
 """Suffixes of a table's files."""
+FIGURE_FORMS = ("svg", "pdf", "png")
+"""Suffixes of a figure's files."""
 LOGS = {
     "write_world": "write_world.log",
     "download_source": "download_source/{download}.log",
@@ -38,7 +42,8 @@ LOGS = {
     "score_cell": f"score_cell/{CELL}.log",
     "collect_metrics": "collect_metrics.log",
     "make_tables": "make_tables.log",
-    "plot_scaling": "plot_scaling.log",
+    "collect_answers": "collect_answers.log",
+    "draw_figures": "draw_figures.log",
     "test_claims": "test_claims.log",
     "report_retrieval": "report_retrieval.log",
 }
@@ -162,6 +167,10 @@ class Paths:
     def table(self, name: str, *but: str) -> list[str]:
         """A table in all its forms, those with the suffixes `but` left out."""
         return [self.report(f"tables/{name}.{suffix}") for suffix in TABLE_FORMS if suffix not in but]
+
+    def figure(self, name: str, *but: str) -> list[str]:
+        """A figure in all its forms, those with the suffixes `but` left out."""
+        return [self.report(f"figures/{name}.{suffix}") for suffix in FIGURE_FORMS if suffix not in but]
 
     def so_far(self, file: str = "") -> str:
         """Folder of what `retrotune tables` makes of unfinished or selected cells, or a file in it.

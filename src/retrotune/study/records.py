@@ -66,6 +66,7 @@ class Prediction(Line):
     prompt_hash: str = Field(description="digest of the tokens that the model read, neighbors included")
     num_prompt_tokens: Count = Field(description="tokens of the prompt")
     num_truncated_tokens: Count = Field(description="tokens of passages that did not fit and were cut")
+    num_new_tokens: Count | None = Field(None, description="tokens generated; null in results of earlier versions")
 
 
 class QuestionScores(Line):

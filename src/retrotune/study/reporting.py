@@ -24,6 +24,11 @@ def table_names(config: Config) -> tuple[str, ...]:
     return tuple(names)
 
 
+def figure_names(config: Config) -> tuple[str, ...]:
+    """Figures that are made of a study's results."""
+    return ("scaling",)
+
+
 def beside(config: Config) -> Iterator[Beside]:
     """The published numbers that belong to a study, each with the names of the cells that it stands beside."""
     cells = expand_grid(config)

@@ -20,7 +20,7 @@ def answer_tokens(text: str) -> list[str]:
 
 
 @functools.lru_cache(maxsize=20_000)
-def _spaced(text: str) -> str:
+def spaced_tokens(text: str) -> str:
     """Tokens between single blanks, one at each end: tokens follow each other where these strings are contained.
 
     Kept for the texts seen last, as questions share passages: 40 microseconds for a passage of 100 words otherwise.
@@ -30,8 +30,8 @@ def _spaced(text: str) -> str:
 
 def holds_answer(text: str, answers: Sequence[str]) -> bool:
     """Whether a passage's text holds one of the answers. An answer without any token is held by none."""
-    passage = _spaced(text)
-    return any(wanted in passage for wanted in map(_spaced, answers) if wanted.strip())
+    passage = spaced_tokens(text)
+    return any(wanted in passage for wanted in map(spaced_tokens, answers) if wanted.strip())
 
 
 def evidence_places(texts: Sequence[str], evidence: Sequence[str]) -> list[int]:
@@ -41,13 +41,13 @@ def evidence_places(texts: Sequence[str], evidence: Sequence[str]) -> list[int]:
     passages cut it too. A passage holds evidence if it shares half of a paragraph's tokens, or half of its own. Empty
     if no paragraph occurs in the text (tables and figures do not).
     """
-    spaced = [_spaced(text).strip() for text in texts]
+    spaced = [spaced_tokens(text).strip() for text in texts]
     lengths = [len(text.split()) for text in spaced]
     whole = " ".join(["", *(text for text in spaced if text), ""])
     shared = [0] * len(texts)
     holds = [False] * len(texts)
     for paragraph in evidence:
-        wanted = _spaced(paragraph)
+        wanted = spaced_tokens(paragraph)
         found = whole.find(wanted) if wanted.strip() else -1
         if found < 0:
             continue

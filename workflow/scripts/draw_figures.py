@@ -1,0 +1,13 @@
+from pathlib import Path
+
+from retrotune.report.plots import draw_figures
+from retrotune.runtime.lifecycle import stage_log
+from retrotune.study.stages import DrawFiguresParams
+
+with stage_log(snakemake.log[0]):
+    draw_figures(
+        DrawFiguresParams.of(snakemake.params.uses),
+        snakemake.input.results,
+        snakemake.input.scores,
+        Path(snakemake.output.scaling).parent,
+    )
