@@ -64,7 +64,7 @@ with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as se
         "max_test": planned(study, REPOSITORY, 'datasets={"nq": {"max_test": 140}}'),
         "prompt_written_out": planned(study, REPOSITORY, f"datasets={{{PROMPTS}}}"),
         "new_key": planned(study, changed(Path(first), "src/retrotune/study/config/data.py", new_key)),
-        "scoring_raised": planned(study, changed(Path(second), "src/retrotune/study/stages.py", raised)),
+        "scoring_raised": planned(study, changed(Path(second), "src/retrotune/study/stages/cells.py", raised)),
     }
 for name, jobs in found.items():
     print(f"{name}: {', '.join(f'{rule} {count}' for rule, count in jobs.items() if rule != 'total') or 'nothing'}")

@@ -213,7 +213,7 @@ def _add_study(command: argparse.ArgumentParser) -> None:
 
 def _report_so_far(config: Config, paths: Paths, results: Sequence[Result]) -> None:
     """Write what is collected, tables and figures of `results` into the folder of unfinished studies."""
-    from retrotune.report.plots import draw_figures
+    from retrotune.report.figures.making import draw_figures
     from retrotune.report.tables.making import make_tables
 
     collected, scores = paths.so_far("tables/results.json"), paths.so_far("tables/scores.parquet")

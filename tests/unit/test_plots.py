@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from report_cases import measures, result, study, write_study
 
-from retrotune.report.plots import draw_figures, points, save, scaling_chart
+from retrotune.report.figures.making import draw_figures
+from retrotune.report.figures.scaling import points, scaling_chart
+from retrotune.report.figures.style import save
 from retrotune.report.tables.grid import comparison_table
 from retrotune.report.tables.measures import Measures
 from retrotune.report.tables.table import Measured

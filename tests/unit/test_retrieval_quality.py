@@ -175,7 +175,7 @@ def test_points_and_figure(written: list[Path], tmp_path: Path) -> None:
     frame = recall_points(measured).set_index(["dataset", "retrieval", "k"])
     assert len(frame) == 8
     assert frame.loc[("nq", "bm5", 20)].tolist() == [95.0, 93.0, 97.0]
-    report_retrieval(written, tmp_path / "tables", tmp_path / "figures" / "retrieval_quality")
+    report_retrieval(written, tmp_path / "tables", tmp_path / "figures")
     svg = (tmp_path / "figures/retrieval_quality.svg").read_text(encoding="utf-8")
     for word in ("minilm5", "bm5", "nq", "qasper", "answer recall@k", "Intervals: 95 %, over documents"):
         assert word in svg

@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from retrotune.report.plots import draw_figures
+from retrotune.report.figures.making import draw_figures
 from retrotune.runtime.lifecycle import stage_log
 from retrotune.study.stages import DrawFiguresParams
 

@@ -8,8 +8,8 @@ import altair as alt
 import pandas as pd
 
 from retrotune.errors import DataError, ResultError
+from retrotune.report.figures.style import COLORS, SHAPES, finished, write_figure
 from retrotune.report.gathering.rows import unique
-from retrotune.report.plots import COLORS, SHAPES, finished, write_figure
 from retrotune.report.tables.render import write_table
 from retrotune.report.tables.table import Measured, Table, Value
 from retrotune.runtime.files import read_json

@@ -5,65 +5,17 @@ Color is the method; dash and shape are the family. Bars are the 95 % intervals 
 """
 
 import json
-import textwrap
-from pathlib import Path
 from typing import Any
 
 import altair as alt
 import pandas as pd
 
 from retrotune.data.scores import title_of
+from retrotune.report.figures.style import DASHES, as_lines, color_of, finished, shape_of
 from retrotune.report.gathering.rows import AVERAGE, grouped, human, in_order, in_rows, parameters_of, printable, unique
 from retrotune.report.tables.measures import Measures, by_dataset, measured
 from retrotune.report.tables.notes import interval_note, runs_note
-from retrotune.runtime.files import atomic_write, write_text
 from retrotune.scoring.contrasts import Outcome
-from retrotune.study.paths import FIGURE_FORMS
-from retrotune.study.stages import DrawFiguresParams
-
-COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#8c6d31", "#7b4fa3", "#999999")
-"""Okabe and Ito's palette, which color-blind readers can tell apart, and three more for many variants."""
-DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3])
-SHAPES = ("circle", "square", "triangle-up", "diamond")
-
-
-def draw_figures(
-    params: DrawFiguresParams, results_json: str | Path, scores_parquet: str | Path, folder: str | Path
-) -> None:
-    """Draw the study's figures into `folder`, each in every form.
-
-    Of several retrievals the one with the most scored cells is drawn, the first in the config among equals. A study
-    without any score gives a figure that says so.
-    """
-    measures = Measures.load(results_json, scores_parquet)
-    makers = {"scaling": lambda: scaling_chart(measures)}
-    for name in params.figures:
-        write_figure(makers[name](), folder, name)
-
-
-def write_figure(figure: alt.TopLevelMixin, folder: str | Path, name: str) -> None:
-    """Write a chart into `folder` in every form."""
-    for suffix in FIGURE_FORMS:
-        save(figure, Path(folder) / f"{name}.{suffix}")
-
-
-def save(figure: alt.TopLevelMixin, path: str | Path) -> None:
-    """Write a chart as svg, pdf or png (144 dots per inch), atomically, with vl-convert: no browser, no network."""
-    import vl_convert
-
-    specification = figure.to_json()
-    suffix = Path(path).suffix
-    if suffix == ".svg":
-        write_text(path, vl_convert.vegalite_to_svg(specification))
-        return
-    converters = {
-        ".pdf": lambda: vl_convert.vegalite_to_pdf(specification),
-        ".png": lambda: vl_convert.vegalite_to_png(specification, scale=2.0),
-    }
-    if suffix not in converters:
-        raise ValueError(f"{path}: a figure ends in .svg, .pdf or .png")
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(converters[suffix]())
 
 
 def points(measures: Measures, retrieval: str) -> pd.DataFrame:
@@ -108,8 +60,8 @@ def scaling_chart(measures: Measures) -> alt.TopLevelMixin:
     if frame.empty:
         return alt.Chart(title="No cell of this study has a score yet").mark_text()
     shown = Measures(chosen, measures.sheets)
-    subtitle = [f"retrieval: {drawn}", *_lines(interval_note(shown) if frame["low"].notna().any() else "")]
-    subtitle += _lines(runs_note(shown))
+    subtitle = [f"retrieval: {drawn}", *as_lines(interval_note(shown) if frame["low"].notna().any() else "")]
+    subtitle += as_lines(runs_note(shown))
     known = frame.dropna(subset=["parameters"])
     grows = known.groupby(["family", "method"])["parameters"].nunique().max() if len(known) else 0
     panel = _size_panel if grows > 1 else _method_panel
@@ -128,33 +80,6 @@ def scaling_chart(measures: Measures) -> alt.TopLevelMixin:
     return finished(chart.resolve_scale(color="shared", shape="shared", strokeDash="shared"), title, subtitle)
 
 
-def _lines(note: str) -> list[str]:
-    """A note as lines below a title, which are not broken by themselves."""
-    return textwrap.wrap(note, 110)
-
-
-def finished(chart: alt.ConcatChart, title: str, subtitle: list[str]) -> alt.TopLevelMixin:
-    """A figure of several panels with its title and the look that all figures share."""
-    return (
-        chart.properties(
-            title=alt.TitleParams(title, subtitle=subtitle, anchor="start", fontSize=16, subtitleFontSize=12, offset=14)
-        )
-        .configure_view(stroke=None)
-        .configure_axis(gridColor="#e8e8e8", labelFontSize=11, titleFontSize=11, domainColor="#888", tickColor="#888")
-        .configure_legend(labelFontSize=12, titleFontSize=12, symbolSize=110, symbolOpacity=1)
-    )
-
-
-def _color(methods: list[str]) -> alt.Color:
-    colors = [COLORS[place % len(COLORS)] for place in range(len(methods))]
-    return alt.Color("method:N", title="Method", scale=alt.Scale(domain=methods, range=colors), sort=None)
-
-
-def _shape(families: list[str]) -> alt.Shape:
-    shapes = [SHAPES[place % len(SHAPES)] for place in range(len(families))]
-    return alt.Shape("family:N", title="Family", scale=alt.Scale(domain=families, range=shapes), sort=None)
-
-
 def _size_panel(frame: pd.DataFrame, name: str, methods: list[str], families: list[str]) -> alt.LayerChart:
     """Score over parameters (log scale), a line per family and method."""
     frame = frame.dropna(subset=["parameters"])
@@ -171,14 +96,14 @@ def _size_panel(frame: pd.DataFrame, name: str, methods: list[str], families: li
     )
     base = alt.Chart(frame, title=alt.TitleParams(name, anchor="start"), width=230, height=210)
     dash = alt.StrokeDash("family:N", title="Family", scale=alt.Scale(domain=families, range=dashes), sort=None)
-    color = _color(methods)
+    color = color_of(methods)
     line = base.mark_line(strokeWidth=2).encode(x=x, y=y, color=color, strokeDash=dash)
     bars = (
         base.transform_filter("isValid(datum.low)")
         .mark_rule(strokeWidth=1.2, opacity=0.35)
         .encode(x=x, y=alt.Y("low:Q"), y2="high:Q", color=color)
     )
-    marks = base.mark_point(filled=True, size=60, opacity=1).encode(x=x, y=y, color=color, shape=_shape(families))
+    marks = base.mark_point(filled=True, size=60, opacity=1).encode(x=x, y=y, color=color, shape=shape_of(families))
     return alt.layer(bars, line, marks)
 
 
@@ -188,14 +113,14 @@ def _method_panel(frame: pd.DataFrame, name: str, methods: list[str], families: 
     y = alt.Y("method:N", title=None, sort=methods, axis=alt.Axis(grid=True, ticks=False))
     offset = alt.YOffset("family:N", sort=families)
     x = alt.X("score:Q", title=f"{frame['axis'].iloc[0]}, 0 to 100", scale=alt.Scale(zero=False, nice=True, padding=6))
-    color = _color(methods)
+    color = color_of(methods)
     bars = (
         base.transform_filter("isValid(datum.low)")
         .mark_rule(strokeWidth=1.5, opacity=0.5)
         .encode(y=y, yOffset=offset, x=alt.X("low:Q"), x2="high:Q", color=color)
     )
     marks = base.mark_point(filled=True, size=80, opacity=1).encode(
-        y=y, yOffset=offset, x=x, color=color, shape=_shape(families)
+        y=y, yOffset=offset, x=x, color=color, shape=shape_of(families)
     )
     return alt.layer(bars, marks)
 
