@@ -4,15 +4,15 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
 from report_cases import measures, result, study, write_study
 
 from retrotune.report.figures.making import draw_figures
 from retrotune.report.figures.scaling import points, scaling_chart
-from retrotune.report.figures.style import save
+from retrotune.report.figures.style import write_figure
 from retrotune.report.tables.grid import comparison_table
 from retrotune.report.tables.measures import Measures
 from retrotune.report.tables.table import Measured
+from retrotune.study.paths import FIGURE_FORMS
 from retrotune.study.stages import DrawFiguresParams
 
 
@@ -41,15 +41,14 @@ def test_points_of_the_figure_are_the_numbers_of_the_table(tmp_path: Path) -> No
 def test_scaling_figure_in_all_forms(tmp_path: Path) -> None:
     results, scores = study()
     collected = write_study(tmp_path, results, scores)
-    outputs = [tmp_path / f"figures/scaling.{suffix}" for suffix in ("svg", "pdf", "png")]
+    outputs = [tmp_path / f"figures/scaling.{suffix}" for suffix in FIGURE_FORMS]
     draw_figures(DrawFiguresParams(figures=("scaling",)), *collected, tmp_path / "figures")
     svg = outputs[0].read_text(encoding="utf-8")
     for word in ("zeroshot", "lora", "GPT", "RETRO", "nq", "qmsum", "Average", "log scale", "1.00M"):
         assert word in svg
     assert outputs[1].read_bytes().startswith(b"%PDF")
     assert outputs[2].read_bytes().startswith(b"\x89PNG")
-    with pytest.raises(ValueError, match="svg"):
-        save(scaling_chart(Measures.load(*collected)), tmp_path / "scaling.gif")
+    assert json.loads(outputs[3].read_text(encoding="utf-8")) == scaling_chart(Measures.load(*collected)).to_dict()
 
 
 def test_the_figure_says_what_its_bars_and_points_are(tmp_path: Path) -> None:
@@ -80,5 +79,5 @@ def test_a_model_without_a_parameter_count_is_named(tmp_path: Path) -> None:
 
 def test_a_study_without_scores_says_so(tmp_path: Path) -> None:
     results = [result("gpt-a", "lora", "nq", status="missing")]
-    save(scaling_chart(measures(tmp_path, results)), tmp_path / "empty.svg")
+    write_figure(scaling_chart(measures(tmp_path, results)), tmp_path, "empty")
     assert "No cell of this study has a score" in (tmp_path / "empty.svg").read_text(encoding="utf-8")

@@ -181,7 +181,8 @@ def test_points_and_figure(written: list[Path], tmp_path: Path) -> None:
         assert word in svg
     assert (tmp_path / "figures/retrieval_quality.pdf").read_bytes().startswith(b"%PDF")
     assert (tmp_path / "figures/retrieval_quality.png").read_bytes().startswith(b"\x89PNG")
-    assert {path.suffix for path in (tmp_path / "tables").iterdir()} == {f".{form}" for form in TABLE_FORMS}
+    written = {path.name for path in (tmp_path / "tables").iterdir()}
+    assert written == {f"retrieval_quality.{form}" for form in TABLE_FORMS}
 
 
 def test_nothing_measured() -> None:

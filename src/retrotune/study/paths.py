@@ -15,10 +15,10 @@ MODEL_STAGES = ("pretrain_model", "retrofit_model", "fetch_model", "convert_mode
 """Stages that may make a base model."""
 REPORT_STAGES = ("collect_metrics", "collect_answers", "make_tables", "draw_figures", "test_claims", "report_retrieval")
 """Stages that make something of all cells' results."""
-TABLE_FORMS = ("csv", "parquet", "md", "tex", "html")
+TABLE_FORMS = ("csv", "parquet", "md", "tex", "html", "table.json")
 """Suffixes of a table's files."""
-FIGURE_FORMS = ("svg", "pdf", "png")
-"""Suffixes of a figure's files."""
+FIGURE_FORMS = ("svg", "pdf", "png", "vl.json")
+"""Suffixes of a figure's files; the last is its Vega-Lite specification, data included."""
 LOGS = {
     "write_world": "write_world.log",
     "download_source": "download_source/{download}.log",

@@ -1,11 +1,12 @@
 """The look that all figures share, and their forms."""
 
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 
 import altair as alt
 
-from retrotune.runtime.files import atomic_write, write_text
+from retrotune.runtime.files import atomic_write
 from retrotune.study.paths import FIGURE_FORMS
 
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#8c6d31", "#7b4fa3", "#999999")
@@ -15,28 +16,24 @@ SHAPES = ("circle", "square", "triangle-up", "diamond")
 
 
 def write_figure(figure: alt.TopLevelMixin, folder: str | Path, name: str) -> None:
-    """Write a chart into `folder` in every form."""
-    for suffix in FIGURE_FORMS:
-        save(figure, Path(folder) / f"{name}.{suffix}")
+    """Write a chart into `folder` in every form, each atomically, with vl-convert: no browser, no network.
 
-
-def save(figure: alt.TopLevelMixin, path: str | Path) -> None:
-    """Write a chart as svg, pdf or png (144 dots per inch), atomically, with vl-convert: no browser, no network."""
+    A png has 144 dots per inch.
+    """
     import vl_convert
 
-    specification = figure.to_json()
-    suffix = Path(path).suffix
-    if suffix == ".svg":
-        write_text(path, vl_convert.vegalite_to_svg(specification))
-        return
-    converters = {
-        ".pdf": lambda: vl_convert.vegalite_to_pdf(specification),
-        ".png": lambda: vl_convert.vegalite_to_png(specification, scale=2.0),
+    specification = figure.to_json(indent=None)
+    svg = vl_convert.vegalite_to_svg(specification)
+    forms: dict[str, Callable[[], str | bytes]] = {
+        "svg": lambda: svg,
+        "pdf": lambda: vl_convert.svg_to_pdf(svg),
+        "png": lambda: vl_convert.svg_to_png(svg, scale=2.0),
+        "vl.json": lambda: specification + "\n",
     }
-    if suffix not in converters:
-        raise ValueError(f"{path}: a figure ends in .svg, .pdf or .png")
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(converters[suffix]())
+    for suffix in FIGURE_FORMS:
+        contents = forms[suffix]()
+        with atomic_write(Path(folder) / f"{name}.{suffix}") as temporary:
+            temporary.write_bytes(contents.encode() if isinstance(contents, str) else contents)
 
 
 def as_lines(note: str) -> list[str]:

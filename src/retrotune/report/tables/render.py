@@ -1,4 +1,4 @@
-"""One table, six forms: csv, parquet, Markdown, LaTeX, HTML, and plain text for the terminal.
+"""One table, seven forms: csv, parquet, Markdown, LaTeX, HTML, JSON for the report, plain text for the terminal.
 
 Every text is escaped for its form, so that no name can break a page or run in it.
 """
@@ -6,6 +6,7 @@ Every text is escaped for its form, so that no name can break a page or run in i
 import csv
 import html
 import io
+import json
 import re
 import unicodedata
 from collections.abc import Callable
@@ -271,12 +272,42 @@ def to_text(table: Table) -> str:
     return "\n".join([printable(table.title), ruler, align(header), ruler, *body, ruler, *map(printable, notes)]) + "\n"
 
 
-FORMS: dict[str, Callable[[Table], str]] = {"csv": to_csv, "md": to_markdown, "tex": to_latex, "html": to_html}
+def to_json(table: Table) -> str:
+    """What a page needs to show the table: texts as printed, not escaped, and the numbers to sort by.
+
+    `rows` hold [text, number, interval, mark] of each place: number is null for texts and what is unknown, interval is
+    empty if there is none, mark is 2 for the best of a column and 1 for what is not significantly worse.
+    """
+
+    def place(row: int, column: int) -> list[Any]:
+        mark = 2 * ((row, column) in table.best) or int((row, column) in table.near)
+        return [table.text_of(row, column), table.number_at(row, column), table.interval_of(row, column), mark]
+
+    columns = range(len(table.columns))
+    values = {
+        "title": table.title,
+        "columns": table.columns,
+        "num_labels": table.num_labels,
+        "rows": [[place(row, column) for column in columns] for row in range(len(table.rows))],
+        "rules": sorted(table.rules),
+        "footers": table.footers,
+        "notes": table.notes_with("bold", "underlined"),
+    }
+    return json.dumps(values, ensure_ascii=False) + "\n"
+
+
+FORMS: dict[str, Callable[[Table], str]] = {
+    "csv": to_csv,
+    "md": to_markdown,
+    "tex": to_latex,
+    "html": to_html,
+    "table.json": to_json,
+}
 """Forms that are text, by the suffix of their file."""
 
 
 def write_table(table: Table, folder: str | Path, name: str) -> None:
-    """Write `name`.csv, .parquet, .md, .tex and .html into `folder`, each atomically."""
+    """Write a table into `folder` in every form, each atomically."""
     for suffix in TABLE_FORMS:
         path = Path(folder) / f"{name}.{suffix}"
         if suffix == "parquet":
