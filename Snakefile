@@ -40,6 +40,7 @@ localrules:
     draw_figures,
     test_claims,
     report_retrieval,
+    write_report,
 
 
 onstart:
@@ -61,6 +62,7 @@ rule all:
         PATHS.report("tables/results.json"),
         PATHS.report("tables/comparison.md"),
         PATHS.report("figures/scaling.svg"),
+        PATHS.report("report.html"),
         [PATHS.report("tables/claims.json")] if CONFIG.claims else [],
         [PATHS.report("tables/retrieval_quality.md"), PATHS.report("figures/retrieval_quality.svg")]
         if ARTIFACTS.measured()

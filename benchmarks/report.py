@@ -1,4 +1,5 @@
-"""What a report of a large study costs: 300 cells of 2,000 questions each collected, claims tested, tables written.
+"""What a report of a large study costs: 300 cells of 2,000 questions each collected, claims tested, tables and figures
+made, the page written.
 
 The study has the shape of the paper's: 2 families, 5 sizes, 5 methods, 6 datasets. Its predictions are generated: how
 often a cell is right rises with size and method. They are scored by the workflow's own stage, which is not timed. The
@@ -13,13 +14,18 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from retrotune.data.datasets import Example
-from retrotune.preparing.examples import write_references
+from retrotune.preparing.examples import write_examples, write_references
+from retrotune.report.figures.making import draw_figures
+from retrotune.report.gathering.answers import collect_answers
 from retrotune.report.gathering.collect import collect_metrics
 from retrotune.report.judging.claims import judge_claims
+from retrotune.report.page.writing import write_report
 from retrotune.report.tables.making import make_tables
 from retrotune.runtime.files import write_json, write_jsonl
 from retrotune.scoring.resampling import Pairs, bootstrap_p, permutation_p
@@ -58,6 +64,7 @@ def study(folder: Path) -> Config:
             "models": models,
             "methods": {name: {"kind": name} for name in METHODS},
             "grid": [{"retrievals": ["five"]}],
+            "evaluation": {"retrieval_depth": 0},  # not timed here
         }
     )
 
@@ -79,8 +86,26 @@ def generate(config: Config, questions: int) -> None:
     asked = {name: [question(config, name, number) for number in range(questions)] for name in DATASETS}
     for name, examples in asked.items():
         write_references(paths.references(name, "test"), examples)
+        write_examples(paths.examples(name, "test"), examples, with_answer=False)
+        write_passages(Path(paths.neighbors("five", name, "test")), examples)
     for cell in expand_grid(config):
         write_cell(config, paths, cell, asked[cell.dataset])
+
+
+def write_passages(path: Path, examples: list[Example]) -> None:
+    """Five passages of 100 words for each question; one of two questions has its answer in one of them."""
+    rng = random.Random(str(path.parent.name))
+    rows = []
+    for number, example in enumerate(examples):
+        for rank in range(5):
+            words = rng.choices(WORDS, k=100)
+            if number % 2 and rank == number % 5:
+                words[50] = example.answers[0]
+            name = f"{example.question_id}.{rank}"
+            rows.append((example.question_id, rank, name, " ".join(words[:2]), " ".join(words), 1.0))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    columns = ["question_id", "rank", "passage_id", "title", "text", "score"]
+    pd.DataFrame(rows, columns=columns).to_parquet(path)
 
 
 def write_cell(config: Config, paths: Paths, cell: Cell, examples: list[Example]) -> None:
@@ -93,11 +118,12 @@ def write_cell(config: Config, paths: Paths, cell: Cell, examples: list[Example]
             "question": example.question,
             "prediction": (text := example.answers[0] if rng.random() < share else " ".join(rng.choices(WORDS, k=2))),
             "text": text,
-            "context_ids": ["1"],
+            "context_ids": [f"{example.question_id}.{rank}" for rank in range(5)],
             "neighbor_ids": [],
             "prompt_hash": "0" * 64,
             "num_prompt_tokens": 700,
             "num_truncated_tokens": 0,
+            "num_new_tokens": 4,
         }
         for example in examples
     ]
@@ -123,18 +149,29 @@ def write_cell(config: Config, paths: Paths, cell: Cell, examples: list[Example]
     score_cell(used, cell, files["predictions.jsonl"], files["predict.json"], references, train, *outputs)
 
 
-def report(config: Config) -> None:
-    """The timed part: what the workflow does with scored cells; seconds of each stage are printed."""
+def report(config: Config, with_page: bool) -> None:
+    """The timed part: what the workflow does with scored cells, a stage after the other; seconds of each printed."""
     paths = Paths.of(config)
-    tables = Path(paths.report("tables"))
-    results, scores = tables / "results.json", tables / "scores.parquet"
+    folder = Path(paths.report(""))
+    tables = folder / "tables"
+    results, scores, answers = tables / "results.json", tables / "scores.parquet", tables / "answers.parquet"
+
+    def used(stage: str) -> Any:
+        return resolve(config, stage, {})
+
     stages = {
         "collect_metrics": lambda: collect_metrics(
-            resolve(config, "collect_metrics", {}), paths, tables / "metrics.csv", results, scores
+            used("collect_metrics"), paths, tables / "metrics.csv", results, scores
         ),
-        "test_claims": lambda: judge_claims(resolve(config, "test_claims", {}), results, scores, tables),
-        "make_tables": lambda: make_tables(resolve(config, "make_tables", {}), results, scores, tables),
+        "test_claims": lambda: judge_claims(used("test_claims"), results, scores, tables),
+        "make_tables": lambda: make_tables(used("make_tables"), results, scores, tables),
     }
+    if with_page:
+        stages |= {
+            "collect_answers": lambda: collect_answers(used("collect_answers"), paths, results, answers),
+            "draw_figures": lambda: draw_figures(used("draw_figures"), results, scores, folder / "figures"),
+            "write_report": lambda: write_report(used("write_report"), paths, folder, folder / "report.html"),
+        }
     for name, run in stages.items():
         start = time.monotonic()
         run()
@@ -164,13 +201,13 @@ def bootstrap() -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--without-page", action="store_true", help="the only form that there is: no report page")
+    parser.add_argument("--without-page", action="store_true", help="no figures, answers and page")
     parser.add_argument("--questions", type=int, default=2000, metavar="N", help="questions per dataset")
     parser.add_argument("--work", metavar="FOLDER", help="keep the study there; default: a temporary folder")
     parser.add_argument("--timed", metavar="FOLDER", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.timed:
-        report(study(Path(arguments.timed)))
+        report(study(Path(arguments.timed)), not arguments.without_page)
         return
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(arguments.work or temporary)
@@ -180,7 +217,8 @@ def main() -> None:
             generate(config, arguments.questions)
             print(f"generated and scored in {time.monotonic() - start:.0f} s, not counted", file=sys.stderr)
         start = time.monotonic()
-        subprocess.run([sys.executable, __file__, "--timed", str(folder)], check=True)
+        page = ["--without-page"] if arguments.without_page else []
+        subprocess.run([sys.executable, __file__, "--timed", str(folder), *page], check=True)
         seconds = time.monotonic() - start
     print(f"VALUE permutation_10000_of_5000_questions_seconds {permutation():.2f}")
     print(f"VALUE bootstrap_10000_of_5000_questions_seconds {bootstrap():.2f}")

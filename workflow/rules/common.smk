@@ -25,7 +25,7 @@ from retrotune.study.config import check_files, load_config
 from retrotune.study.outside import missing, read_by_jobs, read_by_study
 from retrotune.study.paths import CELL as CELL_NAME, Paths
 from retrotune.study.requests import KEYS, Requests
-from retrotune.study.resolve import drawing_figures, making_tables, resolve
+from retrotune.study.resolve import drawing_figures, making_tables, resolve, writing_report
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
@@ -36,6 +36,7 @@ try:
     CELLS = expand_grid(CONFIG)
     TABLES = making_tables(CONFIG).tables
     FIGURES = drawing_figures(CONFIG).figures
+    PAGE = writing_report(CONFIG)
 except (ClusterError, ConfigError) as error:
     raise WorkflowError(str(error)) from None
 PATHS = Paths.of(CONFIG)

@@ -134,3 +134,24 @@ rule report_retrieval:
         uses=uses("report_retrieval"),
     script:
         "../scripts/report_retrieval.py"
+
+
+rule write_report:
+    input:
+        **ARTIFACTS.inputs("write_report", {}),
+        answers=PATHS.report("tables/answers.parquet"),
+        scores=PATHS.report("tables/scores.parquet"),
+        results=PATHS.report("tables/results.json"),
+        tables=[PATHS.report(f"tables/{name}.table.json") for name in PAGE.tables],
+        figures=[PATHS.report(f"figures/{name}.vl.json") for name in PAGE.figures],
+        records=[PATHS.report(f"tables/{name}.json") for name in PAGE.tables if name in ("claims", "diagnosis")],
+    output:
+        PATHS.report("report.html"),
+    log:
+        PATHS.log("write_report"),
+    conda:
+        ENV
+    params:
+        uses=uses("write_report"),
+    script:
+        "../scripts/write_report.py"

@@ -352,10 +352,19 @@ class Artifacts:
     def _collect_answers(self) -> dict[str, Any]:
         """What all cells answered, and what their answers are held against."""
         cells = expand_grid(self.config)
-        pairs = dict.fromkeys((cell.retrieval, cell.dataset) for cell in cells)
-        caches = (self.neighbors(*pair, "test") for pair in pairs)
+        predictions = [self.cell(cell, "predict_cell", "predictions.jsonl") for cell in cells]
+        return {"predictions": predictions, **self._asked()}
+
+    def _write_report(self) -> dict[str, Any]:
+        """The texts of questions, references and passages."""
+        datasets = dict.fromkeys(cell.dataset for cell in expand_grid(self.config))
+        return {"examples": [self.examples(name, "test") for name in datasets], **self._asked()}
+
+    def _asked(self) -> dict[str, Any]:
+        """References of all datasets' test questions, and their passages under each retrieval that cells use."""
+        cells = expand_grid(self.config)
+        caches = (self.neighbors(*pair, "test") for pair in dict.fromkeys((c.retrieval, c.dataset) for c in cells))
         return {
-            "predictions": [self.cell(cell, "predict_cell", "predictions.jsonl") for cell in cells],
             "references": [self.references(name, "test") for name in dict.fromkeys(cell.dataset for cell in cells)],
             "neighbors": [cache for cache in caches if cache is not None],
         }

@@ -13,7 +13,15 @@ CELL_STAGES = {"finetune_cell": "train.json", "predict_cell": "predict.json", "s
 """Stages of a cell in their order, and the file by which each is done."""
 MODEL_STAGES = ("pretrain_model", "retrofit_model", "fetch_model", "convert_model")
 """Stages that may make a base model."""
-REPORT_STAGES = ("collect_metrics", "collect_answers", "make_tables", "draw_figures", "test_claims", "report_retrieval")
+REPORT_STAGES = (
+    "collect_metrics",
+    "collect_answers",
+    "make_tables",
+    "draw_figures",
+    "test_claims",
+    "report_retrieval",
+    "write_report",
+)
 """Stages that make something of all cells' results."""
 TABLE_FORMS = ("csv", "parquet", "md", "tex", "html", "table.json")
 """Suffixes of a table's files."""
@@ -46,6 +54,7 @@ LOGS = {
     "draw_figures": "draw_figures.log",
     "test_claims": "test_claims.log",
     "report_retrieval": "report_retrieval.log",
+    "write_report": "write_report.log",
 }
 """Log of each stage below the study's folder of logs, with the wildcards of its rule."""
 

@@ -190,7 +190,7 @@ def compact_table(records: Sequence[Mapping[str, Any]]) -> Table:
         num_labels=2,
         formats=["+.1f"],
         intervals={2},
-        notes=_notes(records),
+        notes=claim_notes(records),
     )
 
 
@@ -223,7 +223,7 @@ def claims_table(records: Sequence[Mapping[str, Any]]) -> Table:
         formats=["+.1f", ".4f", ".4f", ".1f", "d", "d", "d", "d"],
         intervals={3},
         notes=[
-            *_notes(records),
+            *claim_notes(records),
             "Detectable: the smallest distance from the margin that this test would have found with a power of 80 %. "
             "Pairs: matched cells that have scores. Clusters: documents, or questions where they "
             "share no document. claims.json has the cells that each claim rests on, and those left out.",
@@ -239,7 +239,8 @@ def _effect(record: Mapping[str, Any]) -> Measured | None:
     return None if record["effect"] is None else Measured(record["effect"], *record["interval"])
 
 
-def _notes(records: Sequence[Mapping[str, Any]]) -> list[str]:
+def claim_notes(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What must be known to read verdicts: below tables, and in the report."""
     tested = [record for record in records if record["effect"] is not None]
     notes = []
     if tested:

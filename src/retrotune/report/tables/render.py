@@ -273,6 +273,11 @@ def to_text(table: Table) -> str:
 
 
 def to_json(table: Table) -> str:
+    """`to_json_values` as JSON."""
+    return json.dumps(to_json_values(table), ensure_ascii=False) + "\n"
+
+
+def to_json_values(table: Table) -> dict[str, Any]:
     """What a page needs to show the table: texts as printed, not escaped, and the numbers to sort by.
 
     `rows` hold [text, number, interval, mark] of each place: number is null for texts and what is unknown, interval is
@@ -284,7 +289,7 @@ def to_json(table: Table) -> str:
         return [table.text_of(row, column), table.number_at(row, column), table.interval_of(row, column), mark]
 
     columns = range(len(table.columns))
-    values = {
+    return {
         "title": table.title,
         "columns": table.columns,
         "num_labels": table.num_labels,
@@ -293,7 +298,6 @@ def to_json(table: Table) -> str:
         "footers": table.footers,
         "notes": table.notes_with("bold", "underlined"),
     }
-    return json.dumps(values, ensure_ascii=False) + "\n"
 
 
 FORMS: dict[str, Callable[[Table], str]] = {

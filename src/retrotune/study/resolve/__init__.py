@@ -15,6 +15,7 @@ from retrotune.study.resolve.report import (
     collecting_answers,
     drawing_figures,
     making_tables,
+    writing_report,
 )
 from retrotune.study.stages import STAGES, StageParams
 
@@ -29,6 +30,7 @@ __all__ = [
     "drawing_figures",
     "making_tables",
     "resolve",
+    "writing_report",
 ]
 
 RERUNS_NOTHING: dict[str, str] = {

@@ -18,6 +18,7 @@ from retrotune.study.stages import (
     ModelLabels,
     ReportRetrievalParams,
     StageParams,
+    WriteReportParams,
 )
 
 
@@ -86,3 +87,14 @@ def drawing_figures(config: Config, wildcards: Wildcards | None = None) -> DrawF
 @resolver("report_retrieval")
 def _report_retrieval(config: Config, wildcards: Wildcards) -> StageParams:
     return ReportRetrievalParams(pairs=tuple(Artifacts(config).measured()))
+
+
+@resolver("write_report")
+def writing_report(config: Config, wildcards: Wildcards | None = None) -> WriteReportParams:
+    """The tables and figures that the report shows, in its order."""
+    measured = ("retrieval_quality",) if Artifacts(config).measured() else ()
+    return WriteReportParams(
+        study=config.study,
+        tables=(*table_names(config), *measured, *(("claims",) if config.claims else ())),
+        figures=(*figure_names(config), *measured),
+    )

@@ -43,6 +43,7 @@ from retrotune.study.stages.report import (
     MethodLabels,
     ModelLabels,
     ReportRetrievalParams,
+    WriteReportParams,
 )
 
 __all__ = [
@@ -83,6 +84,7 @@ __all__ = [
     "Searching",
     "StageParams",
     "TrainTokenizerParams",
+    "WriteReportParams",
     "WriteWorldParams",
 ]
 

@@ -123,3 +123,14 @@ class ReportRetrievalParams(StageParams):
     version = 2
 
     pairs: tuple[tuple[str, str], ...]
+
+
+class WriteReportParams(StageParams):
+    """The study's name, and the tables and figures that it has."""
+
+    stage = "write_report"
+    version = 1
+
+    study: str
+    tables: tuple[str, ...]
+    figures: tuple[str, ...]
