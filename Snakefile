@@ -37,6 +37,7 @@ localrules:
     collect_metrics,
     make_tables,
     collect_answers,
+    diagnose_cells,
     draw_figures,
     test_claims,
     report_retrieval,
@@ -60,6 +61,7 @@ rule all:
         PATHS.metrics(CELLS),
         PATHS.report("tables/results.json"),
         PATHS.report("tables/comparison.md"),
+        PATHS.report("tables/diagnosis.json"),
         PATHS.report("figures/scaling.svg"),
         [PATHS.report("tables/claims.json")] if CONFIG.claims else [],
         [PATHS.report("tables/retrieval_quality.md"), PATHS.report("figures/retrieval_quality.svg")]

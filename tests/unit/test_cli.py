@@ -21,13 +21,13 @@ from retrotune.report.tables.making import make_tables
 from retrotune.runtime.files import write_json
 from retrotune.study.cells import expand_grid
 from retrotune.study.config import check_files, load_config
-from retrotune.study.paths import Paths
-from retrotune.study.resolve import collecting, making_tables
+from retrotune.study.paths import FIGURE_FORMS, Paths
+from retrotune.study.resolve import collecting, drawing_figures, making_tables
 
 CONFIG = load_config(SMALL)
 PATHS = Paths.of(CONFIG)
 FOLDER = "results/small"
-FIGURES = ["scaling.pdf", "scaling.png", "scaling.svg"]
+FIGURES = sorted(f"{name}.{suffix}" for name in drawing_figures(CONFIG).figures for suffix in FIGURE_FORMS)
 
 
 @pytest.fixture

@@ -13,7 +13,15 @@ CELL_STAGES = {"finetune_cell": "train.json", "predict_cell": "predict.json", "s
 """Stages of a cell in their order, and the file by which each is done."""
 MODEL_STAGES = ("pretrain_model", "retrofit_model", "fetch_model", "convert_model")
 """Stages that may make a base model."""
-REPORT_STAGES = ("collect_metrics", "collect_answers", "make_tables", "draw_figures", "test_claims", "report_retrieval")
+REPORT_STAGES = (
+    "collect_metrics",
+    "collect_answers",
+    "make_tables",
+    "diagnose_cells",
+    "draw_figures",
+    "test_claims",
+    "report_retrieval",
+)
 """Stages that make something of all cells' results."""
 TABLE_FORMS = ("csv", "parquet", "md", "tex", "html")
 """Suffixes of a table's files."""
@@ -43,6 +51,7 @@ LOGS = {
     "collect_metrics": "collect_metrics.log",
     "make_tables": "make_tables.log",
     "collect_answers": "collect_answers.log",
+    "diagnose_cells": "diagnose_cells.log",
     "draw_figures": "draw_figures.log",
     "test_claims": "test_claims.log",
     "report_retrieval": "report_retrieval.log",

@@ -13,6 +13,7 @@ from retrotune.study.resolve.report import (
     claim_testing,
     collecting,
     collecting_answers,
+    diagnosing,
     drawing_figures,
     making_tables,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "claim_testing",
     "collecting",
     "collecting_answers",
+    "diagnosing",
     "drawing_figures",
     "making_tables",
     "resolve",

@@ -12,6 +12,7 @@ from retrotune.study.stages import (
     ClaimTestParams,
     CollectAnswersParams,
     CollectParams,
+    DiagnoseParams,
     DrawFiguresParams,
     MakeTablesParams,
     MethodLabels,
@@ -19,6 +20,9 @@ from retrotune.study.stages import (
     ReportRetrievalParams,
     StageParams,
 )
+
+EFFECT = 5.0
+"""Points that a study is asked to show where no claim names a margin: families and methods differ by some of them."""
 
 
 @resolver("collect_metrics")
@@ -75,6 +79,16 @@ def collecting_answers(config: Config, wildcards: Wildcards | None = None) -> Co
         max_new_tokens={name: max_new_tokens(dataset) for name, dataset in datasets.items()},
         gold={name: dataset.record.gold for name, dataset in datasets.items()},
     )
+
+
+@resolver("diagnose_cells")
+def diagnosing(config: Config, wildcards: Wildcards | None = None) -> DiagnoseParams:
+    """What the diagnosis uses: the smallest margin that the study's claims name.
+
+    Those of slopes are left out: they are points per doubling of parameters, and no difference of scores.
+    """
+    margins = [abs(claim.margin) for claim in read_claims(config.claims).values() if claim.kind != "slope"]
+    return DiagnoseParams(effect=min(filter(None, margins), default=EFFECT))
 
 
 @resolver("draw_figures")
