@@ -1,4 +1,4 @@
-"""The `retrotune` command: a study's plan, status, tables and prompts; scores, checked neighbors, conversion, docs."""
+"""The `retrotune` command: a study's plan, status, tables, diagnosis, prompts; scores, neighbors, conversion, docs."""
 
 import argparse
 import json

@@ -115,6 +115,10 @@ def _numbers(runs: Sequence[Quadrants]) -> list[Value]:
 def as_text(diagnosis: Mapping[str, Any]) -> str:
     """The findings as the terminal shows them, the most serious first, each with its evidence and what to do."""
     findings, cells = diagnosis["findings"], len(diagnosis["cells"])
+    if not cells:
+        return printable(
+            f"{diagnosis['study']}: none of {diagnosis['num_cells']} cells has a score: nothing is known yet"
+        )
     of = f"{cells} cells" if cells == diagnosis["num_cells"] else f"{cells} of {diagnosis['num_cells']} cells"
     lines = [f"{diagnosis['study']}: nothing known is wrong in {of}"]
     if findings:

@@ -13,9 +13,8 @@ import numpy as np
 
 from retrotune.data.scores import METRICS, combine
 from retrotune.errors import ResultError
-from retrotune.report.gathering.answers import load_answers
 from retrotune.report.tables.measures import Measures, scored
-from retrotune.runtime.files import read_result
+from retrotune.runtime.files import read_parquet, read_result
 from retrotune.scoring.sheets import Sheet
 from retrotune.scoring.statistics import LEVEL, Array, t_quantile
 from retrotune.study.cells import COORDINATES, Cell
@@ -78,19 +77,19 @@ def count_quadrants(measures: Measures, answers: str | Path) -> dict[Cell, Quadr
 
     Raises `ResultError` if the file lacks a cell, or has other questions than the scores.
     """
-    found = load_answers(answers, ["question_id", "prediction", "held", "copied", "cut", "at_cap"])
+    columns, places = _columns(answers)
+    order_A = _orders(measures, columns.pop("question_id"), places)
     codes = {dataset: np.unique(sheet.clusters, return_inverse=True)[1] for dataset, sheet in measures.sheets.items()}
-    indexes = {dataset: _index(sheet.question_ids) for dataset, sheet in measures.sheets.items()}
     quadrants = {}
     for cell in scored(measures.results):
-        sheet = measures.sheets[cell.dataset]
-        ids = found[cell]["question_id"] if cell in found else []
-        order = np.asarray(indexes[cell.dataset].get_indexer(ids))
-        if len(order) != len(sheet.question_ids) or order.min() < 0:
+        sheet, own = measures.sheets[cell.dataset], places.get(cell, np.array([], dtype=int))
+        order_Q = order_A[own]
+        if len(order_Q) != len(sheet.question_ids) or order_Q.min() < 0:
             raise ResultError(
                 f"{answers}: not the questions that {cell.name} was scored on; run snakemake, which collects them again"
             )
-        quadrants[cell] = _count(sheet, cell, found[cell], order, codes[cell.dataset])
+        taken = {name: values[own] for name, values in columns.items()}
+        quadrants[cell] = _count(sheet, cell, taken, order_Q, codes[cell.dataset][order_Q])
     return quadrants
 
 
@@ -114,49 +113,71 @@ def share(part: int | None, whole: int | None) -> float | None:
     return 100 * part / whole if part is not None and whole else None
 
 
-def _index(question_ids: Sequence[str]) -> Any:
+def _columns(answers: str | Path) -> tuple[dict[str, Any], dict[Cell, Array]]:
+    """Whole columns of the answers A of all cells, and the places of each cell's: the cells are too many for frames.
+
+    A column that has unknown values is one of what is true, and one of what is known.
+    """
     import pandas as pd
 
-    return pd.Index(question_ids)
+    names = ["question_id", "prediction", "held", "copied", "cut", "at_cap"]
+    frame = read_parquet(answers, [*COORDINATES, *names])
+    places = frame.groupby(list(COORDINATES), observed=True, sort=False).indices
+    columns = {
+        "question_id": frame["question_id"],
+        "prediction": pd.factorize(frame["prediction"])[0],
+        "empty": (frame["prediction"] == "").to_numpy(dtype=bool),
+        "copied": frame["copied"].to_numpy(dtype=bool),
+        "cut": frame["cut"].to_numpy() > 0,
+    }
+    for name in ("held", "at_cap"):
+        known_A = frame[name].notna().to_numpy(dtype=bool)
+        columns[name], columns[f"{name}_known"] = known_A.copy(), known_A
+        columns[name][known_A] = frame[name].to_numpy()[known_A].astype(bool)
+    return columns, {Cell(*coordinates): own for coordinates, own in places.items()}
 
 
-def _truth(column: Any) -> tuple[Array, Array]:
-    """(what is true, what is known) of a column of true, false and None."""
-    known_Q = column.notna().to_numpy()
-    true_Q = known_Q.copy()
-    true_Q[known_Q] = column.to_numpy()[known_Q].astype(bool)
-    return true_Q, known_Q
+def _orders(measures: Measures, question_ids: Any, places: Mapping[Cell, Array]) -> Array:
+    """The place of each answer's question in the sheet of its dataset, -1 where it has none."""
+    import pandas as pd
+
+    order_A = np.full(len(question_ids), -1)
+    for dataset, sheet in measures.sheets.items():
+        own = [places[cell] for cell in places if cell.dataset == dataset]
+        if own:
+            rows = np.concatenate(own)
+            order_A[rows] = pd.Index(sheet.question_ids).get_indexer(question_ids.iloc[rows])
+    return order_A
 
 
-def _count(sheet: Sheet, cell: Cell, frame: Any, order: Array, clusters_Q: Array) -> Quadrants:
-    """The quadrants of one cell: `order` has the place in the sheet of each of its answers."""
-    metric, parts_QP = METRICS[sheet.metric], sheet.parts_CQP[sheet.place_of[cell]][order]
-    there_Q, known_Q = _truth(frame["held"])
-    capped_Q, measured_Q = _truth(frame["at_cap"])
-    absent_Q, other_Q = known_Q & ~there_Q, measured_Q & ~capped_Q
+def _count(sheet: Sheet, cell: Cell, taken: Mapping[str, Array], order_Q: Array, clusters_Q: Array) -> Quadrants:
+    """The quadrants of one cell of its `taken` columns; `order_Q` has the place in the sheet of each of its answers."""
+    metric, parts_QP = METRICS[sheet.metric], sheet.parts_CQP[sheet.place_of[cell]][order_Q]
+    there_Q, capped_Q, measured_Q = taken["held"], taken["at_cap"], taken["at_cap_known"]
+    absent_Q, other_Q = taken["held_known"] & ~there_Q, measured_Q & ~capped_Q
     counts: Mapping[str, int | None] = dict.fromkeys(CLASSES)
     use: tuple[float | None, float | None] = None, None
     if metric.combination == "mean" and len(metric.parts) == 1:
-        scores_Q = sheet.of_questions(cell)[order]
+        scores_Q = sheet.of_questions(cell)[order_Q]
         right_Q = scores_Q >= RIGHT
         quadrants = there_Q & right_Q, there_Q & ~right_Q, absent_Q & right_Q, absent_Q & ~right_Q
         counts = {name: int(own_Q.sum()) for name, own_Q in zip(CLASSES, quadrants, strict=True)}
-        use = _use(scores_Q, there_Q, absent_Q, clusters_Q[order])
+        use = _use(scores_Q, there_Q, absent_Q, clusters_Q)
 
     def points(own_Q: Array) -> float | None:
         return float(combine(metric.combination, list(parts_QP[own_Q].mean(axis=0)))) if own_Q.any() else None
 
     return Quadrants(
-        questions=len(frame),
+        questions=len(order_Q),
         there=int(there_Q.sum()),
         absent=int(absent_Q.sum()),
         **counts,
-        copied=int(frame["copied"].to_numpy().sum()),
-        cut=int((frame["cut"].to_numpy() > 0).sum()),
+        copied=int(taken["copied"].sum()),
+        cut=int(taken["cut"].sum()),
         measured=int(measured_Q.sum()),
         at_cap=int(capped_Q.sum()),
-        empty=int((frame["prediction"] == "").sum()),
-        distinct=int(frame["prediction"].nunique()),
+        empty=int(taken["empty"].sum()),
+        distinct=len(np.unique(taken["prediction"])),
         points_capped=points(capped_Q),
         points_other=points(other_Q),
         points_use=use[0],
