@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from retrotune.errors import RetrotuneError
-from retrotune.report.figures.making import draw_figures
 from retrotune.report.gathering.answers import collect_answers
 from retrotune.report.gathering.collect import Result, holds, read_cells, write_results
 from retrotune.report.judging.diagnosing import diagnose_cells, load_diagnosis
@@ -38,6 +37,8 @@ def report_so_far(config: Config, results: Sequence[Result]) -> str | None:
 
     Answers are held against passages, which may have been deleted; the rest of the report does without.
     """
+    from retrotune.report.figures.making import draw_figures  # altair takes a second
+
     paths = Paths.of(config)
     problem, diagnosis = None, None
     collected = _collect(paths, results)
