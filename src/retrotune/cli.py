@@ -1,4 +1,4 @@
-"""The `retrotune` command: a study's plan, status, tables and prompts; scores, checked neighbors, conversion, docs."""
+"""The `retrotune` command: a study's plan, status, tables, diagnosis, prompts; scores, neighbors, conversion, docs."""
 
 import argparse
 import json
@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from retrotune.entries import LARGEST_SEED
-from retrotune.errors import ConfigError, ResultError, RetrievalError, RetrotuneError
-from retrotune.report.gathering.collect import Result, holds, read_cells, write_results
+from retrotune.errors import ConfigError, RetrievalError, RetrotuneError
+from retrotune.report.gathering.collect import read_cells
 from retrotune.runtime.log import setup_logging
 from retrotune.study.config import Config, Select, check_settings, load_config, read_yaml
 from retrotune.study.paths import Paths
-from retrotune.study.resolve import claim_testing, drawing_figures, making_tables
+from retrotune.study.resolve import claim_testing, making_tables
 
 STUDY_OPTIONS = (("--configfile", "--configfiles"), ("--config", "-C"))
 """Snakemake's names of the options that say which study is meant."""
@@ -67,43 +67,32 @@ def show_tables(arguments: argparse.Namespace) -> None:
     The latter is written, with the other tables and figures, to a folder of its own, because Snakemake takes whatever
     lies in the workflow's folders for what the workflow made there. Missing cells are dashes.
     """
+    from retrotune.report.judging.claims import format_claims
+    from retrotune.report.so_far import COLLECTED, REPORT, is_reported, report_so_far
     from retrotune.report.tables.making import format_table
 
     config = merged_config(arguments.configfile, arguments.config)
     paths = Paths.of(config)
     results = read_cells(config)
-    selected = config.select != Select()
-    done = sum(result.status == "done" for result in results)
     params = making_tables(config)
-    collected = "tables/results.json", "tables/scores.parquet"
-    finished = [paths.report(file) for file in collected]
-    if not selected and done == len(results) and holds(finished[0], results) and Path(finished[1]).exists():
+    if is_reported(config, results):
         folder = paths.study
-        print(format_table(params, *finished))
+        print(format_table(params, *map(paths.report, COLLECTED)))
     else:
         folder = paths.so_far()
-        _report_so_far(config, paths, results)
-        print(format_table(params, *map(paths.so_far, collected)))
-        cells = "selected cells" if selected else "cells"
+        problems = report_so_far(config, results)
+        print(format_table(params, *map(paths.so_far, COLLECTED)))
+        done = sum(result.status == "done" for result in results)
+        cells = "cells" if config.select == Select() else "selected cells"
         print(f"\n{done} of {len(results)} {cells} are done: these are the tables so far, snakemake makes the study's.")
+        for problem in problems:
+            print(problem)
     if config.claims:
-        print(f"\n{_verdicts(config, folder, is_finished=folder == paths.study)}")
-    print(f"\ntables:  {folder}/tables/comparison.{{html,md,tex,csv,parquet}}, claims.html, cost.html")
+        print(f"\n{format_claims(f'{folder}/tables', claim_testing(config))}")
+    print(f"\nreport:  {folder}/{REPORT}")
+    print(f"tables:  {folder}/tables/comparison.{{html,md,tex,csv,parquet}}, claims.html, cost.html")
     print(f"figures: {folder}/figures/scaling.{{svg,pdf,png}}")
     print(f"cells:   {paths.report('cells')}/MODEL/METHOD/DATASET/RETRIEVAL/seedN/predictions.jsonl")
-
-
-def _verdicts(config: Config, folder: str, is_finished: bool) -> str:
-    """Verdicts of the study's claims: those of the workflow, or of what is done so far."""
-    from retrotune.report.judging.claims import format_claims, judge_claims
-
-    tables, params = f"{folder}/tables", claim_testing(config)
-    if not is_finished:
-        try:
-            judge_claims(params, f"{tables}/results.json", f"{tables}/scores.parquet", tables)
-        except ResultError as error:
-            return f"the claims are not tested: {error}"
-    return format_claims(tables, params)
 
 
 def show_status(arguments: argparse.Namespace) -> None:
@@ -117,6 +106,15 @@ def show_status(arguments: argparse.Namespace) -> None:
     except UnicodeEncodeError:
         symbols = LETTERS
     print(study_status(config, symbols))
+
+
+def show_diagnosis(arguments: argparse.Namespace) -> None:
+    """Print known patterns of trouble in the cells that are done, the most serious first."""
+    from retrotune.report.judging.diagnosing import as_text
+    from retrotune.report.so_far import diagnosis_of
+
+    diagnosis = diagnosis_of(merged_config(arguments.configfile, arguments.config))
+    print(json.dumps(diagnosis, indent=2, ensure_ascii=False) if arguments.json else as_text(diagnosis))
 
 
 def show_explanation(arguments: argparse.Namespace) -> None:
@@ -209,17 +207,6 @@ def _add_study(command: argparse.ArgumentParser) -> None:
     file, setting = STUDY_OPTIONS
     command.add_argument(*file, nargs="+", action=_Once, default=[], metavar="FILE", help="as for snakemake")
     command.add_argument(*setting, nargs="*", action=_Once, default=[], metavar="KEY=VALUE", help="as for snakemake")
-
-
-def _report_so_far(config: Config, paths: Paths, results: Sequence[Result]) -> None:
-    """Write what is collected, tables and figures of `results` into the folder of unfinished studies."""
-    from retrotune.report.figures.making import draw_figures
-    from retrotune.report.tables.making import make_tables
-
-    collected, scores = paths.so_far("tables/results.json"), paths.so_far("tables/scores.parquet")
-    write_results(paths, results, paths.so_far("tables/metrics.csv"), collected, scores)
-    make_tables(making_tables(config), collected, scores, paths.so_far("tables"))
-    draw_figures(drawing_figures(config), collected, scores, paths.so_far("figures"))
 
 
 def plan(arguments: argparse.Namespace) -> None:
@@ -334,6 +321,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     status = commands.add_parser("status", help="show done, running, queued, failed and missing cells")
     _add_study(status)
     status.set_defaults(run=show_status)
+    diagnosed = commands.add_parser("diagnose", help="name known patterns of trouble in what is done, with evidence")
+    _add_study(diagnosed)
+    diagnosed.add_argument("--json", action="store_true", help="print JSON")
+    diagnosed.set_defaults(run=show_diagnosis)
     explain = commands.add_parser(
         "explain", help="show where a cell's numbers come from, why it would run, and how to run it alone"
     )

@@ -327,7 +327,7 @@ ROWS: dict[str, tuple[Any, str]] = {
     "select.size": ("tiny", "collect_metrics"),
     "select.method": ("lora", "collect_metrics make_tables report_retrieval test_claims"),
     "select.dataset": ("own", "collect_metrics collect_answers report_retrieval"),
-    "select.retrieval": ("dense", "collect_metrics make_tables report_retrieval test_claims"),
+    "select.retrieval": ("none", "collect_metrics draw_figures make_tables report_retrieval test_claims"),
     "select.seed": (0, ""),
 }  # fmt: skip
 

@@ -21,13 +21,13 @@ from retrotune.report.tables.making import make_tables
 from retrotune.runtime.files import write_json
 from retrotune.study.cells import expand_grid
 from retrotune.study.config import check_files, load_config
-from retrotune.study.paths import Paths
-from retrotune.study.resolve import collecting, making_tables
+from retrotune.study.paths import FIGURE_FORMS, Paths
+from retrotune.study.resolve import collecting, drawing_figures, making_tables
 
 CONFIG = load_config(SMALL)
 PATHS = Paths.of(CONFIG)
 FOLDER = "results/small"
-FIGURES = ["scaling.pdf", "scaling.png", "scaling.svg"]
+FIGURES = sorted(f"{name}.{suffix}" for name in drawing_figures(CONFIG).figures for suffix in FIGURE_FORMS)
 
 
 @pytest.fixture
@@ -210,13 +210,22 @@ CACHES = ["x/neighbors/bm5/nq/test.parquet", "x/pretraining/p/neighbors-64.json"
         ("prompt", {"cell": CELL, "question": "what is x=1"}, ["--json"]),
         ("verify-neighbors", {"cache": CACHES}, ["--sample", "3"]),
         ("status", {}, []),
+        ("diagnose", {}, ["--json"]),
         ("tables", {}, []),
         ("plan", {}, ["--study-only", "--passages", "3"]),
     ],
 )
 def test_options_stand_before_and_after_names(monkeypatch, command, names, flags):
     seen = []
-    for name in ("show_explanation", "show_prompt", "verify_neighbors", "show_status", "show_tables", "plan"):
+    for name in (
+        "show_explanation",
+        "show_prompt",
+        "verify_neighbors",
+        "show_status",
+        "show_tables",
+        "show_diagnosis",
+        "plan",
+    ):
         monkeypatch.setattr(f"retrotune.cli.{name}", lambda arguments: seen.append(vars(arguments)))
     words = [word for value in names.values() for word in ([value] if isinstance(value, str) else value)]
     files, settings = ["--configfile", "a.yaml", "b.json"], ["--config", "study=s", "select={seed: 1}"]

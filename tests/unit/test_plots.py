@@ -42,7 +42,7 @@ def test_scaling_figure_in_all_forms(tmp_path: Path) -> None:
     results, scores = study()
     collected = write_study(tmp_path, results, scores)
     outputs = [tmp_path / f"figures/scaling.{suffix}" for suffix in FIGURE_FORMS]
-    draw_figures(DrawFiguresParams(figures=("scaling",)), *collected, tmp_path / "figures")
+    draw_figures(DrawFiguresParams(figures=("scaling",)), *collected, None, tmp_path / "figures")
     svg = outputs[0].read_text(encoding="utf-8")
     for word in ("zeroshot", "lora", "GPT", "RETRO", "nq", "qmsum", "Average", "log scale", "1.00M"):
         assert word in svg

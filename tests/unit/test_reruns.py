@@ -26,6 +26,7 @@ REPORT = set(REPORT_STAGES)
 REACHED_OTHERWISE = {
     ("download_source", "source"): "it is the job's wildcard",
     **{("collect_metrics", f"cells.{name}"): "they are the job's cells" for name in COORDINATES},
+    ("diagnose_cells", "effect"): "it is a margin in a file of claims (tests/unit/test_diagnosis.py)",
     **{(stage, "reader_version"): "it is the code's" for stage in ("prepare_train", "prepare_test")},
     **{(name, "files"): "they are the disk's" for name, cls in STAGES.items() if "files" in cls.model_fields},
 }

@@ -193,6 +193,9 @@ def test_the_snakemake_report(finished):
         "claims.html",
         "cost.html",
         "scaling.svg",
+        "diagnosis.html",
+        "quadrants.svg",
+        "recall.svg",
         "retrieval_quality.html",
         "retrieval_quality.svg",
     ):

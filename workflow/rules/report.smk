@@ -63,12 +63,48 @@ rule collect_answers:
         "../scripts/collect_answers.py"
 
 
+# Training logs are read too, from the cells' folders: no rule declares them (cells.smk).
+rule diagnose_cells:
+    input:
+        results=PATHS.report("tables/results.json"),
+        scores=PATHS.report("tables/scores.parquet"),
+        answers=PATHS.report("tables/answers.parquet"),
+    output:
+        PATHS.report("tables/diagnosis.json"),
+        PATHS.table("diagnosis", "html"),
+        html=report(
+            PATHS.report("tables/diagnosis.html"),
+            caption="../report/diagnosis.rst",
+            category="Tables",
+            labels={"table": "diagnosis"},
+        ),
+    log:
+        PATHS.log("diagnose_cells"),
+    conda:
+        ENV
+    params:
+        uses=uses("diagnose_cells"),
+    script:
+        "../scripts/diagnose_cells.py"
+
+
 rule draw_figures:
     input:
         results=PATHS.report("tables/results.json"),
         scores=PATHS.report("tables/scores.parquet"),
+        diagnosis=PATHS.report("tables/diagnosis.json"),
     output:
         [PATHS.figure(name, "svg") for name in FIGURES],
+        [
+            report(
+                PATHS.report(f"figures/{name}.svg"),
+                caption=f"../report/{name}.rst",
+                category="Figures",
+                labels={"figure": name},
+            )
+            for name in FIGURES
+            if name != "scaling"
+        ],
         scaling=report(
             PATHS.report("figures/scaling.svg"),
             caption="../report/scaling.rst",

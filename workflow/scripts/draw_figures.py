@@ -9,5 +9,6 @@ with stage_log(snakemake.log[0]):
         DrawFiguresParams.of(snakemake.params.uses),
         snakemake.input.results,
         snakemake.input.scores,
+        snakemake.input.diagnosis,
         Path(snakemake.output.scaling).parent,
     )

@@ -25,8 +25,12 @@ def table_names(config: Config) -> tuple[str, ...]:
 
 
 def figure_names(config: Config) -> tuple[str, ...]:
-    """Figures that are made of a study's results."""
-    return ("scaling",)
+    """Figures that are made of a study's results; of what passages hold where some are given that can hold answers."""
+    holding = any(
+        config.retrievals[cell.retrieval].retriever is not None and config.datasets[cell.dataset].record.gold
+        for cell in expand_grid(config)
+    )
+    return ("scaling", *(("quadrants", "recall") if holding else ()))
 
 
 def beside(config: Config) -> Iterator[Beside]:

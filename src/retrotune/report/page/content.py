@@ -25,7 +25,7 @@ def content(params: WriteReportParams, measures: Measures, tables: Path) -> dict
     """What main.js puts on the page; `tables` is the folder of the study's tables."""
     results = measures.results
     claims = _read(tables / "claims.json", "claims") if "claims" in params.tables else []
-    findings = _read(tables / "diagnosis.json", "findings") if "diagnosis" in params.tables else []
+    findings = _read(tables / "diagnosis.json", "findings")
     shown = [name for name in params.tables if name not in (*COST, *DIAGNOSIS, *BESIDE, "claims")]
     return {
         "title": f"{params.study}: retrieval and fine-tuning",
@@ -35,7 +35,7 @@ def content(params: WriteReportParams, measures: Measures, tables: Path) -> dict
         "tables": [_table(tables, name, measures) for name in shown] + _unfinished(results),
         "figures": params.figures,
         "findings": findings,
-        "diagnosis": [_table(tables, name, measures) for name in DIAGNOSIS if name in params.tables],
+        "diagnosis": [_table(tables, name, measures) for name in DIAGNOSIS],
         "cost": [_table(tables, name, measures) for name in COST if name in params.tables],
         "provenance_notes": provenance_notes(results),
         "provenance": [_plain(table) for table in (_software(results), _models(results), _data(results)) if table.rows],

@@ -18,6 +18,7 @@ from retrotune.preparing.examples import load_examples, load_references
 from retrotune.report.gathering.answers import load_answers
 from retrotune.report.gathering.collect import Result
 from retrotune.report.gathering.rows import grouped, unique
+from retrotune.report.judging.quadrants import RIGHT
 from retrotune.report.page.embedding import BLOCK, blocks, bytes_element, json_element
 from retrotune.retrieval.caches.questions import load_neighbors
 from retrotune.scoring.sheets import Sheet
@@ -26,8 +27,6 @@ from retrotune.study.paths import Paths
 
 LARGEST = 100_000
 """Predictions that the page holds: more would make it slow to open, and too large to send."""
-RIGHT = 50.0
-"""Score from which on an answer counts as right."""
 HELD_KNOWN, HELD, COPIED, CAP_KNOWN, AT_CAP = 1, 2, 4, 8, 16
 """Marks of an answer, as explorer.js reads them."""
 _ANSWERS = ("question_id", "prediction", "text", "in_prompt", "in_encoder", "held", "copied", "cut", "at_cap")

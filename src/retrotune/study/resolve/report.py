@@ -12,6 +12,7 @@ from retrotune.study.stages import (
     ClaimTestParams,
     CollectAnswersParams,
     CollectParams,
+    DiagnoseParams,
     DrawFiguresParams,
     MakeTablesParams,
     MethodLabels,
@@ -20,6 +21,9 @@ from retrotune.study.stages import (
     StageParams,
     WriteReportParams,
 )
+
+EFFECT = 5.0
+"""Points that a study is asked to show where no claim names a margin: families and methods differ by some of them."""
 
 
 @resolver("collect_metrics")
@@ -78,6 +82,16 @@ def collecting_answers(config: Config, wildcards: Wildcards | None = None) -> Co
     )
 
 
+@resolver("diagnose_cells")
+def diagnosing(config: Config, wildcards: Wildcards | None = None) -> DiagnoseParams:
+    """What the diagnosis uses: the smallest margin that the study's claims name.
+
+    Those of slopes are left out: they are points per doubling of parameters, and no difference of scores.
+    """
+    margins = [abs(claim.margin) for claim in read_claims(config.claims).values() if claim.kind != "slope"]
+    return DiagnoseParams(effect=min(filter(None, margins), default=EFFECT))
+
+
 @resolver("draw_figures")
 def drawing_figures(config: Config, wildcards: Wildcards | None = None) -> DrawFiguresParams:
     """What the study's figures use beside results."""
@@ -95,6 +109,6 @@ def writing_report(config: Config, wildcards: Wildcards | None = None) -> WriteR
     measured = ("retrieval_quality",) if Artifacts(config).measured() else ()
     return WriteReportParams(
         study=config.study,
-        tables=(*table_names(config), *measured, *(("claims",) if config.claims else ())),
+        tables=(*table_names(config), *measured, "diagnosis", *(("claims",) if config.claims else ())),
         figures=(*figure_names(config), *measured),
     )

@@ -1,6 +1,9 @@
 """What the stages use that make something of all cells."""
 
 from collections.abc import Iterator
+from typing import Annotated
+
+from pydantic import Field
 
 from retrotune.entries import Entry, Family, PositiveInt
 from retrotune.study.config import Claim
@@ -94,6 +97,15 @@ class CollectAnswersParams(StageParams):
 
     max_new_tokens: dict[str, PositiveInt]
     gold: dict[str, bool]
+
+
+class DiagnoseParams(StageParams):
+    """The effect, in points, that the study's intervals should be narrow enough for."""
+
+    stage = "diagnose_cells"
+    version = 1
+
+    effect: Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class DrawFiguresParams(StageParams):

@@ -6,6 +6,11 @@
   document.getElementById("title").textContent = content.title;
   document.getElementById("summary").textContent = content.summary;
   const shown = (table) => (table ? retrotune.table(table.table, table.cells) : null);
+  const finding = ({ says, cells, evidence, remedy }) => {
+    const numbers = Object.entries(evidence).map(([name, value]) => `${name} ${Number(value.toPrecision(4))}`).join(", ");
+    const lead = element("button", { class: "number", onclick: () => retrotune.explore(cells[0]) }, cells[0]);
+    return element("li", {}, says, element("div", { class: "muted" }, lead, `: ${numbers}`), element("div", { class: "muted" }, `What to do: ${remedy}`));
+  };
   const figures = (names) => names.filter((name) => content.figures.includes(name)).map(retrotune.figure);
 
   fill("verdicts", ...retrotune.verdicts(content.claims, content.claim_notes));
@@ -13,7 +18,7 @@
   fill("figures", ...figures(content.figures.filter((name) => !["cost", "quadrants"].includes(name))));
   fill("diagnosis",
     content.findings.length
-      ? element("ul", { class: "findings" }, ...content.findings.map((finding) => element("li", {}, finding.says, element("div", { class: "muted" }, finding.remedy))))
+      ? element("ol", { class: "findings" }, ...content.findings.map(finding))
       : element("p", { class: "muted" }, "No known pattern of trouble was found."),
     ...figures(["quadrants"]), ...content.diagnosis.map(shown));
   fill("cost", ...figures(["cost"]), ...content.cost.map(shown));
