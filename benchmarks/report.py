@@ -132,7 +132,7 @@ def write_cell(config: Config, paths: Paths, cell: Cell, examples: list[Example]
     count = 1_000_000 * SIZES[size]
     model = {"num_parameters": count, "departures": [], "params": {"version": 1}, "fingerprint": cell.model}
     inputs = {"examples": 64 * "0", "model": None, "neighbors": None}
-    costs = {"seconds": 60.0, "peak_memory_bytes": 2**30, "inputs": inputs}
+    costs = {"seconds": 60.0, "peak_memory_bytes": 2**30, "energy_joules": 6e3, "num_devices": 1, "inputs": inputs}
     tokens = {"prompt_tokens": 700 * len(examples), "generated_tokens": 4 * len(examples), "num_truncated_tokens": 0}
     predicted = {"num_questions": len(examples), "num_truncated_questions": 0, "retrieval_gate": None, "device": "cpu"}
     params = {"version": VERSIONS["predict_cell"]}

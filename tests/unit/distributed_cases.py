@@ -1,5 +1,6 @@
 """Trainings for one process or several, called by name as the workflow's stages are."""
 
+import json
 import os
 import shutil
 import signal
@@ -18,7 +19,7 @@ from retrotune.errors import Interrupted, TrainingError
 from retrotune.runtime import interruption
 from retrotune.study.config import AdapterMethod, LoraMethod, SaveEvery
 from retrotune.training import finetune as finetuning
-from retrotune.training.distributed import join
+from retrotune.training.distributed import Processes, join, summed_if_known
 from retrotune.training.finetune import finetune_cell
 from retrotune.training.planned import PlannedBatches
 from retrotune.training.pretrain import pretrain_model
@@ -98,7 +99,11 @@ def train_all(root: Path, work_dir: Path, threads: int, sharded: bool) -> None:
         finetune(root, root / "whole" / "one", "gpt", LORA, batch_size=1)
     except TrainingError as error:
         (root / "refused.txt").write_text(str(error))
-    torch.save(torch.rand(8), root / f"drawn-{dist.get_rank()}.pt")
+    rank = dist.get_rank()
+    torch.save(torch.rand(8), root / f"drawn-{rank}.pt")
+    both = Processes(rank, dist.get_world_size())
+    known = [summed_if_known(0.5 + rank, both), summed_if_known(None if rank else 2.0, both)]
+    (root / f"summed-{rank}.json").write_text(json.dumps(known))
 
 
 ON_GPUS = [f"{family}-{method.kind}" for family in FAMILIES for method in PLAIN]

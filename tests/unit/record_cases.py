@@ -48,6 +48,7 @@ def predicting(**changes: Any) -> dict[str, Any]:
     """What metrics.json says of a prediction."""
     cost = {"num_questions": 2, "seconds": 1.5, "prompt_tokens": 10, "generated_tokens": 4, "made": MADE}
     cost |= {"num_truncated_questions": 0, "num_truncated_tokens": 0, "peak_memory_bytes": 2**20}
+    cost |= {"energy_joules": 1800.0, "num_devices": 1}
     return {**cost, "retrieval_gate": None, "device": "cpu", **changes}
 
 
@@ -55,6 +56,7 @@ def training(**changes: Any) -> dict[str, Any]:
     """What metrics.json says of a training."""
     cost = {"steps": 4, "tokens": 900, "seconds": 3.0, "peak_memory_bytes": 2**20, "num_trainable_params": 50}
     cost |= {"num_total_params": 1000, "adapter_bytes": 200, "final_loss": 1.5, "truncated": 0, "truncated_answers": 0}
+    cost |= {"energy_joules": 7200.5, "num_devices": 2, "device": "cpu"}
     return {**cost, "inputs": {**READ, "examples": digest("training questions")}, "made": MADE, **changes}
 
 

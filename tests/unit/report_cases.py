@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from retrotune.data.scores import METRICS
+from retrotune.report.gathering.base_models import BaseModel
 from retrotune.report.gathering.collect import Result
 from retrotune.report.tables.measures import Measures
 from retrotune.runtime.files import write_json, write_jsonl
@@ -24,6 +25,8 @@ OPEN = tuple((f"q{number}", None) for number in range(24))
 OWN = tuple((f"d{document}.{number}", f"d{document}") for document in range(8) for number in range(3))
 QUESTIONS: dict[str, Sequence[tuple[str, str | None]]] = {"nq": OPEN, "qmsum": OWN}
 METRIC = {"nq": "exact_match", "qmsum": "rouge_geometric"}
+TRAINED = {"num_trainable_params": 5000, "num_total_params": 1_005_000, "tokens": 900, "seconds": 3.0}
+TRAINED |= {"num_devices": 2, "device": "cpu", "energy_joules": 2700.0, "peak_memory_bytes": 2**30}
 Scores = Mapping[str, Sequence[float]]
 """Scores of questions by part."""
 
@@ -50,8 +53,8 @@ def result(
         "status": "done",
         "problem": None,
         "num_parameters": {"a": 1_000_000, "b": 4_000_000}.get(size),
-        "train": {"num_trainable_params": 5000, "num_total_params": 1_005_000} if trained else {},
-        "predict": {"seconds": 1.5},
+        "train": TRAINED if trained else {},
+        "predict": {"seconds": 1.5, "num_devices": 1, "device": "cpu", "energy_joules": 900.0 if size == "b" else None},
         **changes,
     }
     done = {values["metric"]: {"value": 0.0, "n": len(QUESTIONS[dataset])}} if values["status"] == "done" else {}
@@ -77,7 +80,10 @@ def exact(*right: int, of: int = 24) -> dict[str, list[float]]:
 
 
 def write_study(
-    folder: Path, results: Iterable[Result], scores: Mapping[Cell, Scores] | None = None
+    folder: Path,
+    results: Iterable[Result],
+    scores: Mapping[Cell, Scores] | None = None,
+    models: Iterable[BaseModel] = (),
 ) -> tuple[Path, Path]:
     """results.json and scores.parquet of a study, as `collect_metrics` writes them."""
     results = list(results)
@@ -94,7 +100,8 @@ def write_study(
         write_jsonl(files[-1][1], rows)
     used = dict.fromkeys(item.metric for item in results)
     write_scores(folder / "scores.parquet", files, [name for name in used if name in METRICS])
-    write_json(folder / "results.json", {"study": "made-up", "results": [vars(item) for item in results]})
+    collected = {"study": "made-up", "results": list(map(vars, results)), "models": list(map(vars, models))}
+    write_json(folder / "results.json", collected)
     return folder / "results.json", folder / "scores.parquet"
 
 

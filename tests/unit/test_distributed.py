@@ -14,7 +14,7 @@ from retrotune.errors import TrainingError
 from retrotune.methods import load_trained
 from retrotune.models.loading import load_model
 from retrotune.runtime.launching import Launch, run_stage
-from retrotune.training.distributed import ALONE, Processes, check_shares, own_rows
+from retrotune.training.distributed import ALONE, Processes, check_shares, own_rows, summed_if_known
 
 __all__ = ["root"]
 TRAININGS = [
@@ -58,11 +58,13 @@ def test_two_processes_train_as_one(trained, kind, name):
         summaries = [json.loads((folder / "train.json").read_text()) for folder in (one, two)]
         for key in ("steps", "tokens", "num_trainable_params", "num_total_params", "adapter_bytes", "inputs"):
             assert summaries[0][key] == summaries[1][key]
+        assert [summary["num_devices"] for summary in summaries] == [1, 2]
         load_trained(load_model(trained / ("retro" if "-" not in name else name.split("-")[0])), two / "adapter")
     else:
         manifests = [json.loads((folder / "manifest.json").read_text()) for folder in (one, two)]
         for key in ("num_parameters", "num_non_embedding_parameters", "tokens", "num_sequences"):
             assert manifests[0][key] == manifests[1][key]
+        assert [manifest["num_devices"] for manifest in manifests] == [1, 2]
         load_model(two)
     assert not cases.work_of(two).exists() or not any(cases.work_of(two).iterdir())
 
@@ -81,6 +83,11 @@ def test_more_processes_than_sequences(trained):
     expected, found = (cases.weights(trained / kind / "one") for kind in ("alone", "sharded"))
     assert found.keys() == expected.keys()
     assert all(torch.allclose(found[key], expected[key], atol=2e-5) for key in expected)
+
+
+def test_a_number_that_one_process_does_not_know_has_no_sum(trained):
+    assert [json.loads((trained / f"summed-{rank}.json").read_text()) for rank in (0, 1)] == [[2.0, None]] * 2
+    assert [summed_if_known(value, ALONE) for value in (1.5, None)] == [1.5, None]
 
 
 def test_processes_draw_different_numbers(trained):

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from report_cases import PUBLISHED, params_of, study, write_study
 
+from retrotune.report.gathering.base_models import BaseModel
 from retrotune.report.tables.making import format_table, make_tables
 from retrotune.report.tables.render import to_html, to_latex
 from retrotune.report.tables.table import Table
@@ -22,6 +23,7 @@ FILES = (
     *(f"comparison_long.{suffix}" for suffix in ("csv", "md", "tex", "parquet.txt")),
     *(f"{name}.{suffix}" for name in ("parameters", "retrievals", "instruct", "published") for suffix in ("md", "csv")),
     "cost.md",
+    "cost_totals.md",
 )
 
 
@@ -32,7 +34,11 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "published.csv").write_text(PUBLISHED, encoding="utf-8")
     results, scores = study()
     params = params_of(results, published=[str(folder / "published.csv")])
-    collected = write_study(folder, results, scores)
+    models = [
+        BaseModel(f"gpt-{size}", origin, 7200.0, 4, "cpu", 3.6e6, 2**31, 4_000_000)
+        for size, origin in {"a": "pretraining", "b": "retrofitting"}.items()
+    ]
+    collected = write_study(folder, results, scores, models)
     out = folder / "tables"
     make_tables(params, *collected, out)
     (out / "comparison.txt").write_text(format_table(params, *collected), encoding="utf-8")
@@ -71,7 +77,7 @@ def test_every_table_compiles(tables: Path, tmp_path: Path) -> None:
     if compiler is None:
         pytest.skip("pdflatex is not installed (texlive-latex-recommended)")
     files = sorted(tables.glob("*.tex"))
-    assert len(files) == 7
+    assert len(files) == 8
     (tmp_path / "many.tex").write_text(to_latex(many_rows()), encoding="utf-8")
     packages = {line for file in [*files, tmp_path / "many.tex"] for line in file.read_text().splitlines()[:1]}
     assert all(line.startswith(r"% needs \usepackage{") for line in packages)

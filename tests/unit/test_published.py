@@ -170,7 +170,7 @@ def names(config: Config) -> tuple[str, ...]:
 
 
 def test_a_study_has_the_tables_that_it_has_rows_for(numbers: str) -> None:
-    always = ("comparison", "comparison_long", "parameters", "cost")
+    always = ("comparison", "comparison_long", "parameters", "cost", "cost_totals")
     base, tuned = result("gpt-a", "zeroshot", "nq"), result("gpt-a-tuned", "zeroshot", "nq", instruct=True)
     bare = result("gpt-a", "zeroshot", "nq", "none")
     assert names(config_of([base], published=[])) == always

@@ -27,7 +27,7 @@ from retrotune.training.pretrain import pretrain_model
 
 __all__ = ["root"]
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-MEASURED = ("seconds", "peak_memory_bytes", "made")
+MEASURED = ("seconds", "peak_memory_bytes", "energy_joules", "made")
 
 
 class Death(BaseException):

@@ -12,7 +12,6 @@ from report_cases import OPEN, drawn, exact, measures, params_of, result, study,
 from scipy import stats
 
 from retrotune.report.gathering.collect import Result
-from retrotune.report.tables.cost import cost_table
 from retrotune.report.tables.grid import comparison_table, long_table, retrieval_table
 from retrotune.report.tables.instruct import instruct_table
 from retrotune.report.tables.making import make_tables
@@ -158,7 +157,7 @@ def test_parquet_has_typed_columns_and_unrounded_values(tmp_path: Path) -> None:
     assert (wide["nq (EM) low"][1], wide["nq (EM) high"][1]) == first.estimate.interval()
     assert wide["nq (EM)"][4] is None, "the word `failed` is no number"
     written = {path.name for path in (tmp_path / "tables").iterdir()}
-    names = ["comparison", "comparison_long", "parameters", "cost", "retrievals", "instruct"]
+    names = ["comparison", "comparison_long", "parameters", "cost", "cost_totals", "retrievals", "instruct"]
     assert written == {"cost_cells.csv", *(f"{name}.{suffix}" for name in names for suffix in TABLE_FORMS)}
 
 
@@ -261,18 +260,6 @@ def test_trained_parameters(tmp_path: Path) -> None:
     assert "GPT b (4.00M) lora: 5,000, 7" in table.notes[-1].replace("7, 5,000", "5,000, 7")
     none = parameters_table([result("gpt-a", "zeroshot", "nq")])
     assert none.columns == ["Family", "Size"]
-
-
-def test_costs_by_model_and_method() -> None:
-    train = {"num_trainable_params": 5000, "num_total_params": 1_000_000, "tokens": 9000, "seconds": 3.0}
-    train |= {"peak_memory_bytes": 2**30, "adapter_bytes": 20_000, "steps": 40}
-    cells = [
-        result("gpt-a", "lora", "nq", train=train, predict={"seconds": 1.5, "peak_memory_bytes": 2**29}),
-        result("gpt-a", "zeroshot", "nq", predict={"seconds": 1.5, "peak_memory_bytes": 2**29}),
-    ]
-    rows = {row[2]: row[3:] for row in cost_table(cells).rows}
-    assert rows["lora"] == [5000, 0.5, 3.0, 3000.0, 1.0, 0.02, 1.5]
-    assert rows["zeroshot"] == [None, None, None, None, 0.5, None, 1.5]
 
 
 # labels and notes -------------------------------------------------------------------------------------------------

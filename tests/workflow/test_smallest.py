@@ -66,7 +66,15 @@ def test_every_cell_has_a_result(finished):
 
 def test_tables_and_figures(finished):
     folder = finished.folder / "results/smallest"
-    for name in ("comparison", "comparison_long", "parameters", "cost", "retrieval_quality", "published"):
+    for name in (
+        "comparison",
+        "comparison_long",
+        "parameters",
+        "cost",
+        "cost_totals",
+        "retrieval_quality",
+        "published",
+    ):
         for suffix in TABLE_FORMS:
             assert (folder / "tables" / f"{name}.{suffix}").stat().st_size > 100
     for suffix in ("csv", "md", "tex", "html"):

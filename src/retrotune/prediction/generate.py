@@ -31,7 +31,8 @@ from retrotune.prompting.assemble import special_ids
 from retrotune.prompting.examples import EncodedExample, select_passages
 from retrotune.retrieval.caches.questions import load_neighbors
 from retrotune.runtime import interruption
-from retrotune.runtime.devices import torch_device, torch_facts
+from retrotune.runtime.devices import device_name, torch_device, torch_facts
+from retrotune.runtime.energy import EnergyMeter
 from retrotune.runtime.files import read_jsonl, sha256, sha256_text, write_json, write_jsonl
 from retrotune.runtime.log import duration, log_configuration, logger, progress
 from retrotune.study.cells import Cell
@@ -109,14 +110,17 @@ def predict_cell(
         logger.info("%s: %d of %d answers from an interrupted run", cell.name, len(done), len(questions))
 
     postprocess = encoder.template.postprocess
+    gpus = sorted({weight.device.index for weight in model.parameters() if weight.device.type == "cuda"})
+    meter = EnergyMeter(gpus)
     answer = _Generator(model, tokenizer, encoder.max_new_tokens, postprocess)
     with interruption.deferred():
         for batch in progress(batches, "questions answered", sum(map(len, batches)), size=len):
-            start = time.monotonic()
+            start, before = time.monotonic(), meter.joules
             texts, counts = answer(collator.prompts([encoded[place] for place in batch]))
-            seconds = (time.monotonic() - start) / len(batch)
+            seconds, after = (time.monotonic() - start) / len(batch), meter.joules
+            joules = None if before is None or after is None else (after - before) / len(batch)
             answered = [
-                Answer(questions[place].question_id, hashes[place], text, count, seconds)
+                Answer(questions[place].question_id, hashes[place], text, count, seconds, joules)
                 for place, text, count in zip(batch, texts, counts, strict=True)
             ]
             store.append(answered)
@@ -130,6 +134,7 @@ def predict_cell(
     ]
     write_jsonl(out, records)
     seconds = sum(entry.seconds for entry in answers)
+    measured = [entry.joules for entry in answers if entry.joules is not None]
     generated = sum(entry.generated_tokens for entry in answers)
     logger.info("answered %d questions with %d tokens in %s", len(answers), generated, duration(seconds))
     write_json(
@@ -142,8 +147,10 @@ def predict_cell(
             "num_truncated_questions": sum(item.truncated > 0 for item in encoded),
             "num_truncated_tokens": sum(item.truncated for item in encoded),
             "peak_memory_bytes": peak_memory_bytes(device),
+            "energy_joules": sum(measured) if len(measured) == len(answers) else None,
+            "num_devices": max(1, len(gpus)),
             "retrieval_gate": model.config.retrieval_gate if reads_neighbors(model.config) else None,
-            "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+            "device": device_name(device),
             "model": model_facts(model_dir),
             "inputs": input_digests(model_dir, examples, neighbors),
             "made": made(),
@@ -162,6 +169,7 @@ class Answer:
     text: str
     generated_tokens: int
     seconds: float
+    joules: float | None = None
 
 
 def _record(

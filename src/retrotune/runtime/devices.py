@@ -26,11 +26,25 @@ def torch_devices() -> list[str]:
     return [f"cuda:{number}" for number in range(torch.cuda.device_count())] or ["cpu"]
 
 
+def gpu_uuid(number: int) -> str:
+    """The UUID, as NVIDIA's driver writes it, of the GPU to which torch gives this number."""
+    import torch
+
+    return f"GPU-{torch.cuda.get_device_properties(number).uuid}"
+
+
+def device_name(device: str) -> str:
+    """A device as records name it: `cpu`, or the GPU's name."""
+    import torch
+
+    return torch.cuda.get_device_name() if device == "cuda" else "cpu"
+
+
 def torch_facts(device: str, dtype: str) -> dict[str, str | int]:
     """What a log says of how torch computes: the device by its name, the type of weights, CPU threads."""
     import torch
 
-    name = torch.cuda.get_device_name().replace(" ", "-") if device == "cuda" else device
+    name = device_name(device).replace(" ", "-")
     return {"device": name, "dtype": dtype, "threads": torch.get_num_threads()}
 
 

@@ -23,6 +23,7 @@ from retrotune.study.stages import VERSIONS
 
 Percent = Annotated[float, Field(ge=0, le=100)]
 Seconds = Annotated[float, Field(ge=0)]
+Joules = Annotated[float, Field(ge=0)]
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 SHOWN = 60
 """So many characters of a wrong value are shown."""
@@ -148,13 +149,26 @@ class Made(Record):
     finished: str = Field(description="when the result was written, in UTC")
 
 
-class Training(Record):
+class Work(Record):
+    """What a cell's training or prediction took of the machine."""
+
+    peak_memory_bytes: Count = Field(description="of the device's allocations on a GPU, of the process on a CPU")
+    energy_joules: Joules | None = Field(
+        None, description="energy that the GPUs took meanwhile; null: not measured, or results of earlier versions"
+    )
+    num_devices: PositiveInt | None = Field(
+        None, description="GPUs that worked together, on CPUs processes; null in results of earlier versions"
+    )
+    made: Made | None = Field(None, description="by what and when; null in results of earlier versions")
+
+
+class Training(Work):
     """What training cost."""
 
     steps: PositiveInt = Field(description="optimizer steps")
     tokens: Count = Field(description="tokens read, padding left out")
     seconds: Seconds = Field(description="time of training, interruptions left out")
-    peak_memory_bytes: Count = Field(description="of the device's allocations on a GPU, of the process on a CPU")
+    device: str | None = Field(None, description="cpu, or the GPU's name; null in results of earlier versions")
     num_trainable_params: Count = Field(description="parameters that were trained")
     num_total_params: Count = Field(description="parameters of the model with what the method added")
     adapter_bytes: Count = Field(description="size of what was saved")
@@ -162,10 +176,9 @@ class Training(Record):
     truncated: Count = Field(description="training questions whose passages were cut")
     truncated_answers: Count = Field(description="training questions whose answer was cut")
     inputs: ReadFiles = Field(description="files that training read")
-    made: Made | None = Field(None, description="by what and when; null in results of earlier versions")
 
 
-class Predicting(Record):
+class Predicting(Work):
     """What prediction cost."""
 
     num_questions: PositiveInt = Field(description="test questions")
@@ -174,10 +187,8 @@ class Predicting(Record):
     generated_tokens: Count = Field(description="tokens generated")
     num_truncated_questions: Count = Field(description="questions whose passages were cut")
     num_truncated_tokens: Count = Field(description="tokens of passages that were cut")
-    peak_memory_bytes: Count = Field(description="of the device's allocations on a GPU, of the process on a CPU")
     retrieval_gate: float | None = Field(description="factor on what the model reads from neighbors; null: no RETRO")
     device: str = Field(description="cpu, or the GPU's name")
-    made: Made | None = Field(None, description="by what and when; null in results of earlier versions")
 
 
 def now() -> str:

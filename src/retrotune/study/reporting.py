@@ -12,7 +12,7 @@ from retrotune.study.stages import Beside
 def table_names(config: Config) -> tuple[str, ...]:
     """Tables that are made of a study's results; retrievals, instruct and published where the study has some."""
     cells = expand_grid(config)
-    names = ["comparison", "comparison_long", "parameters", "cost"]
+    names = ["comparison", "comparison_long", "parameters", "cost", "cost_totals"]
     if len({cell.retrieval for cell in cells}) > 1:
         names.append("retrievals")
     models = [config.models[name] for name in dict.fromkeys(cell.model for cell in cells)]

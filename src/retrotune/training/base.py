@@ -20,14 +20,14 @@ from retrotune.preparing.documents import count_bad
 from retrotune.prompting.assemble import special_ids
 from retrotune.retrieval.caches.texts import corpus_documents, load_pretraining_neighbors
 from retrotune.runtime import interruption
-from retrotune.runtime.devices import torch_device, torch_facts
+from retrotune.runtime.devices import device_name, torch_device, torch_facts
 from retrotune.runtime.files import sha256_text, write_json
 from retrotune.runtime.log import log_configuration, logger
 from retrotune.study.config import CorpusEntry, Family, PassageLayout, Recipe, RetrofittingRecipe, SaveEvery
 from retrotune.study.model_folders import weights_digests
 from retrotune.training.course import Schedule
 from retrotune.training.distributed import ALONE, Processes, check_shares
-from retrotune.training.loop import run_training
+from retrotune.training.loop import peak_memory_bytes, run_training
 from retrotune.training.optimizers import adamw, muon
 from retrotune.training.planned import Batch, PlannedBatches, plan_batches
 from retrotune.training.sequences import SequenceCollator, SequenceMaker, TokenSequence, digest, passage_texts
@@ -192,6 +192,10 @@ def train_base_model(
             "steps": outcome.steps,
             "tokens": outcome.tokens,
             "seconds": outcome.seconds,
+            "peak_memory_bytes": peak_memory_bytes(device),
+            "energy_joules": outcome.joules,
+            "num_devices": processes.count,
+            "device": device_name(device),
             "final_loss": outcome.final_loss,
             "num_sequences": len(sequences),
             "skipped": skipped,

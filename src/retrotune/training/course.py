@@ -5,13 +5,16 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from transformers import TrainerCallback
 
 from retrotune.errors import TrainingError
 from retrotune.runtime import interruption
+from retrotune.runtime.devices import torch_device
+from retrotune.runtime.energy import EnergyMeter
 from retrotune.runtime.log import duration, logger
 from retrotune.study.config import SaveEvery
-from retrotune.training.distributed import Processes, agree
+from retrotune.training.distributed import Processes, agree, summed_if_known
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,9 @@ class Course(TrainerCallback):
         self.loss: Any = 0.0  # of the steps since the last log line; Trainer forgets it when it is interrupted
         self.lines: list[dict[str, Any]] = []
         self.earlier = self.saving = 0.0
+        self.earlier_joules: float | None = 0.0
+        self.joules: float | None = None
+        self.meter = EnergyMeter(())
         self.start = self.saved = time.monotonic()
         self.told = -math.inf
 
@@ -52,18 +58,26 @@ class Course(TrainerCallback):
         """Seconds of training, those before an interruption included."""
         return self.earlier + time.monotonic() - self.start
 
+    def measure_energy(self) -> None:
+        """Let `joules` be the energy of all processes so far, which come here together; None: some of it is unknown."""
+        now = summed_if_known(self.meter.joules, self.processes)
+        self.joules = None if now is None or self.earlier_joules is None else self.earlier_joules + now
+
     def state(self) -> dict[str, Any]:
         """What is saved beside a checkpoint."""
-        return {"tokens": self.tokens, "loss": float(self.loss), "lines": self.lines, "seconds": self.seconds}
+        counts = {"tokens": self.tokens, "loss": float(self.loss), "seconds": self.seconds, "joules": self.joules}
+        return {**counts, "lines": self.lines}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from what was saved beside a checkpoint."""
         self.tokens, self.loss, self.lines = state["tokens"], state["loss"], state["lines"]
         self.earlier = state["seconds"]
+        self.earlier_joules = state.get("joules")  # earlier versions saved none
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Start the clock."""
+        """Start the clock, and the meter of this process's GPU."""
         self.start = self.saved = time.monotonic()
+        self.meter = EnergyMeter([torch.cuda.current_device()] if torch_device() == "cuda" else ())
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Say what the whole training was; one that is stopped says so itself."""

@@ -137,6 +137,15 @@ def summed(value: torch.Tensor) -> torch.Tensor:
     return total
 
 
+def summed_if_known(value: float | None, processes: Processes) -> float | None:
+    """A number of each process, summed over all, which come here together; None if a process does not know its own."""
+    if processes.alone:
+        return value
+    (unknown,) = agree(value is None)
+    total = float(summed(torch.tensor(value or 0.0, dtype=torch.float64)))
+    return None if unknown else total
+
+
 def agree(*wishes: bool) -> list[bool]:
     """Which of several things any process wishes."""
     flags = torch.tensor(wishes, dtype=torch.uint8)

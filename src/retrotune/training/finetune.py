@@ -14,7 +14,7 @@ from retrotune.models.loading import input_digests, load_model, load_tokenizer
 from retrotune.preparing.examples import load_examples
 from retrotune.retrieval.caches.questions import load_neighbors
 from retrotune.runtime import interruption
-from retrotune.runtime.devices import torch_device, torch_facts
+from retrotune.runtime.devices import device_name, torch_device, torch_facts
 from retrotune.runtime.files import sha256_text, write_json
 from retrotune.runtime.log import log_configuration, logger
 from retrotune.study.cells import Cell
@@ -138,6 +138,9 @@ def finetune_cell(
                 "tokens": outcome.tokens,
                 "seconds": outcome.seconds,
                 "peak_memory_bytes": peak_memory_bytes(device),
+                "energy_joules": outcome.joules,
+                "num_devices": processes.count,
+                "device": device_name(device),
                 "num_trainable_params": trainable,
                 "num_total_params": total,
                 "adapter_bytes": sum(file.stat().st_size for file in (out / "adapter").rglob("*.safetensors")),

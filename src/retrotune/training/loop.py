@@ -43,11 +43,15 @@ from retrotune.training.sharding import clip_gradients, load_local_state, local,
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a finished run says about itself. `seconds` and `tokens` include those before an interruption."""
+    """What a finished run says about itself; what is counted includes what was before an interruption.
+
+    `joules` are those of the GPUs of all processes; None: not measured.
+    """
 
     steps: int
     tokens: int
     seconds: float
+    joules: float | None
     final_loss: float
 
 
@@ -139,6 +143,7 @@ def run_training(
     trainer.train(resume_from_checkpoint=str(checkpoint[0]) if checkpoint else None)
     if trainer.state.global_step < schedule.steps:
         interruption.stop(f"step {trainer.state.global_step} of {schedule.steps} is saved in {work}", together=True)
+    course.measure_energy()
     base.config.use_cache = uses_cache  # Trainer switches it off, and the configuration is saved with the weights
     if processes.leads:
         write_jsonl(log_path, course.lines)
@@ -146,6 +151,7 @@ def run_training(
         steps=trainer.state.global_step,
         tokens=course.tokens,
         seconds=round(course.seconds, 3),
+        joules=course.joules,
         final_loss=course.lines[-1]["loss"],
     )
 
@@ -232,6 +238,7 @@ class _Trainer(Trainer):
                 self._save_own(folder)
             if not self.processes.alone:
                 wait_for_all()
+            self.course.measure_energy()
             if self.processes.leads:
                 others = [name for rank in range(1, self.processes.count) for name in self._own_files(rank)]
                 seal(folder, self.course.state(), others)

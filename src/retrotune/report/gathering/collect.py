@@ -12,6 +12,7 @@ from typing import Any
 
 from retrotune.data.scores import METRICS
 from retrotune.errors import ResultError
+from retrotune.report.gathering.base_models import disk_bytes, read_models
 from retrotune.report.gathering.present import Used, changed, check_present, different_data, used_files
 from retrotune.runtime.files import atomic_write, read_result, sha256, write_json
 from retrotune.runtime.lifecycle import End, read_end
@@ -26,6 +27,8 @@ from retrotune.study.resolve import collecting
 from retrotune.study.stages import CellLabels, CollectParams
 
 FAMILIES = {"gpt": "GPT", "retro": "RETRO"}
+KEPT = {"finetune_cell": ("adapter",), "predict_cell": ("predictions.jsonl", "scores.jsonl")}
+"""What a cell keeps, by the stages whose room it is; scores count as a part of what was predicted."""
 VALUES = ("value", "ci_low", "ci_high", "n", "higher_is_better", "primary")
 
 
@@ -36,7 +39,8 @@ class Result:
     `status` is what metrics.json says (done), damaged where that is no result, outdated where it cannot stand beside
     present ones (`report.gathering.present`), else what the logs say: running, stopped, failed, or missing where no job
     has begun. `problem` says more, and where the log is. `provenance` of a result: `inputs`, digests by name; `stages`,
-    numbers of their code; `software`, by stage, None where it was not recorded.
+    numbers of their code; `software`, by stage, None where it was not recorded. `disk` are bytes by the stage that
+    wrote them: of trained weights, and of predictions with their scores.
     """
 
     model: str
@@ -62,6 +66,7 @@ class Result:
     provenance: dict[str, Any] = field(default_factory=dict)
     fingerprint: str | None = None
     """Digest of the base model's weights: cells of one model must not rest on different ones unsaid."""
+    disk: dict[str, int] = field(default_factory=dict)
 
     @property
     def cell(self) -> Cell:
@@ -95,7 +100,7 @@ class Result:
 def collect_metrics(
     params: CollectParams, paths: Paths, out_csv: str | Path, out_json: str | Path, out_scores: str | Path
 ) -> None:
-    """Gather the study's results: a row per cell and metric in `out_csv`, a record per cell in `out_json`.
+    """Gather the study's results: a row per cell and metric in `out_csv`, a record per cell and model in `out_json`.
 
     `out_scores` has the scores of each question (`scoring.sheets`). A missing, unreadable or failed cell keeps its row,
     with a status and no value.
@@ -120,7 +125,11 @@ def write_results(
     done_cells = [result.cell for result in results if result.primary is not None]
     metrics = dict.fromkeys(name for result in results for name in result.metrics if name in METRICS)
     write_scores(out_scores, ((cell, paths.cell(cell, "scores.jsonl")) for cell in done_cells), metrics)
-    write_json(out_json, {"study": paths.name, "results": [vars(result) for result in results]})
+    models = read_models(paths, dict.fromkeys(result.model for result in results))
+    write_json(
+        out_json,
+        {"study": paths.name, "results": [vars(result) for result in results], "models": list(map(vars, models))},
+    )
     done = sum(result.status == "done" for result in results)
     logger.info("collected %d cells: %d done, %d not", len(results), done, len(results) - done)
 
@@ -144,13 +153,14 @@ def runs_of(results: Sequence[Result]) -> Runs:
 def holds(path: str | Path, results: Sequence[Result]) -> bool:
     """Whether `path` is there and has exactly these results, in any order.
 
-    It may have those of a selection, or of cells that were run again since.
+    It may have those of a selection, or of cells that were run again since. Whoever makes room on a disk changes none.
     """
     try:
         found = load_results(path)
     except (ResultError, KeyError, TypeError):
         return False
-    return {result.name: result for result in found} == {result.name: result for result in results}
+    one, other = ({result.name: replace(result, disk={}) for result in some} for some in (found, results))
+    return one == other
 
 
 _COORDINATES = ("family", "size", "instruct", "num_parameters", "model", "method", "dataset", "retrieval", "seed")
@@ -228,6 +238,7 @@ def _result(paths: Paths, labels: CellLabels) -> Result:
         metrics=values["metrics"] if status == "done" else {},
         train=values["train"] or {},
         predict=values["predict"],
+        disk={stage: sum(disk_bytes(paths.cell(cell, file)) for file in files) for stage, files in KEPT.items()},
         departures=found.model.departures,
         fingerprint=found.model.fingerprint,
         provenance={

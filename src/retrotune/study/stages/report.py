@@ -45,7 +45,7 @@ class CollectParams(StageParams):
     """The study's cells in order, their models and methods, and the datasets' headline metrics."""
 
     stage = "collect_metrics"
-    version = 5
+    version = 6
 
     study: str
     cells: tuple[tuple[str, str, str, str, int], ...]
@@ -82,7 +82,7 @@ class MakeTablesParams(StageParams):
     """The names of the tables, the fewest resamples of their tests, and published numbers."""
 
     stage = "make_tables"
-    version = 3
+    version = 4
 
     tables: tuple[str, ...]
     resamples: PositiveInt
