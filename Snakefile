@@ -60,7 +60,7 @@ rule all:
         PATHS.metrics(CELLS),
         PATHS.report("tables/results.json"),
         PATHS.report("tables/comparison.md"),
-        PATHS.report("figures/scaling.svg"),
+        [PATHS.report(f"figures/{name}.svg") for name in FIGURES],
         [PATHS.report("tables/claims.json")] if CONFIG.claims else [],
         [PATHS.report("tables/retrieval_quality.md"), PATHS.report("figures/retrieval_quality.svg")]
         if ARTIFACTS.measured()

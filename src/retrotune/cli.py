@@ -219,7 +219,7 @@ def _report_so_far(config: Config, paths: Paths, results: Sequence[Result]) -> N
     collected, scores = paths.so_far("tables/results.json"), paths.so_far("tables/scores.parquet")
     write_results(paths, results, paths.so_far("tables/metrics.csv"), collected, scores)
     make_tables(making_tables(config), collected, scores, paths.so_far("tables"))
-    draw_figures(drawing_figures(config), collected, scores, paths.so_far("figures"))
+    draw_figures(drawing_figures(config), paths, collected, scores, paths.so_far("figures"))
 
 
 def plan(arguments: argparse.Namespace) -> None:

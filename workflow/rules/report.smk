@@ -63,18 +63,22 @@ rule collect_answers:
         "../scripts/collect_answers.py"
 
 
+# Learning curves are read from the cells' train_log.jsonl, which cells.smk tells why no rule declares.
 rule draw_figures:
     input:
         results=PATHS.report("tables/results.json"),
         scores=PATHS.report("tables/scores.parquet"),
     output:
         [PATHS.figure(name, "svg") for name in FIGURES],
-        scaling=report(
-            PATHS.report("figures/scaling.svg"),
-            caption="../report/scaling.rst",
-            category="Figures",
-            labels={"figure": "scaling"},
-        ),
+        [
+            report(
+                PATHS.report(f"figures/{name}.svg"),
+                caption=f"../report/{'cost_figure' if name == 'cost' else name}.rst",  # cost.rst is its table's
+                category="Figures",
+                labels={"figure": name},
+            )
+            for name in FIGURES
+        ],
     log:
         PATHS.log("draw_figures"),
     conda:

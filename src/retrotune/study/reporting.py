@@ -1,4 +1,4 @@
-"""Which tables a study has, and which published numbers belong beside its own."""
+"""Which tables and figures a study has, and which published numbers belong beside its own."""
 
 from collections.abc import Iterator
 
@@ -25,8 +25,16 @@ def table_names(config: Config) -> tuple[str, ...]:
 
 
 def figure_names(config: Config) -> tuple[str, ...]:
-    """Figures that are made of a study's results."""
-    return ("scaling",)
+    """Figures that are made of a study's results; gains over zero-shot and learning curves where the study has some."""
+    names = ["scaling", "cost"]
+    settings: dict[bool, set[tuple[str, str, str]]] = {True: set(), False: set()}
+    for cell in expand_grid(config):
+        settings[config.methods[cell.method].trained].add((cell.model, cell.dataset, cell.retrieval))
+    if settings[True] & settings[False]:
+        names.append("gains")
+    if settings[True]:
+        names.append("learning")
+    return tuple(names)
 
 
 def beside(config: Config) -> Iterator[Beside]:
