@@ -269,7 +269,7 @@ ROWS: dict[str, tuple[Any, str]] = {
     "models.hub.precision": ("bfloat16", CELLS),
     "models.hub.trust_remote_code": (True, f"fetch_model {CELLS}"),
     # cells
-    "methods.zeroshot.kind": ("ia3", "collect_metrics"),
+    "methods.zeroshot.kind": ("ia3", "collect_metrics draw_figures"),
     "methods.lora.kind": ("ia3", "finetune_cell collect_metrics"),
     "methods.ptuning.kind": ("full", f"{CELLS} collect_metrics"),
     "methods.adapter.kind": ("ia3", "finetune_cell collect_metrics"),
@@ -325,7 +325,7 @@ ROWS: dict[str, tuple[Any, str]] = {
     "select.model": ("gpt", "collect_metrics"),
     "select.family": ("gpt", "collect_metrics"),
     "select.size": ("tiny", "collect_metrics"),
-    "select.method": ("lora", "collect_metrics make_tables report_retrieval test_claims"),
+    "select.method": ("lora", "collect_metrics make_tables draw_figures report_retrieval test_claims"),
     "select.dataset": ("own", "collect_metrics collect_answers report_retrieval"),
     "select.retrieval": ("dense", "collect_metrics make_tables report_retrieval test_claims"),
     "select.seed": (0, ""),

@@ -27,7 +27,7 @@ from retrotune.study.resolve import collecting, making_tables
 CONFIG = load_config(SMALL)
 PATHS = Paths.of(CONFIG)
 FOLDER = "results/small"
-FIGURES = ["scaling.pdf", "scaling.png", "scaling.svg"]
+FIGURES = [f"{name}.{suffix}" for name in ("cost", "gains", "learning", "scaling") for suffix in ("pdf", "png", "svg")]
 
 
 @pytest.fixture

@@ -193,6 +193,9 @@ def test_the_snakemake_report(finished):
         "claims.html",
         "cost.html",
         "scaling.svg",
+        "cost.svg",
+        "gains.svg",
+        "learning.svg",
         "retrieval_quality.html",
         "retrieval_quality.svg",
     ):

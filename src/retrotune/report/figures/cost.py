@@ -21,6 +21,7 @@ from retrotune.report.figures.style import (
     log_ticks,
     nothing,
     shape_of,
+    short,
     tips,
 )
 from retrotune.report.gathering.collect import Result
@@ -29,13 +30,13 @@ from retrotune.report.tables.measures import Measures, by_dataset, measured
 from retrotune.report.tables.notes import interval_note, runs_note
 from retrotune.scoring.contrasts import Outcome
 
-WIDTH, HEIGHT = 400, 260
+WIDTH, HEIGHT, TALL_HEIGHT = 440, 260, 420
 LABELS = 150
 """Pixels left of the cheapest point: labels stand left of their points, where no point can be."""
 LINE = 13
 """Pixels from one label to the next."""
 MANY = 60
-"""With more points only the front's have their intervals drawn."""
+"""With more points panels are taller, and only the fronts' have their intervals drawn."""
 _TIPS = tips(
     {"panel": "Dataset", "interval": "95 % interval"},
     {"score": ("Score", ".1f"), "hours": ("Device hours", ".3~g"), "parameters": ("Trained parameters", ",d")},
@@ -154,10 +155,8 @@ def cost_chart(measures: Measures) -> alt.TopLevelMixin:
     lines = []
     for panel in unique(frame["panel"]):
         own = frame[frame["panel"] == panel]
-        axes = [axis(own) for axis in (_hours_axis, _parameters_axis)]
-        charts = [_panel(own, panel, axis, encoded) for axis in axes if axis is not None]
-        if charts:
-            lines.append(alt.hconcat(*charts, spacing=28))
+        if (line := _line_of_panels(own, panel, encoded)) is not None:
+            lines.append(line)
     if not lines:
         return nothing("No scored cell of this study measured what it cost")
     chart = alt.vconcat(*lines, spacing=28).resolve_scale(color="shared", shape="shared", size="shared")
@@ -182,8 +181,7 @@ def _subtitle(measures: Measures, chosen: Sequence[Result], frame: pd.DataFrame)
         yield "Where the number of devices was not recorded, one is counted."
     yield "The line is the Pareto front: no other row of its panel is both cheaper and better. Its rows are labelled."
     if frame["low"].notna().any():
-        bars = "Bars of rows on a front" if _crowded(frame) else "Bars"
-        yield from as_lines(f"{bars} are intervals. {interval_note(shown)}")
+        yield from as_lines(interval_note(shown) + " Bars of rows on a front alone are drawn." * _crowded(frame))
     yield from as_lines(runs_note(shown))
     for name, what in (("hours", "device hours"), ("parameters", "trained parameters")):
         lacking = frame[frame[name].isna()]
@@ -204,7 +202,7 @@ def _crowded(frame: pd.DataFrame) -> bool:
 
 @dataclass(frozen=True)
 class _Axis:
-    """A cost on a log scale: the field, where each row stands, its ticks with labels, and the end of what is trained.
+    """A cost on a log scale: the field, where each row stands (NaN: unknown), and its ticks with their labels.
 
     `nothing` is the place of rows that cost nothing, which a log scale has no place for.
     """
@@ -218,24 +216,35 @@ class _Axis:
     @property
     def domain(self) -> tuple[float, float]:
         """Room for labels left of the cheapest row."""
-        low, high = min(self.places), max(self.places)
+        known = [place for place in self.places if not math.isnan(place)]
+        low, high = min(known), max(known)
         high = max(high, low * 2)
         per_pixel = math.log(high / low) / (WIDTH - LABELS - 20)
         return low * math.exp(-LABELS * per_pixel), high * math.exp(20 * per_pixel)
+
+
+@dataclass(frozen=True)
+class _Scores:
+    """The scale of scores: its title, its ends, and points per pixel."""
+
+    title: str
+    low: float
+    high: float
+    unit: float
 
 
 def _hours_axis(frame: pd.DataFrame) -> _Axis | None:
     known = [hours for hours in frame["hours"] if hours > 0]
     if not known:
         return None
-    places = [max(hours, min(known)) for hours in frame["hours"].dropna()]
+    places = [hours if math.isnan(hours) else max(hours, min(known)) for hours in frame["hours"]]
     ticks: dict[float, str | list[str]] = {at: f"{at:g}" for at in log_ticks(min(known), max(known))}
     return _Axis("hours", "device hours of training and prediction (log scale)", places, ticks)
 
 
 def _parameters_axis(frame: pd.DataFrame) -> _Axis | None:
-    known = frame["parameters"].dropna()
-    if known.empty:
+    known = [count for count in frame["parameters"] if not math.isnan(count)]
+    if not known:
         return None
     some = [count for count in known if count > 0]
     ticks: dict[float, str | list[str]] = {at: human(at) for at in log_ticks(min(some), max(some))} if some else {}
@@ -243,45 +252,69 @@ def _parameters_axis(frame: pd.DataFrame) -> _Axis | None:
     if len(some) < len(known):
         left = min(some) / max(max(some) / min(some), 10) ** 0.25 if some else 1.0
         ticks[left] = ["none", "(zero-shot)"]
-    places = [count if count > 0 else float(left or 1) for count in known]
+    places = [float(left or 1) if count == 0 else count for count in frame["parameters"]]
     return _Axis("parameters", "trained parameters (log scale)", places, ticks, left)
 
 
-def _panel(frame: pd.DataFrame, name: str, axis: _Axis, encoded: dict[str, Any]) -> alt.LayerChart:
-    frame = frame[frame[axis.name].notna()].assign(at=axis.places)
-    front = frame[frame[f"{axis.name}_front"]].sort_values(["at", "score"]).drop_duplicates(["at", "score", "method"])
-    bars = frame[frame["low"].notna()] if len(frame) <= MANY else front[front["low"].notna()]
+def _line_of_panels(frame: pd.DataFrame, name: str, encoded: dict[str, Any]) -> alt.HConcatChart | None:
+    """The panels of an average or a dataset, beside each other with one scale of scores; None without any cost."""
+    axes = [axis for axis in (_hours_axis(frame), _parameters_axis(frame)) if axis is not None]
+    if not axes:
+        return None
+    bars = frame[frame["low"].notna()]
+    if _crowded(frame):
+        bars = bars[bars["hours_front"] | bars["parameters_front"]]
+    tall = TALL_HEIGHT if _crowded(frame) else HEIGHT
     low = min([*frame["score"], *bars["low"]])
     high = max([*frame["score"], *bars["high"]])
-    unit = max(high - low, 1.0) / (HEIGHT - 30)  # points per pixel
-    bottom = low - 15 * unit
-    labels: list[float] = []
+    unit = max(high - low, 1.0) / (tall - 30)  # points per pixel
+    fronts = [_front(frame, axis, unit) for axis in axes]
+    top = max([high, *(at for front in fronts for at in front["label_at"])]) + 15 * unit
+    scores = _Scores(f"{frame['axis'].iloc[0]}, 0 to 100", low - 15 * unit, top, unit)
+    panels = [
+        _panel(frame, bars, front, axis, scores, encoded).properties(title=alt.TitleParams(name, anchor="start"))
+        for front, axis in zip(fronts, axes, strict=True)
+    ]
+    return alt.hconcat(*panels, spacing=28)
+
+
+def _front(frame: pd.DataFrame, axis: _Axis, unit: float) -> pd.DataFrame:
+    """Rows on a front from the cheapest, with the place of each label: above its point and the label before."""
+    front = frame.assign(at=axis.places)[frame[f"{axis.name}_front"]].sort_values(["at", "score"])
+    places: list[float] = []
     for score in front["score"]:
-        labels.append(max([score + 6 * unit, *(at + LINE * unit for at in labels[-1:])]))
-    top = max([high + 15 * unit, *(at + LINE * unit for at in labels[-1:])])
-    height = round((top - bottom) / unit)
-    who = front["family"] + " " + front["size"] + " " + front["method"]
-    front = front.assign(label=who, label_at=labels)
+        places.append(max([score + 6 * unit, *(place + LINE * unit for place in places[-1:])]))
+    labels = [
+        f"{family} {short(size, 9)} {short(method, 18 if len(size) < 6 else 13)}"
+        for family, size, method in zip(front["family"], front["size"], front["method"], strict=True)
+    ]
+    return front.assign(label=labels, label_at=places)
+
+
+def _panel(
+    frame: pd.DataFrame, bars: pd.DataFrame, front: pd.DataFrame, axis: _Axis, scores: _Scores, encoded: dict[str, Any]
+) -> alt.LayerChart:
+    places = pd.Series(axis.places, index=frame.index)
+    frame, bars = (some.assign(at=places)[some[axis.name].notna()] for some in (frame, bars))
     x = alt.X(
         "at:Q",
         title=axis.title,
         scale=alt.Scale(type="log", nice=False, domain=list(axis.domain)),
         axis=alt.Axis(values=sorted(axis.ticks), labelExpr=labels_at(axis.ticks), grid=False, labelOverlap=True),
     )
-    scale = alt.Scale(zero=False, nice=False, domain=[bottom, top])
-    y = alt.Y("score:Q", title=f"{frame['axis'].iloc[0]}, 0 to 100", scale=scale)
-    title = alt.TitleParams(name, anchor="start")
-    end = {"at": axis.domain[1], "score": front["score"].max()}
-    steps = pd.concat([front[["at", "score"]], pd.DataFrame([end])])
+    scale = alt.Scale(zero=False, nice=False, domain=[scores.low, scores.high])
+    y = alt.Y("score:Q", title=scores.title, scale=scale)
     layers: list[alt.Chart] = []
-    if axis.nothing is not None and len(set(axis.places)) > 1:
-        edge = pd.DataFrame([{"at": math.sqrt(axis.nothing * min(at for at in axis.places if at > axis.nothing))}])
+    some = [at for at in axis.places if axis.nothing is not None and at > axis.nothing]
+    if axis.nothing is not None and some:
+        edge = pd.DataFrame([{"at": math.sqrt(axis.nothing * min(some))}])
         layers.append(alt.Chart(inline(edge)).mark_rule(strokeDash=[2, 3], color="#bbbbbb").encode(x=x))
+    end = pd.DataFrame([{"at": axis.domain[1], "score": front["score"].max()}])
     layers += [
         alt.Chart(inline(bars))
         .mark_rule(strokeWidth=1.2, opacity=0.35)
         .encode(x=x, y=alt.Y("low:Q"), y2="high:Q", color=encoded["color"]),
-        alt.Chart(inline(steps))
+        alt.Chart(inline(pd.concat([front[["at", "score"]], end])))
         .mark_line(interpolate="step-after", color="#555555", strokeWidth=1.5, strokeDash=[5, 2])
         .encode(x=x, y=y),
         alt.Chart(inline(front)).mark_rule(color="#999999", strokeWidth=0.7).encode(x=x, y=y, y2="label_at:Q"),
@@ -290,4 +323,4 @@ def _panel(frame: pd.DataFrame, name: str, axis: _Axis, encoded: dict[str, Any])
         .mark_text(align="right", baseline="middle", dx=-4, fontSize=10, limit=LABELS - 10)
         .encode(x=x, y=alt.Y("label_at:Q"), text="label:N"),
     ]
-    return alt.layer(*layers).properties(title=title, width=WIDTH, height=height)
+    return alt.layer(*layers).properties(width=WIDTH, height=round((scores.high - scores.low) / scores.unit))

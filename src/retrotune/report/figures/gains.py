@@ -125,15 +125,20 @@ def _panel(frame: pd.DataFrame, name: str, tile: int, most: float, labelled: boo
     below = alt.Axis(labelAngle=-40, labelLimit=130, ticks=False, domain=False, grid=False)
     x = alt.X("method:N", title=None, sort=unique(frame["method"]), axis=below)
     scale = alt.Scale(domain=[most * (place - 3) / 3 for place in range(7)], range=list(COLORS), clamp=True)
-    legend = alt.Legend(title=["points over", "zero-shot"], format="+.0f", gradientLength=140, values=[-most, 0, most])
+    legend = alt.Legend(
+        title=["points over", "zero-shot"],
+        gradientLength=140,
+        values=[-most, 0, most],
+        labelExpr="datum.value==0?'0':format(datum.value,'+.0f')",
+    )
     base = alt.Chart(inline(frame)).encode(x=x, y=y, tooltip=_TIPS)
-    empty = base.mark_rect(fill="#ffffff", stroke="#cccccc", strokeDash=[2, 2])
     full = (
         base.transform_filter("isValid(datum.gain)")
         .mark_rect(stroke="#ffffff")
         .encode(color=alt.Color("gain:Q", scale=scale, legend=legend))
     )
-    layers: list[alt.Chart] = [empty, full]
+    empty = base.transform_filter("!isValid(datum.gain)").mark_rect(fill="#ffffff", stroke="#bbbbbb", strokeDash=[2, 2])
+    layers: list[alt.Chart] = [full, empty]
     for ink in ("#000000", "#ffffff"):
         for bold in (False, True):
             some = f"datum.ink=='{ink}'&&datum.weight=={str(bold).lower()}"

@@ -10,7 +10,18 @@ import pandas as pd
 
 from retrotune.errors import DataError, ResultError
 from retrotune.report.figures.drawn import drawn_results, drawn_retrieval, order_of, retrieval_note
-from retrotune.report.figures.style import as_lines, color_of, dash_of, finished, in_brackets, inline, nothing, tips
+from retrotune.report.figures.style import (
+    CROWDED,
+    as_lines,
+    color_of,
+    dash_of,
+    finished,
+    in_brackets,
+    inline,
+    nothing,
+    short,
+    tips,
+)
 from retrotune.report.gathering.collect import Result
 from retrotune.report.gathering.rows import grouped, printable, unique
 from retrotune.report.tables.measures import Measures
@@ -115,7 +126,7 @@ def learning_chart(measures: Measures, paths: Paths) -> alt.TopLevelMixin:
         panels = [
             _panel(
                 own[own["size"] == size],
-                [*([dataset] if size == sizes[0] else []), *([f"size {_short(size)}"] if len(sizes) > 1 else [])],
+                [*([dataset] if size == sizes[0] else []), *([f"size {short(size, 24)}"] if len(sizes) > 1 else [])],
                 methods,
                 families,
                 last=size == sizes[-1],
@@ -127,15 +138,15 @@ def learning_chart(measures: Measures, paths: Paths) -> alt.TopLevelMixin:
     return finished(chart, "Training loss by step", list(_subtitle(measures, curves)))
 
 
-def _short(text: str) -> str:
-    return text if len(text) <= 24 else f"{text[:23]}…"
-
-
 def _panel(
     frame: pd.DataFrame, title: list[str], methods: list[str], families: list[str], last: bool
 ) -> alt.LayerChart:
-    height = 130 if len(methods) <= 10 else 180
-    base = alt.Chart(inline(frame), width=220, height=height)
+    width, height = (220, 130) if len(methods) <= CROWDED else (320, 220)
+    # what a line is of stands once for all its points: pages hold thousands of them
+    what = [name for name in frame.columns if name not in ("step", "loss")]
+    cells = alt.LookupData(inline(frame[what].drop_duplicates("curve")), key="curve", fields=what)
+    points = frame[["curve", "step", "loss"]].round({"loss": 4})
+    base = alt.Chart(inline(points), width=width, height=height).transform_lookup(lookup="curve", from_=cells)
     base = base.properties(title=alt.TitleParams(title, anchor="start", fontSize=11))
     x = alt.X("step:Q", title="training step" if last else None, axis=alt.Axis(grid=False, tickCount=4, labels=last))
     y = alt.Y("loss:Q", title="training loss", scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=4))

@@ -12,6 +12,7 @@ import pandas as pd
 from retrotune.data.scores import title_of
 from retrotune.report.figures.drawn import drawn_results, drawn_retrieval, order_of, retrieval_note
 from retrotune.report.figures.style import (
+    CROWDED,
     as_lines,
     color_of,
     dash_of,
@@ -21,6 +22,7 @@ from retrotune.report.figures.style import (
     labels_at,
     nothing,
     shape_of,
+    short,
     tips,
 )
 from retrotune.report.gathering.rows import AVERAGE, human, in_rows, parameters_of, printable, unique
@@ -100,13 +102,16 @@ def _size_panel(frame: pd.DataFrame, name: str, methods: list[str], families: li
         title="parameters of the base model (log scale)",
         scale=alt.Scale(type="log", nice=False, padding=14),
         axis=alt.Axis(
-            values=list(ticks), labelExpr=labels_at({at: [size, human(at)] for at, size in ticks.items()}), grid=False
+            values=list(ticks),
+            labelExpr=labels_at({at: [short(size, 12), human(at)] for at, size in ticks.items()}),
+            grid=False,
         ),
     )
     y = alt.Y(
         "score:Q", title=f"{frame['axis'].iloc[0]}, 0 to 100", scale=alt.Scale(zero=False, nice=False, padding=10)
     )
-    base = alt.Chart(inline(frame), title=alt.TitleParams(name, anchor="start"), width=230, height=210)
+    width, height = (230, 210) if len(methods) <= CROWDED else (330, 340)
+    base = alt.Chart(inline(frame), title=alt.TitleParams(name, anchor="start"), width=width, height=height)
     color = color_of(methods)
     line = base.mark_line(strokeWidth=2).encode(x=x, y=y, color=color, strokeDash=dash_of(families))
     bars = (

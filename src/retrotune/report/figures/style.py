@@ -18,9 +18,11 @@ DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3])
 SHAPES = ("circle", "square", "triangle-up", "diamond")
 LABEL_LIMIT = 220
 """Pixels of a label or a legend's entry; what is longer ends in dots, and tooltips have it whole."""
-_TINTS = (("#ffffff", 0.45), ("#000000", 0.4), ("#ffffff", 0.7), ("#000000", 0.65))
+_TINTS = (("#ffffff", 0.45), ("#000000", 0.4), ("#ffffff", 0.6), ("#000000", 0.65))
 """What the palette is mixed with, and the share of it, where there are more variants than colors."""
 _LEGEND_ROWS = 20
+CROWDED = 10
+"""With more methods panels of lines are larger."""
 
 
 def write_figure(figure: alt.TopLevelMixin, folder: str | Path, name: str) -> None:
@@ -50,7 +52,13 @@ def save(figure: alt.TopLevelMixin, path: str | Path) -> None:
 
 def as_lines(note: str) -> list[str]:
     """A note as lines below a title, which are not broken by themselves."""
-    return textwrap.wrap(note, 110)
+    lines = textwrap.wrap(note.replace(" %", "\u00a0%"), 110, break_on_hyphens=False)
+    return [line.replace("\u00a0%", " %") for line in lines]
+
+
+def short(text: str, most: int) -> str:
+    """A text of at most so many characters, with dots where it goes on."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def nothing(text: str) -> alt.TopLevelMixin:
