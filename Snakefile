@@ -63,7 +63,7 @@ rule all:
         PATHS.report("tables/results.json"),
         PATHS.report("tables/comparison.md"),
         PATHS.report("tables/diagnosis.json"),
-        PATHS.report("figures/scaling.svg"),
+        [PATHS.report(f"figures/{name}.svg") for name in FIGURES],
         PATHS.report("report.html"),
         [PATHS.report("tables/claims.json")] if CONFIG.claims else [],
         [PATHS.report("tables/retrieval_quality.md"), PATHS.report("figures/retrieval_quality.svg")]

@@ -25,6 +25,7 @@ from retrotune.report.figures.making import draw_figures
 from retrotune.report.gathering.answers import collect_answers
 from retrotune.report.gathering.collect import collect_metrics
 from retrotune.report.judging.claims import judge_claims
+from retrotune.report.judging.diagnosing import diagnose_cells
 from retrotune.report.page.writing import write_report
 from retrotune.report.tables.making import make_tables
 from retrotune.runtime.files import write_json, write_jsonl
@@ -169,7 +170,10 @@ def report(config: Config, with_page: bool) -> None:
     if with_page:
         stages |= {
             "collect_answers": lambda: collect_answers(used("collect_answers"), paths, results, answers),
-            "draw_figures": lambda: draw_figures(used("draw_figures"), results, scores, folder / "figures"),
+            "diagnose_cells": lambda: diagnose_cells(used("diagnose_cells"), paths, results, scores, answers, tables),
+            "draw_figures": lambda: draw_figures(
+                used("draw_figures"), paths, results, scores, tables / "diagnosis.json", folder / "figures"
+            ),
             "write_report": lambda: write_report(used("write_report"), paths, folder, folder / "report.html"),
         }
     for name, run in stages.items():

@@ -264,12 +264,12 @@ ROWS: dict[str, tuple[Any, str]] = {
     "models.wheel.checkpoint.package": ("weights==2", "convert_model"),
     "models.retrofitted.retrofit_from": ("fitted", "retrofit_model"),
     "models.fitted.retrofitting": ("fit", "retrofit_model"),
-    "models.hub.instruct": (True, f"{CELLS} collect_metrics make_tables"),
+    "models.hub.instruct": (True, f"{CELLS} collect_metrics make_tables write_report"),
     "models.folder.retrieval_gate": (0, f"{CELLS} collect_metrics"),
     "models.hub.precision": ("bfloat16", CELLS),
     "models.hub.trust_remote_code": (True, f"fetch_model {CELLS}"),
     # cells
-    "methods.zeroshot.kind": ("ia3", "collect_metrics"),
+    "methods.zeroshot.kind": ("ia3", "collect_metrics draw_figures write_report"),
     "methods.lora.kind": ("ia3", "finetune_cell collect_metrics"),
     "methods.ptuning.kind": ("full", f"{CELLS} collect_metrics"),
     "methods.adapter.kind": ("ia3", "finetune_cell collect_metrics"),
@@ -298,7 +298,7 @@ ROWS: dict[str, tuple[Any, str]] = {
     "evaluation.resamples": (3, "make_tables test_claims"),
     "evaluation.retrieval_depth": (3, "measure_retrieval"),
     # what reruns nothing: of the report at most
-    "study": ("other", "collect_metrics"),
+    "study": ("other", "collect_metrics write_report"),
     "models.plain.replicate_of": ("gpt", "collect_metrics"),
     # raw files are those of the world, and then others
     "data_root": ("elsewhere", READ_RAW),
@@ -315,8 +315,8 @@ ROWS: dict[str, tuple[Any, str]] = {
     "models.gpt.resources.sharded": (True, ""),
     "save_every.seconds": (3, ""),
     "save_every.steps": (3, ""),
-    "claims": ([], "test_claims"),
-    "published": ([], "make_tables"),
+    "claims": ([], "test_claims write_report"),
+    "published": ([], "make_tables write_report"),
     "grid.0.models": (["gpt", "retro"], "collect_metrics"),
     "grid.0.methods": (["zeroshot", "full"], "collect_metrics"),
     "grid.0.datasets": (["own"], "collect_metrics report_retrieval"),
@@ -325,9 +325,9 @@ ROWS: dict[str, tuple[Any, str]] = {
     "select.model": ("gpt", "collect_metrics"),
     "select.family": ("gpt", "collect_metrics"),
     "select.size": ("tiny", "collect_metrics"),
-    "select.method": ("lora", "collect_metrics make_tables report_retrieval test_claims"),
+    "select.method": ("lora", "collect_metrics make_tables draw_figures report_retrieval test_claims write_report"),
     "select.dataset": ("own", "collect_metrics collect_answers report_retrieval"),
-    "select.retrieval": ("none", "collect_metrics draw_figures make_tables report_retrieval test_claims"),
+    "select.retrieval": ("none", "collect_metrics draw_figures make_tables report_retrieval test_claims write_report"),
     "select.seed": (0, ""),
 }  # fmt: skip
 

@@ -495,7 +495,8 @@ def test_figures_of_many_methods_and_long_names(tmp_path: Path) -> None:
 def test_figures_of_a_study_without_quadrants_say_so(tmp_path: Path) -> None:
     results, files, _ = written(tmp_path)
     params = DrawFiguresParams(figures=("quadrants", "recall"))
-    draw_figures(params, *files[:2], None, tmp_path)
+    paths = Paths(str(tmp_path / "resources"), str(tmp_path / "results"), "made-up")
+    draw_figures(params, paths, *files[:2], None, tmp_path)
     for name in params.figures:
         assert "whether passages hold the answers" in (tmp_path / f"{name}.svg").read_text(encoding="utf-8")
     record = {"cells": [{**vars(results[0].cell), **asdict(counted())}]}

@@ -12,7 +12,7 @@ from retrotune.report.figures.style import write_figure
 from retrotune.report.tables.grid import comparison_table
 from retrotune.report.tables.measures import Measures
 from retrotune.report.tables.table import Measured
-from retrotune.study.paths import FIGURE_FORMS
+from retrotune.study.paths import FIGURE_FORMS, Paths
 from retrotune.study.stages import DrawFiguresParams
 
 
@@ -42,7 +42,8 @@ def test_scaling_figure_in_all_forms(tmp_path: Path) -> None:
     results, scores = study()
     collected = write_study(tmp_path, results, scores)
     outputs = [tmp_path / f"figures/scaling.{suffix}" for suffix in FIGURE_FORMS]
-    draw_figures(DrawFiguresParams(figures=("scaling",)), *collected, None, tmp_path / "figures")
+    paths = Paths(str(tmp_path / "resources"), str(tmp_path / "results"), "made-up")
+    draw_figures(DrawFiguresParams(figures=("scaling",)), paths, *collected, None, tmp_path / "figures")
     svg = outputs[0].read_text(encoding="utf-8")
     for word in ("zeroshot", "lora", "GPT", "RETRO", "nq", "qmsum", "Average", "log scale", "1.00M"):
         assert word in svg

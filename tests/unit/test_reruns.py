@@ -173,7 +173,7 @@ def test_the_prompt_of_a_model_written_out():
         dataset["prompt"] = "base"
     for dataset in written["datasets"].values():
         dataset["prompt"] = "instruct"
-    labels = {"collect_metrics", "make_tables"}
+    labels = {"collect_metrics", "make_tables", "write_report"}
     assert rerun(plain) == labels, "as if it were not instructed, but for labels and the table of instructed models"
     of_hub = {
         job: params.text() for job, params in resolved(load_config(instructed)).items() if ("model", "hub") in job[1]

@@ -81,8 +81,8 @@ def test_tables_and_figures(finished):
         assert "minilm2" in (folder / "tables" / f"retrieval_quality.{suffix}").read_text()
     assert "Intervals: 95 %, over documents (qmsum) and questions (nq)" in (folder / "tables/comparison.md").read_text()
     for suffix in ("svg", "pdf", "png"):
-        assert (folder / "figures" / f"scaling.{suffix}").stat().st_size > 1000
-        assert (folder / "figures" / f"retrieval_quality.{suffix}").stat().st_size > 1000
+        for name in ("scaling", "cost", "gains", "learning", "retrieval_quality"):
+            assert (folder / "figures" / f"{name}.{suffix}").stat().st_size > 1000
 
 
 def test_retrieval_is_measured_where_answers_are_short(finished):
@@ -202,6 +202,9 @@ def test_the_snakemake_report(finished):
         "cost.html",
         "scaling.svg",
         "diagnosis.html",
+        "cost.svg",
+        "gains.svg",
+        "learning.svg",
         "quadrants.svg",
         "recall.svg",
         "retrieval_quality.html",

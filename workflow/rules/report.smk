@@ -33,7 +33,7 @@ rule make_tables:
         ),
         cost=report(
             PATHS.report("tables/cost.html"),
-            caption="../report/cost.rst",
+            caption="../report/cost_table.rst",
             category="Tables",
             labels={"table": "cost"},
         ),
@@ -103,14 +103,7 @@ rule draw_figures:
                 labels={"figure": name},
             )
             for name in FIGURES
-            if name != "scaling"
         ],
-        scaling=report(
-            PATHS.report("figures/scaling.svg"),
-            caption="../report/scaling.rst",
-            category="Figures",
-            labels={"figure": "scaling"},
-        ),
     log:
         PATHS.log("draw_figures"),
     conda:

@@ -69,7 +69,7 @@ def report_so_far(config: Config, results: Sequence[Result]) -> list[str]:
     )
     diagnosed = made("the cells are not diagnosed", lambda: _diagnose(config, paths, collected))
     diagnosis = paths.so_far(_DIAGNOSIS) if diagnosed else None
-    draw_figures(drawing_figures(config), *collected, diagnosis, figures)
+    draw_figures(drawing_figures(config), paths, *collected, diagnosis, figures)
     qualities = [artifact.path for artifact in Artifacts(config).qualities() if Path(artifact.path).exists()]
     if qualities:
         report_retrieval(qualities, tables, figures)

@@ -1,4 +1,4 @@
-"""Which tables a study has, and which published numbers belong beside its own."""
+"""Which tables and figures a study has, and which published numbers belong beside its own."""
 
 from collections.abc import Iterator
 
@@ -25,12 +25,24 @@ def table_names(config: Config) -> tuple[str, ...]:
 
 
 def figure_names(config: Config) -> tuple[str, ...]:
-    """Figures that are made of a study's results; of what passages hold where some are given that can hold answers."""
-    holding = any(
-        config.retrievals[cell.retrieval].retriever is not None and config.datasets[cell.dataset].record.gold
-        for cell in expand_grid(config)
-    )
-    return ("scaling", *(("quadrants", "recall") if holding else ()))
+    """Figures that are made of a study's results.
+
+    Gains over zero-shot and learning curves where the study has some; what passages hold where they can hold answers.
+    """
+    names = ["scaling", "cost"]
+    settings: dict[bool, set[tuple[str, str, str]]] = {True: set(), False: set()}
+    for cell in expand_grid(config):
+        settings[config.methods[cell.method].trained].add((cell.model, cell.dataset, cell.retrieval))
+    if settings[True] & settings[False]:
+        names.append("gains")
+    if settings[True]:
+        names.append("learning")
+    if any(
+        config.retrievals[retrieval].retriever is not None and config.datasets[dataset].record.gold
+        for _, dataset, retrieval in settings[True] | settings[False]
+    ):
+        names += ["quadrants", "recall"]
+    return tuple(names)
 
 
 def beside(config: Config) -> Iterator[Beside]:

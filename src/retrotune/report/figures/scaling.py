@@ -4,18 +4,33 @@ Where each family has one size only there is nothing to draw a line through: the
 Color is the method; dash and shape are the family. Bars are the 95 % intervals that tables have.
 """
 
-import json
 from typing import Any
 
 import altair as alt
 import pandas as pd
 
 from retrotune.data.scores import title_of
-from retrotune.report.figures.style import DASHES, as_lines, color_of, finished, shape_of
-from retrotune.report.gathering.rows import AVERAGE, grouped, human, in_order, in_rows, parameters_of, printable, unique
+from retrotune.report.figures.drawn import drawn_results, drawn_retrieval, order_of, retrieval_note
+from retrotune.report.figures.style import (
+    CROWDED,
+    as_lines,
+    color_of,
+    dash_of,
+    finished,
+    inline,
+    intervals,
+    labels_at,
+    nothing,
+    shape_of,
+    short,
+    tips,
+)
+from retrotune.report.gathering.rows import AVERAGE, human, in_rows, parameters_of, printable, unique
 from retrotune.report.tables.measures import Measures, by_dataset, measured
 from retrotune.report.tables.notes import interval_note, runs_note
 from retrotune.scoring.contrasts import Outcome
+
+_TIPS = tips({"panel": "Dataset", "interval": "95 % interval"}, {"score": ("Score", ".1f")})
 
 
 def points(measures: Measures, retrieval: str) -> pd.DataFrame:
@@ -52,15 +67,14 @@ def _point(panel: str, axis: str, base: dict[str, Any], found: Outcome | None) -
 
 def scaling_chart(measures: Measures) -> alt.TopLevelMixin:
     """The figure of a study: lines over model size, or a dot plot where each family has a single size."""
-    retrievals = grouped((r for r in measures.results if r.primary is not None), lambda r: r.retrieval)
-    order = unique(result.retrieval for result in measures.results)
-    drawn = max(order, key=lambda name: len(retrievals.get(name, ())))
-    chosen = [result for result in measures.results if result.retrieval == drawn]
+    drawn = drawn_retrieval(measures)
+    chosen = drawn_results(measures)
     frame = points(measures, drawn)
     if frame.empty:
-        return alt.Chart(title="No cell of this study has a score yet").mark_text()
+        return nothing("No cell of this study has a score yet")
+    frame["interval"] = intervals(frame)
     shown = Measures(chosen, measures.sheets)
-    subtitle = [f"retrieval: {drawn}", *as_lines(interval_note(shown) if frame["low"].notna().any() else "")]
+    subtitle = [retrieval_note(measures), *as_lines(interval_note(shown) if frame["low"].notna().any() else "")]
     subtitle += as_lines(runs_note(shown))
     known = frame.dropna(subset=["parameters"])
     grows = known.groupby(["family", "method"])["parameters"].nunique().max() if len(known) else 0
@@ -69,11 +83,10 @@ def scaling_chart(measures: Measures) -> alt.TopLevelMixin:
     if grows > 1 and uncounted:
         subtitle.append(f"not drawn, as their parameters were not counted: {', '.join(uncounted)}")
     title = "Score by number of parameters" if grows > 1 else "Score by method"
-    methods = [method for method in unique(r.method for r in in_order(chosen)) if method in set(frame["method"])]
-    families = [family for family in unique(r.arm for r in in_order(chosen)) if family in set(frame["family"])]
+    methods, families = order_of(chosen)
     panels = [
         panel(frame[frame["panel"] == name], name, methods, families)
-        for name in [*unique(result.dataset for result in chosen), AVERAGE]
+        for name in [*measures.datasets, AVERAGE]
         if name in set(frame["panel"])
     ]
     chart = alt.concat(*panels, columns=min(len(panels), 4 if len(panels) in (4, 7, 8) else 3), spacing=28)
@@ -83,33 +96,38 @@ def scaling_chart(measures: Measures) -> alt.TopLevelMixin:
 def _size_panel(frame: pd.DataFrame, name: str, methods: list[str], families: list[str]) -> alt.LayerChart:
     """Score over parameters (log scale), a line per family and method."""
     frame = frame.dropna(subset=["parameters"])
-    dashes = [DASHES[place % len(DASHES)] for place in range(len(families))]
     ticks = _ticks(frame)
     x = alt.X(
         "parameters:Q",
         title="parameters of the base model (log scale)",
         scale=alt.Scale(type="log", nice=False, padding=14),
-        axis=alt.Axis(values=list(ticks), labelExpr=_tick_labels(ticks), grid=False),
+        axis=alt.Axis(
+            values=list(ticks),
+            labelExpr=labels_at({at: [short(size, 12), human(at)] for at, size in ticks.items()}),
+            grid=False,
+        ),
     )
     y = alt.Y(
         "score:Q", title=f"{frame['axis'].iloc[0]}, 0 to 100", scale=alt.Scale(zero=False, nice=False, padding=10)
     )
-    base = alt.Chart(frame, title=alt.TitleParams(name, anchor="start"), width=230, height=210)
-    dash = alt.StrokeDash("family:N", title="Family", scale=alt.Scale(domain=families, range=dashes), sort=None)
+    width, height = (230, 210) if len(methods) <= CROWDED else (330, 340)
+    base = alt.Chart(inline(frame), title=alt.TitleParams(name, anchor="start"), width=width, height=height)
     color = color_of(methods)
-    line = base.mark_line(strokeWidth=2).encode(x=x, y=y, color=color, strokeDash=dash)
+    line = base.mark_line(strokeWidth=2).encode(x=x, y=y, color=color, strokeDash=dash_of(families))
     bars = (
         base.transform_filter("isValid(datum.low)")
         .mark_rule(strokeWidth=1.2, opacity=0.35)
         .encode(x=x, y=alt.Y("low:Q"), y2="high:Q", color=color)
     )
-    marks = base.mark_point(filled=True, size=60, opacity=1).encode(x=x, y=y, color=color, shape=shape_of(families))
+    marks = base.mark_point(filled=True, size=60, opacity=1).encode(
+        x=x, y=y, color=color, shape=shape_of(families), tooltip=_TIPS
+    )
     return alt.layer(bars, line, marks)
 
 
 def _method_panel(frame: pd.DataFrame, name: str, methods: list[str], families: list[str]) -> alt.LayerChart:
     """Score of each method, families above each other within it."""
-    base = alt.Chart(frame, title=alt.TitleParams(name, anchor="start"), width=230, height=alt.Step(14))
+    base = alt.Chart(inline(frame), title=alt.TitleParams(name, anchor="start"), width=230, height=alt.Step(14))
     y = alt.Y("method:N", title=None, sort=methods, axis=alt.Axis(grid=True, ticks=False))
     offset = alt.YOffset("family:N", sort=families)
     x = alt.X("score:Q", title=f"{frame['axis'].iloc[0]}, 0 to 100", scale=alt.Scale(zero=False, nice=True, padding=6))
@@ -120,7 +138,7 @@ def _method_panel(frame: pd.DataFrame, name: str, methods: list[str], families: 
         .encode(y=y, yOffset=offset, x=alt.X("low:Q"), x2="high:Q", color=color)
     )
     marks = base.mark_point(filled=True, size=80, opacity=1).encode(
-        y=y, yOffset=offset, x=x, color=color, shape=shape_of(families)
+        y=y, yOffset=offset, x=x, color=color, shape=shape_of(families), tooltip=_TIPS
     )
     return alt.layer(bars, marks)
 
@@ -129,9 +147,3 @@ def _ticks(frame: pd.DataFrame) -> dict[float, str]:
     """A tick per size, at the middle of the models of that size, as families differ too little for a label each."""
     models = frame.drop_duplicates("model")
     return {float(group.mean()): str(size) for size, group in models.groupby("size", sort=False)["parameters"]}
-
-
-def _tick_labels(ticks: dict[float, str]) -> str:
-    """A Vega expression that prints each tick as the size's name above its count of parameters."""
-    cases = (f"abs(datum.value/{at!r}-1)<1e-9?{json.dumps([size, human(at)])}:" for at, size in ticks.items())
-    return "".join(cases) + "''"

@@ -112,7 +112,7 @@ class DrawFiguresParams(StageParams):
     """The names of the figures."""
 
     stage = "draw_figures"
-    version = 3
+    version = 4
 
     figures: tuple[str, ...]
 
