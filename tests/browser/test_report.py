@@ -43,7 +43,9 @@ class Page:
 
     def choose(self, name: str, value: str) -> None:
         """A value of one of the explorer's lists, by its text."""
-        self.changing(lambda: Select(self.one(f"#explorer-{name}")).select_by_visible_text(value))
+        choice = Select(self.one(f"#explorer-{name}"))
+        if choice.first_selected_option.text != value:
+            self.changing(lambda: choice.select_by_visible_text(value))
 
     def changing(self, act: Any) -> None:
         """Do something and wait until the explorer lists what follows from it."""

@@ -21,7 +21,8 @@ from retrotune.study.resolve import resolve
 
 EVIL = "</script><script>document.title = 'broken'</script><img src=x onerror=\"document.title='broken'\">"
 HEBREW, FOUR_BYTES = "מי כתב את הספר", "𝔐𝔦𝔯𝔞 🜁"
-LONG = "a-name-of-two-hundred-characters-" + "x" * 167
+LONG = "a-name-of-sixty-characters-" + "x" * 33
+LONG_ID = "an id of two hundred characters " + "x" * 168
 SIZES = {"a": 1_000_000, "b": 4_000_000}
 QUESTIONS = 12
 Say = Callable[[Cell, Example, int], str | None]
@@ -56,7 +57,7 @@ def asked(dataset: str, questions: int = QUESTIONS) -> list[Example]:
     texts = dict(enumerate([EVIL, HEBREW, f"Who is {FOUR_BYTES}?"]))
     return [
         Example(
-            f"{dataset}:{number}",
+            LONG_ID if number == 3 else f"{dataset}:{number}",
             texts.get(number, f"What is number {number}?"),
             (f"right {number}",),
             None if dataset == "nq" else f"document {number // 3}",

@@ -31,7 +31,8 @@ def content(params: WriteReportParams, measures: Measures, tables: Path) -> dict
         "title": f"{params.study}: retrieval and fine-tuning",
         "summary": _summary(measures),
         "claims": claims,
-        "claim_notes": claim_notes(claims),
+        # what is not testable stands beside its claim
+        "claim_notes": claim_notes([claim for claim in claims if not claim["problem"]]),
         "tables": [_table(tables, name, measures) for name in shown] + _unfinished(results),
         "figures": params.figures,
         "findings": findings,

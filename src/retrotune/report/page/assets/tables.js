@@ -59,7 +59,7 @@
         autoWidth: false,
         layout: {
           topStart: { buttons: [
-            { extend: "colvis", text: "Columns" },
+            { extend: "colvis", text: "Columns", background: false },
             { extend: "csvHtml5", text: "CSV", filename: name },
             { extend: "copyHtml5", text: "Copy" },
           ] },
