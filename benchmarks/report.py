@@ -7,12 +7,14 @@ timed part runs in a process of its own, whose peak memory is measured. `--work 
 """
 
 import argparse
+import os
 import random
 import resource
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +153,10 @@ def write_cell(config: Config, paths: Paths, cell: Cell, examples: list[Example]
 
 
 def report(config: Config, with_page: bool) -> None:
-    """The timed part: what the workflow does with scored cells, a stage after the other; seconds of each printed."""
+    """The timed part: what the workflow does with scored cells, two stages at once as it does on two cores.
+
+    Seconds of each are printed.
+    """
     paths = Paths.of(config)
     folder = Path(paths.report(""))
     tables = folder / "tables"
@@ -160,26 +165,43 @@ def report(config: Config, with_page: bool) -> None:
     def used(stage: str) -> Any:
         return resolve(config, stage, {})
 
-    stages = {
-        "collect_metrics": lambda: collect_metrics(
-            used("collect_metrics"), paths, tables / "metrics.csv", results, scores
-        ),
-        "test_claims": lambda: judge_claims(used("test_claims"), results, scores, tables),
-        "make_tables": lambda: make_tables(used("make_tables"), results, scores, tables),
-    }
+    def timed(*stages: Callable[[], object]) -> None:
+        for run in stages:
+            start = time.monotonic()
+            run()
+            print(f"{run.__name__}: {time.monotonic() - start:.1f} s", file=sys.stderr)
+
+    def collected() -> None:
+        collect_metrics(used("collect_metrics"), paths, tables / "metrics.csv", results, scores)
+
+    def claims() -> None:
+        judge_claims(used("test_claims"), results, scores, tables)
+
+    def all_tables() -> None:
+        make_tables(used("make_tables"), results, scores, tables)
+
+    def all_answers() -> None:
+        collect_answers(used("collect_answers"), paths, results, answers)
+
+    def diagnosis() -> None:
+        diagnose_cells(used("diagnose_cells"), paths, results, scores, answers, tables)
+
+    def figures() -> None:
+        draw_figures(used("draw_figures"), paths, results, scores, tables / "diagnosis.json", folder / "figures")
+
+    def page() -> None:
+        write_report(used("write_report"), paths, folder, folder / "report.html")
+
+    timed(collected)
+    beside = os.fork()
+    if not beside:
+        timed(claims, all_tables)
+        os._exit(0)
     if with_page:
-        stages |= {
-            "collect_answers": lambda: collect_answers(used("collect_answers"), paths, results, answers),
-            "diagnose_cells": lambda: diagnose_cells(used("diagnose_cells"), paths, results, scores, answers, tables),
-            "draw_figures": lambda: draw_figures(
-                used("draw_figures"), paths, results, scores, tables / "diagnosis.json", folder / "figures"
-            ),
-            "write_report": lambda: write_report(used("write_report"), paths, folder, folder / "report.html"),
-        }
-    for name, run in stages.items():
-        start = time.monotonic()
-        run()
-        print(f"{name}: {time.monotonic() - start:.1f} s", file=sys.stderr)
+        timed(all_answers, diagnosis, figures)
+    assert os.waitpid(beside, 0)[1] == 0
+    if with_page:
+        timed(page)
 
 
 def two_arms() -> Stratum:

@@ -10,7 +10,6 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-READY = "const set = document.documentElement.dataset; return Boolean(set.tables && (set.explorer || arguments[0]))"
 
 
 @pytest.fixture(scope="session")

@@ -9,14 +9,13 @@ import psutil
 import pytest
 from page_cases import EVIL, FOUR_BYTES, HEBREW, LONG, report_of, study, write_cells, write_data
 
-from conftest import READY  # isort: skip
-
 pytest.importorskip("selenium")
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
 SECONDS = 20
+READY = "const set = document.documentElement.dataset; return Boolean(set.tables && (set.explorer || arguments[0]))"
 
 
 class Page:
@@ -74,11 +73,13 @@ def downloads(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("downloads")
 
 
+@pytest.fixture(scope="module")
+def driver(browser_of: Any, downloads: Path) -> Any:
+    return browser_of(downloads=downloads)
+
+
 @pytest.fixture
-def page(browser_of: Any, report: Path, downloads: Path, request: pytest.FixtureRequest) -> Page:
-    driver = request.config.cache and getattr(request.module, "_driver", None)
-    if driver is None:
-        driver = request.module._driver = browser_of(downloads=downloads)
+def page(driver: Any, report: Path) -> Page:
     return Page(driver, report)
 
 
@@ -190,12 +191,11 @@ def test_figures_are_drawn_when_they_come_into_view(page: Page) -> None:
         page.until(lambda shown=frame: shown.get_attribute("data-drawn"))
     assert page.all(".figure details summary"), "a menu saves each figure"
     assert page.errors() == []
-
-
-def test_a_narrow_window_scrolls_tables_not_the_page(browser_of: Any, report: Path) -> None:
-    page = Page(browser_of(width=500), report)
-    wide = page.driver.execute_script("return document.documentElement.scrollWidth - window.innerWidth")
-    assert wide <= 0
+    for width in (1300, 500):
+        page.driver.set_window_size(width, 900)
+        wide = page.driver.execute_script("return document.documentElement.scrollWidth - window.innerWidth")
+        assert wide <= 0, "figures and tables scroll, and not the page"
+    page.driver.set_window_size(1300, 900)
 
 
 def test_a_browser_that_cannot_open_texts_says_so(browser_of: Any, report: Path) -> None:

@@ -7,11 +7,11 @@ from typing import Any
 
 import pandas as pd
 from record_cases import predict_record, prediction, train_record
-from retrotune.report.so_far import report_so_far
 
 from retrotune.data.datasets import Example
 from retrotune.preparing.examples import write_examples, write_references
 from retrotune.report.gathering.collect import read_cells
+from retrotune.report.so_far import report_so_far
 from retrotune.runtime.files import write_json, write_jsonl
 from retrotune.scoring.score import score_cell
 from retrotune.study.cells import Cell, expand_grid

@@ -14,7 +14,7 @@ import numpy as np
 
 from retrotune.data.scores import METRICS, combine, parts_of
 from retrotune.errors import ResultError
-from retrotune.runtime.files import read_parquet, write_parquet_parts
+from retrotune.runtime.files import read_parquet_parts, write_parquet_parts
 from retrotune.scoring.statistics import Array, Stratum, cluster_of
 from retrotune.study.cells import COORDINATES, Cell
 from retrotune.study.records import read_scores
@@ -59,9 +59,13 @@ def make_sheet(
 
     `ResultError` if cells have different questions, unless only the `common` ones are asked for; also if there is none.
     """
-    orders = {cell: {question: place for place, question in enumerate(ids)} for cell, (ids, _, _) in rows.items()}
     first, *others = rows
     kept = list(rows[first][0])
+    own = {question: place for place, question in enumerate(kept)}
+    orders = {  # cells of one study mostly have one order, which is made once
+        cell: own if ids == kept else {question: place for place, question in enumerate(ids)}
+        for cell, (ids, _, _) in rows.items()
+    }
     for cell in others:
         if orders[cell].keys() == orders[first].keys():
             continue
@@ -127,21 +131,25 @@ def write_scores(path: str | Path, scores: Iterable[tuple[Cell, str | Path]], me
     write_parquet_parts(path, (table(cell, file) for cell, file in scores), schema)
 
 
+def cell_of(table: Any) -> Cell:
+    """The cell of a part of a file that has a part per cell."""
+    return Cell(**{name: table[name][0].as_py() for name in COORDINATES})
+
+
 def read_sheets(path: str | Path, metrics: Mapping[str, str], cells: Sequence[Cell]) -> dict[str, Sheet]:
     """A sheet per dataset of those `cells` that the file holds; `metrics` names the metric of each dataset."""
     wanted = set(cells)
-    frame = read_parquet(path, [*COORDINATES, "question_id", "doc_id", *parts_of(list(metrics.values()))])
     rows: dict[str, dict[Cell, tuple[Sequence[str], Sequence[str | None], Array]]] = {}
-    for coordinates, block in frame.groupby(list(COORDINATES), observed=True, sort=False):
-        cell = Cell(*coordinates)
+    columns = [*COORDINATES, "question_id", "doc_id", *parts_of(list(metrics.values()))]
+    for table in read_parquet_parts(path, columns):
+        cell = cell_of(table)
         if cell not in wanted:
             continue
-        ids = block["question_id"].tolist()
-        # pandas reads an empty text as NaN where a whole column has none
-        docs = [doc if isinstance(doc, str) else None for doc in block["doc_id"]]
-        parts_QP = block[list(METRICS[metrics[cell.dataset]].parts)].to_numpy()
+        values = [table[part].to_numpy() for part in METRICS[metrics[cell.dataset]].parts]
+        parts_QP = np.column_stack(values)
         if np.isnan(parts_QP).any():
             raise ResultError(f"{path}: {cell.name} lacks scores for {metrics[cell.dataset]}; run snakemake again")
+        ids, docs = table["question_id"].to_pylist(), table["doc_id"].to_pylist()
         rows.setdefault(cell.dataset, {})[cell] = ids, docs, parts_QP
     order = {cell: place for place, cell in enumerate(cells)}
     return {

@@ -116,8 +116,10 @@ def learning_chart(measures: Measures, paths: Paths) -> alt.TopLevelMixin:
     if frame.empty:
         return nothing(f"No trained cell of this study has a score and a {LOG} yet")
     frame = frame.assign(alone=frame.groupby("curve")["step"].transform("size") == 1)
-    chosen = [result for result in drawn_results(measures) if result.trained and result.primary is not None]
-    methods, families = order_of(chosen)
+    drawn = drawn_results(measures)
+    chosen = [result for result in drawn if result.trained and result.primary is not None]
+    shown, families = order_of(chosen)
+    color = color_of(order_of(drawn)[0], shown)
     by_size = sorted(chosen, key=lambda result: result.num_parameters or 0)
     sizes = [size for size in unique(printable(r.size) for r in by_size) if size in set(frame["size"])]
     columns = []
@@ -127,7 +129,8 @@ def learning_chart(measures: Measures, paths: Paths) -> alt.TopLevelMixin:
             _panel(
                 own[own["size"] == size],
                 [*([dataset] if size == sizes[0] else []), *([f"size {short(size, 24)}"] if len(sizes) > 1 else [])],
-                methods,
+                color,
+                len(shown) > CROWDED,
                 families,
                 last=size == sizes[-1],
             )
@@ -139,9 +142,9 @@ def learning_chart(measures: Measures, paths: Paths) -> alt.TopLevelMixin:
 
 
 def _panel(
-    frame: pd.DataFrame, title: list[str], methods: list[str], families: list[str], last: bool
+    frame: pd.DataFrame, title: list[str], color: alt.Color, crowded: bool, families: list[str], last: bool
 ) -> alt.LayerChart:
-    width, height = (220, 130) if len(methods) <= CROWDED else (320, 220)
+    width, height = (320, 220) if crowded else (220, 130)
     # what a line is of stands once for all its points: pages hold thousands of them
     what = [name for name in frame.columns if name not in ("step", "loss")]
     cells = alt.LookupData(inline(frame[what].drop_duplicates("curve")), key="curve", fields=what)
@@ -150,7 +153,7 @@ def _panel(
     base = base.properties(title=alt.TitleParams(title, anchor="start", fontSize=11))
     x = alt.X("step:Q", title="training step" if last else None, axis=alt.Axis(grid=False, tickCount=4, labels=last))
     y = alt.Y("loss:Q", title="training loss", scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=4))
-    encoded = {"x": x, "y": y, "color": color_of(methods), "detail": "curve:N", "tooltip": _TIPS}
+    encoded = {"x": x, "y": y, "color": color, "detail": "curve:N", "tooltip": _TIPS}
     line = base.mark_line(strokeWidth=1.5, opacity=0.85).encode(strokeDash=dash_of(families), **encoded)
     alone = base.transform_filter("datum.alone").mark_point(filled=True, size=40).encode(**encoded)
     return alt.layer(line, alone)

@@ -96,10 +96,14 @@ def _mixed(color: str, other: str, share: float) -> str:
     return "#" + "".join(f"{round(one + share * (two - one)):02x}" for one, two in pairs)
 
 
-def color_of(methods: list[str]) -> alt.Color:
-    """Color tells methods apart; many stand in several columns of the legend."""
+def color_of(methods: list[str], shown: list[str] | None = None) -> alt.Color:
+    """Color tells methods apart; many stand in several columns of the legend, which lists those that are `shown`.
+
+    A method has one color in all figures of a study that are given the same `methods`.
+    """
+    listed = methods if shown is None else shown
     scale = alt.Scale(domain=methods, range=palette(len(methods)))
-    legend = alt.Legend(columns=math.ceil(len(methods) / _LEGEND_ROWS))
+    legend = alt.Legend(values=listed, columns=math.ceil(len(listed) / _LEGEND_ROWS))
     return alt.Color("method:N", title="Method", scale=scale, sort=None, legend=legend)
 
 

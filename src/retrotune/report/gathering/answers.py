@@ -4,15 +4,17 @@ The file, `tables/answers.parquet`, has a row per answer of a cell that is done,
 of the cell's questions. Its columns are those of `COLUMNS` below.
 """
 
+import gc
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from retrotune.report.gathering.collect import Result, load_results
 from retrotune.report.gathering.rows import grouped
-from retrotune.runtime.files import read_parquet, write_parquet_parts
+from retrotune.runtime.files import read_parquet_parts, write_parquet_parts
 from retrotune.runtime.log import logger, progress
 from retrotune.scoring.given import GivenPassages
+from retrotune.scoring.sheets import cell_of
 from retrotune.study.cells import COORDINATES, Cell
 from retrotune.study.paths import Paths
 from retrotune.study.records import read_predictions
@@ -44,15 +46,9 @@ def collect_answers(params: CollectAnswersParams, paths: Paths, results_json: st
 
 
 def load_answers(path: str | Path, columns: Sequence[str]) -> dict[Cell, Any]:
-    """Some columns of the answers of each cell, as a frame: a row per question, in the order of the cell's file.
-
-    What is null is None.
-    """
-    frame = read_parquet(path, [*COORDINATES, *columns])
-    for name in {"text", "held", "at_cap"}.intersection(columns):
-        frame[name] = frame[name].astype(object).where(frame[name].notna(), None)
-    groups = frame.groupby(list(COORDINATES), observed=True, sort=False)
-    return {Cell(*coordinates): rows[list(columns)] for coordinates, rows in groups}
+    """Some columns of the answers of each cell, as an arrow table: a row per question, in the order of its file."""
+    tables = read_parquet_parts(path, [*COORDINATES, *columns])
+    return {cell_of(table): table.select(list(columns)) for table in tables if len(table)}
 
 
 def _tables(params: CollectAnswersParams, paths: Paths, done: Sequence[Result]) -> Iterator[Any]:
@@ -61,6 +57,7 @@ def _tables(params: CollectAnswersParams, paths: Paths, done: Sequence[Result]) 
     for (dataset, retrieval), members in progress(groups.items(), "cells' answers", len(done), size=_members):
         cache = Path(paths.neighbors(retrieval, dataset, "test"))
         given = GivenPassages(paths.references(dataset, "test"), cache if cache.exists() else None)
+        gc.freeze()  # passages stay, and looking through them again and again took a fifth of the time
         for result in members:
             file = paths.cell(result.cell, "predictions.jsonl")
             yield _table(result.cell, file, given, params.gold[dataset], params.max_new_tokens[dataset])
@@ -74,27 +71,28 @@ def _table(cell: Cell, file: str, given: GivenPassages, gold: bool, max_new_toke
     """The answers of one cell."""
     import pyarrow as pa
 
-    columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
+    rows = []
     for _, line in read_predictions(file):
-        question = line.question_id
-        in_prompt, in_encoder = (given.ranks(question, ids) for ids in (line.context_ids, line.neighbor_ids))
-        ranks = {*in_prompt, *in_encoder}
-        values = {
-            **vars(cell),
-            "question_id": question,
-            "prediction": line.prediction,
-            "text": None if line.text == line.prediction else line.text,
-            "in_prompt": in_prompt,
-            "in_encoder": in_encoder,
-            "held": given.hold_answer(question, ranks) if gold and ranks else None,
-            "copied": given.hold(question, ranks, line.prediction),
-            "cut": line.num_truncated_tokens,
-            "at_cap": None if line.num_new_tokens is None else line.num_new_tokens >= max_new_tokens,
-        }
-        for name, value in values.items():
-            columns[name].append(value)
+        question, said = line.question_id, line.prediction
+        in_prompt, in_encoder = given.ranks(question, line.context_ids), given.ranks(question, line.neighbor_ids)
+        ranks, passages = in_prompt + in_encoder, given.of(question)
+        rows.append(
+            (
+                question,
+                said,
+                None if line.text == said else line.text,
+                in_prompt,
+                in_encoder,
+                passages.hold_answer(ranks) if gold and ranks else None,
+                passages.hold(ranks, said),
+                line.num_truncated_tokens,
+                None if line.num_new_tokens is None else line.num_new_tokens >= max_new_tokens,
+            )
+        )
     schema = _schema()
-    return pa.table({name: pa.array(columns[name], schema.field(name).type) for name in schema.names}, schema)
+    coordinates = [[getattr(cell, name)] * len(rows) for name in COORDINATES]
+    columns = [*coordinates, *zip(*rows, strict=True)]
+    return pa.table([pa.array(values, field.type) for values, field in zip(columns, schema, strict=True)], schema)
 
 
 def _schema() -> Any:

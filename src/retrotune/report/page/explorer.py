@@ -95,7 +95,7 @@ def explorer_elements(
     """
     datasets, total = explored(results, sheets, largest)
     yield json_element("explorer-index", _index(datasets, total))
-    frames = load_answers(answers, _ANSWERS)
+    tables = load_answers(answers, _ANSWERS)
     cell_number = 0
     for number, dataset in enumerate(datasets):
         examples = load_examples(paths.examples(dataset.dataset, "test"))
@@ -105,7 +105,7 @@ def explorer_elements(
         yield from blocks(f"questions-{number}", [_question(asked[name], references[name]) for name in ids])
         shown: dict[str, int] = {}
         for result in dataset.results:
-            rows = _rows(frames.get(result.cell), result.cell, ids)
+            rows = _rows(tables.get(result.cell), result.cell, ids)
             most = max((rank + 1 for row in rows for place in (3, 4) for rank in row[place]), default=0)
             shown[result.retrieval] = max(most, shown.get(result.retrieval, 0))
             scores = dataset.sheet.of_questions(result.cell)[list(dataset.places)]
@@ -177,22 +177,19 @@ def _question(asked: Example, reference: Reference) -> dict[str, Any]:
     }
 
 
-def _rows(frame: Any, cell: Cell, ids: Sequence[str]) -> list[list[Any]]:
+def _rows(table: Any, cell: Cell, ids: Sequence[str]) -> list[tuple[Any, ...]]:
     """A cell's answers to these questions: values of `_ANSWERS`."""
-    if frame is None:
+    if table is None:
         raise ResultError(f"{cell.name}: done, but not in tables/answers.parquet; run snakemake, which collects it")
-    columns = (frame[name].tolist() for name in _ANSWERS)
-    found = {values[0]: list(values) for values in zip(*columns, strict=True)}
+    columns = (table[name].to_pylist() for name in _ANSWERS)
+    found = {values[0]: values for values in zip(*columns, strict=True)}
     missing = [name for name in ids if name not in found]
     if missing:
         raise ResultError(
             f"{cell.name}: no answer to {missing[0]!r} in tables/answers.parquet, which it has a score of; run "
             "snakemake, which collects it again"
         )
-    rows = [found[name] for name in ids]
-    for row in rows:
-        row[3:5] = [list(map(int, row[3])), list(map(int, row[4]))]
-    return rows
+    return [found[name] for name in ids]
 
 
 def _numbers(scores_Q: Any, rows: Sequence[Sequence[Any]]) -> bytes:

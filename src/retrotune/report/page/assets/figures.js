@@ -3,9 +3,11 @@
 {
   const { element } = retrotune;
   const draw = async (frame, specification) => {
-    const options = { renderer: "svg", actions: { export: true, source: false, compiled: false, editor: false } };
+    const options = { logLevel: vega.Error, renderer: "svg", actions: { export: true, source: false, compiled: false, editor: false } };
     try {
-      await vegaEmbed(frame, specification, options);
+      // in an element of its own, which Vega makes as wide as the figure: the frame stays as wide as the page
+      await vegaEmbed(frame.appendChild(element("div")), specification, options);
+      frame.style.minHeight = "";
       frame.dataset.drawn = "yes";
     } catch (error) {
       frame.textContent = `This figure cannot be drawn: ${error.message}`;
