@@ -209,6 +209,7 @@
       element("p", { dir: "auto" }, "Reference: ", asked.answers.join(" | ")),
       element("div", { class: "pair" }, ...cells.map((cell, at) => answer("AB"[at], cell, question, said[at], asked.answers))),
       shown.length ? element("h3", {}, "Passages") : element("p", { class: "muted" }, "No passages were given."), ...shown));
+    parts.detail.scrollIntoView({ block: "nearest" });
   };
 
   const quoted = (value) => `"${String(value).replaceAll('"', '""')}"`;
