@@ -217,7 +217,7 @@ def test_a_changed_value_reruns_exactly_what_depends_on_it(finished):
     finished.run()
     cells = {"finetune_cell": 1, "predict_cell": 1, "score_cell": 1}
     assert finished.plan("--config", 'methods={"lora-r2": {"kind": "lora", "rank": 3}}') == {**cells, **REPORT}
-    measured = {"measure_retrieval": 1, "report_retrieval": 1}
+    measured = {"measure_retrieval": 1, "report_retrieval": 1, "write_report": 1}
     assert finished.plan("--config", 'evaluation={metrics: {nq: ["contains"]}}') == {"score_cell": 7, **REPORT}
     assert finished.plan("--config", "evaluation={retrieval_depth: 20}") == measured
     assert finished.plan("--config", "select={dataset: qmsum}") == REPORT
