@@ -18,7 +18,7 @@ NEW = "results/planned/cells/retro-tiny/lora/nq/minilm2/seed7/metrics.json"
 @pytest.fixture(scope="module")
 def finished(repository, tmp_path_factory):
     """A study of four cells whose files are all there, empty, and known to Snakemake as those of a finished run."""
-    from conftest import Workflow
+    from study_runs import Workflow
 
     folder = tmp_path_factory.mktemp("planned")
     file = folder / "study.yaml"

@@ -295,7 +295,8 @@ def _panel(
     frame: pd.DataFrame, bars: pd.DataFrame, front: pd.DataFrame, axis: _Axis, scores: _Scores, encoded: dict[str, Any]
 ) -> alt.LayerChart:
     places = pd.Series(axis.places, index=frame.index)
-    frame, bars = (some.assign(at=places)[some[axis.name].notna()] for some in (frame, bars))
+    frame, bars = (some[some[axis.name].notna()] for some in (frame, bars))
+    frame, bars = (some.assign(at=places.reindex(some.index)) for some in (frame, bars))
     x = alt.X(
         "at:Q",
         title=axis.title,

@@ -29,7 +29,7 @@ def vega() -> str:
     """The program that draws figures, as vl-convert brings it for use without a network."""
     import vl_convert
 
-    program: str = vl_convert.javascript_bundle("window.vega = vega; window.vegaEmbed = vegaEmbed;")
+    program: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
     return program
 
 

@@ -2,8 +2,9 @@
 "use strict";
 {
   const { element } = retrotune;
+  const LOG_ERRORS = 1; // Vega warns of each scale that has no data at first
   const draw = async (frame, specification) => {
-    const options = { logLevel: vega.Error, renderer: "svg", actions: { export: true, source: false, compiled: false, editor: false } };
+    const options = { logLevel: LOG_ERRORS, renderer: "svg", actions: { export: true, source: false, compiled: false, editor: false } };
     try {
       // in an element of its own, which Vega makes as wide as the figure: the frame stays as wide as the page
       await vegaEmbed(frame.appendChild(element("div")), specification, options);
