@@ -215,7 +215,9 @@ def test_what_a_line_records(study: Study) -> None:
         assert record["prediction"] == template.postprocess(record["text"])
     assert len({record["prompt_hash"] for record in records}) == 4  # prompts repeat, passages' ids are not part of them
     said = {"question_id", "question", "prediction", "text", "context_ids", "neighbor_ids", "prompt_hash"}
-    assert all(record.keys() == said | {"num_prompt_tokens", "num_truncated_tokens", "num_new_tokens"} for record in records)
+    assert all(
+        record.keys() == said | {"num_prompt_tokens", "num_truncated_tokens", "num_new_tokens"} for record in records
+    )
     summary = read_json(study.summary)
     assert summary["params"] == study.cell().recorded()
     assert summary["num_questions"] == 9
