@@ -26,7 +26,7 @@ from retrotune.runtime.log import logger
 from retrotune.study.paths import Paths
 from retrotune.study.stages import WriteReportParams
 
-PROGRAMS = ("page.js", "tables.js", "figures.js", "verdicts.js", "explorer.js", "main.js")
+PROGRAMS = ("page.js", "tables.js", "figures.js", "verdicts.js", "texts.js", "explorer.js", "main.js")
 """In the order in which they run."""
 
 
