@@ -150,7 +150,7 @@ def cost_chart(measures: Measures) -> alt.TopLevelMixin:
     encoded = {
         "color": color_of(methods),
         "shape": shape_of(families),
-        "size": alt.Size("size:N", title="Size", scale=alt.Scale(domain=sizes, range=_areas(len(sizes)))),
+        "size": alt.Size("size:O", title="Size", sort=sizes, scale=alt.Scale(domain=sizes, range=_areas(len(sizes)))),
     }
     lines = []
     for panel in unique(frame["panel"]):
