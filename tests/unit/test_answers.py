@@ -100,3 +100,10 @@ def test_passages_that_the_cache_does_not_have_are_refused(tmp_path: Path) -> No
 def test_lengths_that_were_not_recorded_are_unknown(tmp_path: Path) -> None:
     said = [{name: value for name, value in line.items() if name != "num_new_tokens"} for line in SAID]
     assert [answer["at_cap"] for answer in collected(study(tmp_path), said, tmp_path)] == [None, None]
+
+
+def test_a_cache_that_is_gone_is_named(tmp_path: Path) -> None:
+    config = study(tmp_path)
+    Path(Paths.of(config).neighbors("two", "nq", "test")).unlink()
+    with pytest.raises(ResultError, match=r"test\.parquet: question 'q1' has no passage 'q1-0'"):
+        collected(config, SAID, tmp_path)

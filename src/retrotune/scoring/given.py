@@ -39,9 +39,10 @@ class GivenPassages:
     Titles do not count, as in `scoring.quality`.
     """
 
-    def __init__(self, references: str | Path, neighbors: str | Path | None) -> None:
+    def __init__(self, references: str | Path, neighbors: str | Path) -> None:
+        """`neighbors` is not there under a retrieval that gets nothing; whoever was given passages is refused then."""
         known = load_references(references)
-        found = {} if neighbors is None else load_neighbors(neighbors)
+        found = load_neighbors(neighbors) if Path(neighbors).exists() else {}
         self._path = neighbors
         self._of = {
             question: _passages([(passage.passage_id, passage.text) for passage in passages], known[question])

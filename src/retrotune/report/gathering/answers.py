@@ -55,8 +55,7 @@ def _tables(params: CollectAnswersParams, paths: Paths, done: Sequence[Result]) 
     """A table per cell; passages are loaded once for the cells that share them."""
     groups = grouped(done, lambda result: (result.dataset, result.retrieval))
     for (dataset, retrieval), members in progress(groups.items(), "cells' answers", len(done), size=_members):
-        cache = Path(paths.neighbors(retrieval, dataset, "test"))
-        given = GivenPassages(paths.references(dataset, "test"), cache if cache.exists() else None)
+        given = GivenPassages(paths.references(dataset, "test"), paths.neighbors(retrieval, dataset, "test"))
         gc.freeze()  # passages stay, and looking through them again and again took a fifth of the time
         for result in members:
             file = paths.cell(result.cell, "predictions.jsonl")

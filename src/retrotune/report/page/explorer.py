@@ -113,8 +113,7 @@ def explorer_elements(
             yield from blocks(f"answers-{cell_number}", [row[1:5] for row in rows])
             cell_number += 1
         for place, retrieval in enumerate(dataset.retrievals):
-            cache = Path(paths.neighbors(retrieval, dataset.dataset, "test"))
-            found = load_neighbors(cache) if cache.exists() and shown[retrieval] else {}
+            found = load_neighbors(paths.neighbors(retrieval, dataset.dataset, "test")) if shown[retrieval] else {}
             passages = [
                 [[one.passage_id, one.title, one.text] for one in found.get(name, ())[: shown[retrieval]]]
                 for name in ids
