@@ -26,6 +26,7 @@ from retrotune.report.figures.style import (
 )
 from retrotune.report.gathering.collect import Result
 from retrotune.report.gathering.rows import AVERAGE, human, in_rows, printable, unique
+from retrotune.report.tables.cost import device_seconds
 from retrotune.report.tables.measures import Measures, by_dataset, measured
 from retrotune.report.tables.notes import interval_note, runs_note
 from retrotune.scoring.contrasts import Outcome
@@ -93,26 +94,16 @@ def on_front(costs: Sequence[float], scores: Sequence[float]) -> list[bool]:
 def device_hours(results: Sequence[Result]) -> float | None:
     """Device hours of training and prediction of a row: mean over its scored runs, sum over datasets.
 
-    A record without a number of devices counts as one device. None if a run did not measure its time.
+    None if a run did not record its time or its devices, as in the tables of cost.
     """
     hours = 0.0
     for own in by_dataset(result for result in results if result.primary is not None).values():
-        runs = [_hours(result) for result in own]
-        known = [value for value in runs if value is not None]
+        runs = [device_seconds(result) for result in own]
+        known = [seconds for seconds in runs if seconds is not None]
         if len(known) < len(runs):
             return None
-        hours += fmean(known)
+        hours += fmean(known) / 3600
     return hours
-
-
-def _hours(result: Result) -> float | None:
-    total = 0.0
-    for record in [result.train, result.predict] if result.trained else [result.predict]:
-        seconds = record.get("seconds")
-        if seconds is None:
-            return None
-        total += seconds * (record.get("num_devices") or 1) / 3600
-    return total
 
 
 def _trained(results: Sequence[Result]) -> float | None:
@@ -177,8 +168,6 @@ def _subtitle(measures: Measures, chosen: Sequence[Result], frame: pd.DataFrame)
         + (", summed over the datasets of an average." if several else ".")
     )
     scored = [result for result in chosen if result.primary is not None]
-    if any("num_devices" not in record for result in scored for record in (result.train, result.predict) if record):
-        yield "Where the number of devices was not recorded, one is counted."
     yield "The line is the Pareto front: no other row of its panel is both cheaper and better. Its rows are labelled."
     if frame["low"].notna().any():
         yield from as_lines(interval_note(shown) + " Bars of rows on a front alone are drawn." * _crowded(frame))
@@ -188,7 +177,7 @@ def _subtitle(measures: Measures, chosen: Sequence[Result], frame: pd.DataFrame)
         names = unique(f"{model}/{method}" for model, method in zip(lacking["model"], lacking["method"], strict=True))
         if names:
             listed = ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
-            yield from as_lines(f"not drawn over {what}, which were not measured: {listed}")
+            yield from as_lines(f"not drawn over {what}, which were not recorded: {listed}")
     if several and frame["panel"].nunique() > 1:
         yield "Rows that lack a score on some dataset are in the panels of datasets alone."
     unscored = len(chosen) - len(scored)

@@ -25,7 +25,7 @@ def retrieval_note(measures: Measures) -> str:
     return f"retrieval: {drawn_retrieval(measures)}{left}"
 
 
-def order_of(results: list[Result], scored_only: bool = True) -> tuple[list[str], list[str]]:
-    """(methods, families) of results in the order of the config; of those with a score alone unless told otherwise."""
-    kept = [result for result in results if result.primary is not None or not scored_only]
+def order_of(results: list[Result]) -> tuple[list[str], list[str]]:
+    """(methods, families) of results that have a score, in the order of the config."""
+    kept = [result for result in results if result.primary is not None]
     return unique(result.method for result in kept), unique(result.arm for result in kept)

@@ -112,7 +112,7 @@ class DrawFiguresParams(StageParams):
     """The names of the figures."""
 
     stage = "draw_figures"
-    version = 4
+    version = 5
 
     figures: tuple[str, ...]
 
