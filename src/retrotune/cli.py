@@ -89,7 +89,8 @@ def show_tables(arguments: argparse.Namespace) -> None:
             print(problem)
     if config.claims:
         print(f"\n{format_claims(f'{folder}/tables', claim_testing(config))}")
-    print(f"\nreport:  {folder}/{REPORT}")
+    report = f"{folder}/{REPORT}"
+    print(f"\nreport:  {report if Path(report).exists() else 'not written'}")
     print(f"tables:  {folder}/tables/comparison.{{html,md,tex,csv,parquet}}, claims.html, cost.html")
     print(f"figures: {folder}/figures/scaling.{{svg,pdf,png}}")
     print(f"cells:   {paths.report('cells')}/MODEL/METHOD/DATASET/RETRIEVAL/seedN/predictions.jsonl")

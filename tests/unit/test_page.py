@@ -4,17 +4,21 @@ import base64
 import gzip
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
-from page_cases import EVIL, FOUR_BYTES
+from page_cases import EVIL, FOUR_BYTES, report_of, study, write_cells, write_data
 from report_cases import result
 
 from retrotune.errors import ResultError
+from retrotune.report.gathering.collect import read_cells
 from retrotune.report.page.embedding import blocks, datatables, json_element, page, program, style, vega
 from retrotune.report.page.explorer import AT_CAP, CAP_KNOWN, COPIED, HELD_KNOWN, _numbers, explored
+from retrotune.report.so_far import report_so_far
 from retrotune.scoring.sheets import Sheet
 from retrotune.study.cells import Cell
+from retrotune.study.paths import Paths
 
 
 def element_text(element: str) -> str:
@@ -85,3 +89,21 @@ def test_numbers_as_typed_arrays() -> None:
     assert np.frombuffer(found, "<f4", 2).tolist() == [12.5, 100.0]
     assert np.frombuffer(found, "<u4", 2, 8).tolist() == [0, 70_000]
     assert np.frombuffer(found, "u1", 2, 16).tolist() == [COPIED, HELD_KNOWN + CAP_KNOWN + AT_CAP]
+
+
+def test_an_older_report_does_not_stand_for_one_that_cannot_be_written(tmp_path: Path) -> None:
+    """Questions are gone: tables are made, the page is not, and what an earlier call wrote is not left there."""
+    config = study(tmp_path)
+    write_data(config)
+    write_cells(config)
+    report = report_of(config)
+    assert report.exists()
+    Path(Paths.of(config).examples("nq", "test")).unlink()
+    problems = report_so_far(config, read_cells(config))
+    assert [problem.partition(":")[0] for problem in problems] == ["the report is not written"]
+    assert not report.exists()
+    Path(Paths.of(config).neighbors("two", "quality", "test")).unlink()
+    problems = report_so_far(config, read_cells(config))
+    assert problems[0].startswith("the cells are not diagnosed: ")
+    assert not (report.parent / "tables/diagnosis.json").exists()
+    assert (report.parent / "tables/comparison.md").exists()

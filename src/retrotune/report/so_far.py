@@ -29,6 +29,7 @@ COLLECTED = ("tables/results.json", "tables/scores.parquet")
 """What tables are made of."""
 REPORT = "report.html"
 _DIAGNOSIS = "tables/diagnosis.json"
+_CLAIMS = "tables/claims.json"
 
 
 def is_reported(config: Config, results: Sequence[Result]) -> bool:
@@ -62,6 +63,9 @@ def report_so_far(config: Config, results: Sequence[Result]) -> list[str]:
             return False
         return True
 
+    # what cannot be made this time must not be read as if it were of these results
+    for stale in (_CLAIMS, _DIAGNOSIS, REPORT):
+        Path(paths.so_far(stale)).unlink(missing_ok=True)
     collected = _collect(paths, results)
     make_tables(making_tables(config), *collected, tables)
     tested = bool(config.claims) and made(
